@@ -1,0 +1,23 @@
+"""The errors a user can meet: each is one line that names the file or argument and what to do."""
+
+from __future__ import annotations
+
+
+class ConvexcnnError(Exception):
+    """Base of every error that convexcnn raises on purpose; the command line exits with 1."""
+
+    exit_code = 1
+
+
+class DataError(ConvexcnnError, ValueError):
+    """Images or labels that cannot be used: missing, truncated, corrupt or inconsistent."""
+
+
+class SettingError(ConvexcnnError, ValueError):
+    """A setting that cannot work, such as a filter larger than the image (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunError(ConvexcnnError):
+    """A run folder or model file that is missing, damaged, or already there."""
