@@ -1,0 +1,155 @@
+"""The command group, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn, TextIO
+
+import click
+
+from convexcnn import __version__
+from convexcnn.errors import ConvexcnnError
+
+DONE, FAILED, WRONG_USE = 0, 1, 2
+
+
+class LazyGroup(click.Group):
+    """A group whose command NAME is the object `command` of a module, imported when needed."""
+
+    def __init__(self, *args: object, modules: dict[str, str], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.modules:
+            return None
+        command = importlib.import_module(self.modules[cmd_name]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name.startswith("-") or name in self.modules:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, self.modules, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(self.modules)}"
+        raise click.UsageError(f"there is no command '{name}'; {hint}", ctx)
+
+
+@click.group(
+    cls=LazyGroup,
+    modules={
+        name: f"convexcnn.cli.{name}"
+        for name in ("demo", "fit", "compare", "evaluate", "predict", "report", "data")
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="convexcnn")
+def cli() -> None:
+    """Train convolutional image classifiers as convex programs, and see what they learned.
+
+    \b
+    A first look:       convexcnn demo
+    Your own pictures:  convexcnn fit FOLDER --out runs/mine
+    What each can do:   convexcnn COMMAND --help
+
+    Exit codes: 0 done, 1 failed, 2 wrong use.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong use.
+
+    Every failure is one line `Error: ...` on stderr, and with `--json` also the object
+    `{"error": ...}` on stdout. `--debug` adds the traceback.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(arguments, prog_name="convexcnn", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else DONE)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            _discard_output()
+            sys.exit(FAILED)
+        if "--debug" in options:
+            traceback.print_exc()
+        message, code = explain(error)
+        click.echo(f"Error: {message}", err=True)
+        if "--json" in options:
+            click.echo(json.dumps({"error": message}))
+        sys.exit(code)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Return the line that tells a user about an error, and the exit code that goes with it."""
+    if isinstance(error, click.ClickException):
+        message = error.format_message()
+        context = getattr(error, "ctx", None)
+        if isinstance(error, click.UsageError) and context is not None:
+            message = f"{message} (see '{context.command_path} --help')"
+        return _one_line(message), error.exit_code
+    if isinstance(error, click.Abort):
+        return "interrupted", FAILED
+    if isinstance(error, ConvexcnnError):
+        return _one_line(str(error)), error.exit_code
+    if _is_out_of_memory(error):
+        return "not enough memory; use fewer images (--limit) or a lower --memory-gb", FAILED
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        full = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+        return _one_line(f"{where}{error.strerror}{full}"), FAILED
+    bug = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _one_line(f"{bug} (this is a bug; run again with --debug for the traceback)"), FAILED
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch is not imported here: its CPU allocator raises a plain RuntimeError, its CUDA one
+    # an OutOfMemoryError of its own.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt  # a scheduler's SIGTERM cleans up as Ctrl-C does
+
+
+def _discard_output() -> None:
+    # The reader of a pipe went away, as `head` does: nothing is left to say, not even at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    click.echo(f"Warning: {_one_line(str(message))}", err=True)

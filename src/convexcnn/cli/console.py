@@ -1,0 +1,147 @@
+"""What commands say: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convexcnn.cli.run_folder import jsonable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Callback = Callable[[dict[str, Any]], None]
+
+PLAIN_SECONDS = 10.0
+"""Seconds between two progress lines where stderr is no terminal."""
+
+
+class Console:
+    """One command's voice: a single JSON object on stdout with `as_json`, else text for people."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def note(self, text: str) -> None:
+        """Print one line to stderr."""
+        click.echo(text, err=True)
+
+    def show(self, text: str = "") -> None:
+        """Print text to stdout, unless the result goes there as JSON."""
+        if not self.as_json:
+            click.echo(text)
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None
+    ) -> None:
+        """Print a table to stdout: the first column left-aligned, the others right-aligned."""
+        if self.as_json:
+            return
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        RichConsole(highlight=False).print(table)
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """Print the command's one JSON object to stdout, if it was asked for."""
+        if self.as_json:
+            click.echo(json.dumps(jsonable(result), allow_nan=False))
+
+    @contextmanager
+    def progress(self) -> Iterator[Callback]:
+        """Yield a callback for training events: bars on a terminal, plain lines elsewhere."""
+        if not sys.stderr.isatty():
+            yield _plain_progress(self.note)
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[metrics]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=RichConsole(stderr=True)) as bars:
+            yield _bar_progress(bars)
+
+
+def percent(fraction: float | None) -> str:
+    """Return an accuracy as people read it, such as `71.5 %`."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it, such as `12.3 s` or `2 min 5 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _title(event: Mapping[str, Any]) -> str:
+    """Return what an event is a step of, such as `statistics` or `gated, seed 0`."""
+    if "formulation" in event and "seed" in event:
+        return f"{event['formulation']}, seed {event['seed']}"
+    return str(event.get("phase", "training"))
+
+
+def _metrics(event: Mapping[str, Any]) -> str:
+    skipped = ("step", "steps", "seconds", "seed", "epoch")
+    shown = (
+        f"{key.replace('_', ' ')} {value:.4g}"
+        for key, value in event.items()
+        if key not in skipped
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    )
+    return "  ".join(shown)
+
+
+def _plain_progress(note: Callable[[str], None]) -> Callback:
+    last_title, last_time = "", 0.0
+
+    def callback(event: dict[str, Any]) -> None:
+        nonlocal last_title, last_time
+        title, now = _title(event), time.monotonic()
+        finished = event.get("steps") is not None and event.get("step") == event["steps"]
+        if title == last_title and not finished and now - last_time < PLAIN_SECONDS:
+            return
+        last_title, last_time = title, now
+        count = f" {event['step']}/{event['steps']}" if event.get("steps") else ""
+        seconds = f"  ({duration(event['seconds'])})" if "seconds" in event else ""
+        note(f"{title}{count}  {_metrics(event)}".rstrip() + seconds)
+
+    return callback
+
+
+def _bar_progress(bars: Progress) -> Callback:
+    tasks: dict[str, Any] = {}
+
+    def callback(event: dict[str, Any]) -> None:
+        title = _title(event)
+        if title not in tasks:
+            tasks[title] = bars.add_task(title, total=event.get("steps"), metrics="")
+        bars.update(
+            tasks[title],
+            completed=event.get("step", 0),
+            total=event.get("steps"),
+            metrics=_metrics(event),
+        )
+
+    return callback

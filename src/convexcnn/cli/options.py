@@ -1,0 +1,98 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def output_options(command: Command) -> Command:
+    """Add `--json` and `--debug`."""
+    # The traceback is printed where errors end, in application.main, which reads the flag itself.
+    debug = click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        help="Print the traceback of an error as well.",
+    )
+    as_json = click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON object on stdout and nothing else there.",
+    )
+    return as_json(debug(command))
+
+
+def data_options(command: Command) -> Command:
+    """Add the options that say how DATA is read."""
+    options = (
+        click.option(
+            "--root",
+            type=FOLDER,
+            help="Folder that holds the official files of a data set given by name.",
+        ),
+        click.option(
+            "--download",
+            is_flag=True,
+            help="Fetch the official files if they are not there, and check their checksums.",
+        ),
+        click.option(
+            "--skip-bad",
+            is_flag=True,
+            help="Leave out images that cannot be read, and name them, instead of stopping.",
+        ),
+        click.option(
+            "--image-size",
+            type=click.IntRange(min=1),
+            metavar="PIXELS",
+            help="Resize the images of a folder to this height and width.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def limit_option(command: Command) -> Command:
+    """Add `--limit`."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Train on N images only, drawn so that every class keeps its share.",
+    )(command)
+
+
+def seed_option(command: Command) -> Command:
+    """Add `--seed`."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0, max=2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Seed of everything random.",
+    )(command)
+
+
+def run_options(command: Command) -> Command:
+    """Add `--overwrite`, `--device`."""
+    options = (
+        click.option("--overwrite", is_flag=True, help="Replace RUN, once the new one is done."),
+        click.option(
+            "--device",
+            metavar="DEVICE",
+            help="Where to compute: cpu, cuda, cuda:1, or auto.  [default: auto]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

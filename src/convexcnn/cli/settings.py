@@ -1,0 +1,78 @@
+"""Settings of an estimator, from a file, from options, or from neither."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convexcnn.errors import SettingError
+
+if TYPE_CHECKING:
+    from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
+
+FORMULATIONS = ("gated", "non-convex")
+
+RUN_KEYS = ("formulation", "image_size", "limit", "seed", "skip_bad")
+"""Keys of a settings file that are no parameters of an estimator."""
+
+NOT_SETTINGS = ("callback", "formulation", "image_shape", "random_state")
+"""Parameters of the estimators that a settings file has no say in."""
+
+
+def combine(config: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file, overridden by the options that were given.
+
+    Args:
+        config: TOML file with a flat table, for instance the `config.toml` of a run.
+        options: by name; None and empty ones count as not given.
+
+    Raises:
+        SettingError: the file has nested tables.
+        RunError: the file cannot be read.
+    """
+    from convexcnn.cli.run_folder import read_toml
+
+    settings = {} if config is None else read_toml(config)
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            raise SettingError(f"{config}: [{key}] is a table; give 'setting = value' lines only")
+    given = {k: v for k, v in options.items() if v is not None and v != () and v is not False}
+    return settings | given
+
+
+def make_estimator(settings: Mapping[str, Any]) -> ConvexConvClassifier | NonConvexConvClassifier:
+    """Return the untrained estimator that settings describe.
+
+    Args:
+        settings: `formulation`, `seed` and parameters of that formulation's estimator.
+
+    Raises:
+        SettingError: a setting that does not exist, or not in this formulation.
+    """
+    from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
+
+    formulation = settings.get("formulation", "gated")
+    if formulation not in FORMULATIONS:
+        raise SettingError(
+            f"formulation {formulation!r} is not known; choose from {', '.join(FORMULATIONS)}"
+        )
+    estimator = NonConvexConvClassifier() if formulation == "non-convex" else ConvexConvClassifier()
+    known = [name for name in estimator.get_params() if name not in NOT_SETTINGS]
+    parameters = {key: value for key, value in settings.items() if key not in RUN_KEYS}
+    for key in parameters:
+        if key not in known:
+            raise SettingError(_unknown(key, formulation, [*known, *RUN_KEYS]))
+    return estimator.set_params(**parameters, random_state=settings.get("seed", 0))
+
+
+def settings_of(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str, Any]:
+    """Return the parameters of an estimator that a settings file can hold."""
+    return {k: v for k, v in estimator.get_params().items() if k not in NOT_SETTINGS}
+
+
+def _unknown(key: str, formulation: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
+    return f"there is no setting '{key}' with formulation {formulation}; {hint}"

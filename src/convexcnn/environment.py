@@ -1,0 +1,79 @@
+"""What a result depends on besides its settings: versions, machine and memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("convexcnn", "torch", "numpy", "scikit-learn", "safetensors", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, this package and the libraries that compute, by name."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            if package == "convexcnn":  # used from its source folder without being installed
+                from convexcnn import __version__
+
+                found[package] = __version__
+    return found
+
+
+def machine() -> dict[str, str | int | float | None]:
+    """Return the system, processor, usable cores, memory in GB and graphics processor."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor_name(),
+        "cores": usable_cores(),
+        "memory_gb": round(_total_memory_bytes() / 1e9, 1),
+        "gpu": _gpu_name(),
+    }
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident memory of this process so far, in bytes.
+
+    On Linux the kernel's own high-water mark is read, because `getrusage` there also remembers
+    the parent process that this one was forked from.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _total_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gpu_name() -> str | None:
+    torch = sys.modules.get("torch")  # a command that never used torch needs no answer
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())
