@@ -1,0 +1,33 @@
+"""Bounds that keep a damaged or hostile file from filling the memory."""
+
+from __future__ import annotations
+
+import os
+
+from convexcnn.errors import DataError
+
+MAX_IMAGE_PIXELS = 100_000_000
+"""The largest image that is decoded: far above any camera, far below a decompression bomb."""
+
+
+def machine_memory() -> int:
+    """The machine's physical memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_fits(n_bytes: int, what: str) -> None:
+    """Refuse an array that this machine cannot hold.
+
+    Args:
+        n_bytes: its size in bytes.
+        what: the file or folder it comes from.
+
+    Raises:
+        DataError: it is larger than the physical memory.
+    """
+    memory = machine_memory()
+    if n_bytes > memory:
+        raise DataError(
+            f"{what} holds {n_bytes / 2**30:.1f} GB, more than this machine's memory of "
+            f"{memory / 2**30:.1f} GB; use fewer images (--limit) or smaller ones (--image-size)"
+        )

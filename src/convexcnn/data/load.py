@@ -1,0 +1,91 @@
+"""One way in: a name or a path to a checked data set."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from convexcnn.data.arrays import read_npz
+from convexcnn.data.cifar import cifar_version_in
+from convexcnn.data.dataset import ImageDataset
+from convexcnn.data.idx import idx_set_in
+from convexcnn.data.registry import DatasetInfo, dataset_registry
+from convexcnn.data.root import DataRoot
+from convexcnn.errors import DataError
+
+MEANING = (
+    "DATA is a name ({names}), a folder of class folders, a .csv with the columns path,label, "
+    "or an .npz with images and labels"
+)
+
+
+def load_dataset(
+    name_or_path: str | Path,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    skip_bad: bool = False,
+    image_size: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> ImageDataset:
+    """Read a data set by name or from a path.
+
+    A name of the registry wins over a folder of the same name; write ``./name`` for the folder.
+
+    Args:
+        name_or_path: a name such as ``cifar10``, a folder of class folders, a folder of official
+            CIFAR or MNIST files, a .csv of labels, or an .npz.
+        root: the folder with official files; default the environment's CONVEXCNN_DATA, else
+            ~/.cache/convexcnn.
+        download: fetch official files that are missing into the root.
+        skip_bad: leave out images that cannot be read, and list them in ``skipped``.
+        image_size: side of square images: the shorter side is resized to it (bilinear), then the
+            centre is cut out.
+        limit: how many training images to keep, classes in proportion.
+        seed: chooses the test split where the source has none, and what ``limit`` keeps.
+
+    Returns:
+        The data set, checked.
+
+    Raises:
+        DataError: there is no such data set, or its files cannot be used.
+        SettingError: ``limit`` or ``image_size`` cannot work.
+    """
+    info = _by_name(name_or_path)
+    if info is not None:
+        dataset = info.read(DataRoot.resolve(root, download))
+    else:
+        dataset = _read_path(Path(name_or_path).expanduser(), str(name_or_path), seed)
+    return dataset if limit is None else dataset.limit(limit, seed)
+
+
+def _read_path(path: Path, given: str, seed: int) -> ImageDataset:
+    if path.is_dir():
+        if (cifar := cifar_version_in(path)) is not None:
+            return cifar.read(path)
+        if (idx := idx_set_in(path)) is not None:
+            return idx.read(path)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return read_npz(path, seed)
+    raise _unknown(given)
+
+
+def _by_name(name_or_path: str | Path) -> DatasetInfo | None:
+    if isinstance(name_or_path, Path):
+        return None
+    by_letters = {_letters(name): info for name, info in dataset_registry.items()}
+    return by_letters.get(_letters(name_or_path))
+
+
+def _letters(name: str) -> str:
+    """A name without the spelling differences people make: CIFAR-10, cifar_10, cifar10."""
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+def _unknown(given: str) -> DataError:
+    names = list(dataset_registry)
+    close = difflib.get_close_matches(given.lower(), names, n=1)
+    guess = f"; did you mean {close[0]}?" if close else "."
+    return DataError(f"no data set {given}{guess} {MEANING.format(names=', '.join(names))}")

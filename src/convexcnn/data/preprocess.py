@@ -1,0 +1,209 @@
+"""Images in any usual array layout to (n, channels, height, width), and their standardisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexcnn.data.dataset import Images, check_finite
+from convexcnn.errors import DataError, SettingError
+
+CHUNK = 1024
+"""Images handled at once: temporaries stay small."""
+
+
+def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
+    """Bring images to (n, channels, height, width).
+
+    Four axes are taken as channels last, (n, height, width, channels), when the last axis is 1
+    or 3 and the second is neither; as channels first otherwise. Three axes are grey images,
+    (n, height, width). Two axes are flattened images and need ``image_shape``.
+
+    Args:
+        X: array, nested list or torch tensor. Whole numbers in 0..255 become uint8, all other
+            numbers float32.
+        image_shape: (channels, height, width), (height, width, channels) or (height, width) of
+            one flattened image; checked when X is not flattened.
+
+    Returns:
+        (n, channels, height, width), uint8 or float32; shares memory with X where it can.
+
+    Raises:
+        DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
+    """
+    images = _as_pixels(X)
+    expected = None if image_shape is None else _expected_shape(image_shape)
+    if images.ndim == 2:
+        images = _unflatten(images, image_shape)
+    images = channels_first(images)
+    if expected is not None and images.shape[1:] != expected:
+        raise DataError(
+            f"X has images of shape {images.shape[1:]}, but image_shape says {expected}; "
+            "leave image_shape out or correct it"
+        )
+    check_finite(images, "X")
+    return images
+
+
+def channels_first(images: Images) -> Images:
+    """(n, height, width), (n, height, width, channels) or channels first already, to the latter.
+
+    Raises:
+        DataError: another number of axes, or an empty one.
+    """
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise DataError(
+            f"X has shape {images.shape}; give images as (n, channels, height, width), "
+            "(n, height, width, channels) or (n, height, width), or flattened with image_shape="
+        )
+    if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        images = np.moveaxis(images, 3, 1)
+    return images
+
+
+def _expected_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """What image_shape means as (channels, height, width)."""
+    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+        raise SettingError(
+            f"image_shape={tuple(image_shape)} must be (channels, height, width), "
+            "(height, width, channels) or (height, width), all positive"
+        )
+    return channels_first(np.empty((1, *image_shape), np.uint8)).shape[1:]
+
+
+def _unflatten(images: Images, image_shape: Sequence[int] | None) -> Images:
+    features = images.shape[1]
+    if image_shape is None:
+        raise DataError(
+            f"X has {features} numbers per image and no image shape; "
+            "say image_shape=(channels, height, width)"
+        )
+    if int(np.prod(image_shape)) != features:
+        raise DataError(
+            f"X has {features} numbers per image, but image_shape={tuple(image_shape)} "
+            f"has {int(np.prod(image_shape))}"
+        )
+    return images.reshape(len(images), *image_shape)
+
+
+def _as_pixels(X: Any) -> Images:
+    """An array of uint8 or float32 from an array, a tensor or nested lists."""
+    if hasattr(X, "detach"):
+        X = X.detach().cpu().numpy()
+    try:
+        images = np.asarray(X)
+    except ValueError as error:
+        raise DataError("X is ragged; all images must have one shape") from error
+    if images.dtype.kind not in "buif":
+        raise DataError(f"X holds {images.dtype}, not numbers; give uint8 or float images")
+    if images.dtype in (np.uint8, np.float32):
+        return images
+    if images.dtype.kind == "b":
+        return images.astype(np.uint8)
+    whole = images.dtype.kind in "ui" and images.size
+    if whole and images.min() >= 0 and images.max() <= 255:
+        return images.astype(np.uint8)
+    with np.errstate(over="ignore"):
+        return images.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ImageScaler:
+    """Per-channel standardisation, fitted on training images: z = (x - mean_c) / scale_c.
+
+    Args:
+        mean: the mean of every channel, in pixel units (0..255 for uint8 images).
+        scale: the standard deviation of every channel; 1 where a channel is constant.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, images: Images) -> ImageScaler:
+        """Measure mean and standard deviation of every channel, in float64.
+
+        Args:
+            images: (n, channels, height, width), uint8 or float32, n at least 1.
+
+        Returns:
+            The fitted scaler.
+        """
+        pixels = images.shape[0] * images.shape[2] * images.shape[3]
+        total = sum(chunk.sum(axis=(0, 2, 3)) for chunk in _float64_chunks(images))
+        mean = np.asarray(total) / pixels
+        spread = sum(
+            np.square(chunk - mean[:, None, None]).sum(axis=(0, 2, 3))
+            for chunk in _float64_chunks(images)
+        )
+        scale = np.sqrt(np.asarray(spread) / pixels)
+        scale[scale <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
+        return cls(tuple(mean.tolist()), tuple(scale.tolist()))
+
+    def transform(self, images: Images) -> NDArray[np.float32]:
+        """Standardise images.
+
+        Args:
+            images: (n, channels, height, width), uint8 or float32.
+
+        Returns:
+            The same shape, float32, C-contiguous.
+
+        Raises:
+            DataError: another number of channels than fitted.
+        """
+        if images.shape[1] != len(self.mean):
+            raise DataError(
+                f"images have {images.shape[1]} channels, but the model was fitted on "
+                f"{len(self.mean)}"
+            )
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        inverse = np.asarray(1 / np.asarray(self.scale), np.float32)[:, None, None]
+        out = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), CHUNK):
+            block = out[start : start + CHUNK]
+            np.subtract(images[start : start + CHUNK], mean, out=block)
+            np.multiply(block, inverse, out=block)
+        return out
+
+    def inverse_transform(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardised images, (n, channels, height, width), back to pixel units."""
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        scale = np.asarray(self.scale, np.float32)[:, None, None]
+        return images * scale + mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fitted numbers, ready for JSON."""
+        return {"mean": list(self.mean), "scale": list(self.scale)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ImageScaler:
+        """The scaler that ``to_dict`` described.
+
+        Raises:
+            DataError: not two lists of equally many finite numbers, with positive scales.
+        """
+        try:
+            mean = np.asarray(fields["mean"], np.float64)
+            scale = np.asarray(fields["scale"], np.float64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError("a saved scaler needs lists of numbers, mean and scale") from error
+        sound = mean.ndim == 1 and mean.shape == scale.shape and mean.size > 0
+        if not (
+            sound and np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()
+        ):
+            raise DataError(
+                "a saved scaler needs one finite mean and one positive scale per channel"
+            )
+        return cls(tuple(mean.tolist()), tuple(scale.tolist()))
+
+
+def _float64_chunks(images: Images) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, len(images), CHUNK):
+        yield images[start : start + CHUNK].astype(np.float64)

@@ -1,0 +1,48 @@
+"""Where official data files are looked for, and where downloads go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT_VARIABLE = "CONVEXCNN_DATA"
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """The folder that holds official data sets.
+
+    Args:
+        folder: the folder itself.
+        download: whether files that are missing may be downloaded into it.
+        chosen: whether the caller named the folder, so that no other place is searched.
+    """
+
+    folder: Path
+    download: bool = False
+    chosen: bool = True
+
+    @classmethod
+    def resolve(cls, root: str | Path | None = None, download: bool = False) -> DataRoot:
+        """``root``, else the environment's CONVEXCNN_DATA, else ~/.cache/convexcnn."""
+        if root is not None:
+            return cls(Path(root).expanduser(), download)
+        if os.environ.get(ROOT_VARIABLE):
+            return cls(Path(os.environ[ROOT_VARIABLE]).expanduser(), download, chosen=False)
+        return cls(Path.home() / ".cache" / "convexcnn", download, chosen=False)
+
+    def places(self, subfolders: Iterable[str], elsewhere: Iterable[Path] = ()) -> list[Path]:
+        """Folders to search: each subfolder, the root itself, then (root not named) elsewhere."""
+        inside = [self.folder / name for name in subfolders]
+        return [*inside, self.folder, *(() if self.chosen else elsewhere)]
+
+    def advice(self, what: str, subfolders: Iterable[str], download_flag: bool = True) -> str:
+        """One line for a data set that is not there."""
+        looked = " or ".join(f"{name}/" for name in subfolders)
+        ways = "say --download (download=True) to fetch it, or " if download_flag else ""
+        return (
+            f"{what} is not in {self.folder} (looked for {looked} there); {ways}"
+            f"name the folder that has it with --root (root=) or {ROOT_VARIABLE}"
+        )
