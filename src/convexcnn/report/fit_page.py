@@ -1,0 +1,137 @@
+"""The page of a fit: how well it classifies, and how far it is from the optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convexcnn.report.colophon import Row, colophon
+from convexcnn.report.confusion import confusion_view
+from convexcnn.report.curves import beta_chart
+from convexcnn.report.filter_pictures import filter_views
+from convexcnn.report.formatting import (
+    UNKNOWN,
+    count,
+    duration,
+    fixed,
+    memory,
+    percent,
+    scientific,
+)
+from convexcnn.report.page import ChartView, Page, chart_view
+from convexcnn.report.results import Block, FitResult, Scores
+from convexcnn.report.run_files import RunFiles
+from convexcnn.report.words import (
+    certificate_facts,
+    certificate_words,
+    fit_headline,
+    fit_summary,
+)
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """One block: its certificate in words and figures, and its line in the table of blocks."""
+
+    name: str
+    words: str
+    facts: list[Row]
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class PhaseView:
+    """One phase of training with its share of the time."""
+
+    name: str
+    time: str
+    share: float
+
+
+def fit_page(run: RunFiles, result: FitResult) -> Page:
+    """Prepare the page of a fit."""
+    data = result.circumstances.data
+    name = f"{result.formulation.capitalize()} {result.model} network on {data.name}"
+    confusions = []
+    if result.confusion is not None:
+        confusions.append(confusion_view("test images", result.confusion, data.classes))
+    return Page(
+        template="fit.html",
+        title=name,
+        kicker=name,
+        headline=fit_headline(result),
+        summary=fit_summary(result),
+        content={
+            "key_figures": _key_figures(result),
+            "blocks": [_block_view(i, block, result) for i, block in enumerate(result.blocks, 1)],
+            "phases": _phases(result.phases),
+        },
+        charts=_charts(result),
+        filters=filter_views(run),
+        confusions=confusions,
+        colophon=colophon(run, "fit"),
+    )
+
+
+def _key_figures(result: FitResult) -> list[Row]:
+    """The figures under the headline; what was not recorded is left out."""
+    last = result.blocks[-1] if result.blocks else None
+    gap = last.certificate.relative_gap if last and last.certificate else None
+    rows = [
+        ("test accuracy", percent(result.test.accuracy, 2) if result.test else UNKNOWN),
+        ("training accuracy", percent(result.train.accuracy, 2)),
+        ("relative gap to the optimum", scientific(gap)),
+        ("gates", count(last.gates) if last and last.gates is not None else UNKNOWN),
+        ("time", duration(result.circumstances.seconds)),
+        ("peak memory", memory(result.circumstances.peak_memory_bytes)),
+    ]
+    return [row for row in rows if row[1] != UNKNOWN]
+
+
+def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
+    gap = block.certificate.relative_gap if block.certificate else None
+    return BlockView(
+        name=f"Block {number}",
+        words=certificate_words(block, result.formulation),
+        facts=certificate_facts(block),
+        cells=[
+            UNKNOWN if block.gates is None else count(block.gates),
+            UNKNOWN if block.neurons is None else count(block.neurons),
+            scientific(block.beta),
+            *_score_cells(block.train),
+            *_score_cells(block.test or Scores(None, None)),
+            scientific(gap),
+            duration(block.seconds),
+        ],
+    )
+
+
+def _score_cells(scores: Scores) -> list[str]:
+    return [fixed(scores.loss), percent(scores.accuracy)]
+
+
+def _phases(phases: dict[str, float]) -> list[PhaseView]:
+    longest = max(phases.values(), default=0.0)
+    return [
+        PhaseView(
+            name.replace("_", " "), duration(seconds), seconds / longest if longest > 0 else 0.0
+        )
+        for name, seconds in phases.items()
+    ]
+
+
+def _charts(result: FitResult) -> list[ChartView]:
+    views = []
+    for number, block in enumerate(result.blocks, start=1):
+        chart = beta_chart(block, f"beta-path-{number}")
+        if chart is None:
+            continue
+        which = f"Block {number}: training" if len(result.blocks) > 1 else "Training"
+        validated = any(point.validation is not None for point in block.path)
+        caption = f"{which} {'and validation accuracy' if validated else 'accuracy'} at "
+        caption += f"{len(block.path)} strengths of regularisation β, each its own optimum."
+        if chart.marks:
+            caption += " The dot marks the chosen β" + (
+                ", the best on the validation images." if validated else "."
+            )
+        views.append(chart_view(chart, caption))
+    return views

@@ -1,0 +1,145 @@
+"""The files of a run folder, read and checked; nothing else is looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from convexcnn.errors import RunError
+from convexcnn.report.node import Node
+from convexcnn.report.results import CompareResult, FitResult, read_result
+
+Tensor = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FilterSet:
+    """Filters ordered strongest first: (m, c, h, w), or (k, m, c, h, w) with a row per class."""
+
+    filters: Tensor
+    strength: Tensor
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Everything a report is made from."""
+
+    folder: Path
+    result: FitResult | CompareResult
+    config: dict[str, object]
+    config_text: str
+    metrics: tuple[Node, ...]
+    convex: FilterSet | None
+    non_convex: FilterSet | None
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read `result.json`, `config.toml`, `metrics.jsonl` and `filters.safetensors`.
+
+    Raises RunError for a file that is missing, damaged or says something impossible;
+    `filters.safetensors` may be absent, and so may the metrics of a fit.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such run folder; give one that fit or compare has written")
+    result = read_result(_parse_json(folder / "result.json", _text(folder / "result.json")))
+    config_text = _text(folder / "config.toml")
+    try:
+        config = tomllib.loads(config_text)
+    except tomllib.TOMLDecodeError as error:
+        raise RunError(f"{folder / 'config.toml'}: not TOML ({error}); restore the file") from error
+    filters = _read_filters(folder / "filters.safetensors")
+    classes = len(result.circumstances.data.classes)
+    return RunFiles(
+        folder=folder,
+        result=result,
+        config=config,
+        config_text=config_text,
+        metrics=_metrics(folder / "metrics.jsonl", required=isinstance(result, CompareResult)),
+        convex=_filter_set(folder, filters, "convex", classes),
+        non_convex=_filter_set(folder, filters, "non_convex", None),
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); check permissions and free space"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path}: missing; is {path.parent} a finished run? Run the command again to make it"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); restore the file") from error
+
+
+def _parse_json(path: Path, text: str, place: str = "") -> Node:
+    try:
+        return Node(path, place, json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f"{place} is " if place else ""
+        raise RunError(f"{path}: {where}not JSON ({error}); restore the file") from error
+
+
+def _metrics(path: Path, *, required: bool) -> tuple[Node, ...]:
+    if not required and not path.exists():
+        return ()
+    lines = enumerate(_text(path).splitlines(), start=1)
+    return tuple(
+        _parse_json(path, line, place=f"line {number}") for number, line in lines if line.strip()
+    )
+
+
+def _read_filters(path: Path) -> dict[str, NDArray[np.generic]]:
+    if not path.exists():
+        return {}
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path}: not a safetensors file ({error}); delete it to report without filters"
+        ) from error
+
+
+def _filter_set(
+    folder: Path, tensors: dict[str, NDArray[np.generic]], name: str, classes: int | None
+) -> FilterSet | None:
+    if name not in tensors:
+        return None
+    filters = np.asarray(tensors[name], dtype=np.float32)
+    leading = filters.shape[: 1 if classes is None else 2]
+    strength = np.asarray(
+        tensors.get(f"{name}_strength", np.ones(leading)), dtype=np.float32
+    )
+    expected = "(m, c, h, w)" if classes is None else f"({classes}, m, c, h, w)"
+    if (
+        filters.ndim != len(leading) + 3
+        or 0 in filters.shape
+        or strength.shape != leading
+        or (classes is not None and leading[0] != classes)
+    ):
+        raise RunError(
+            f"{folder / 'filters.safetensors'}: {name} has shape {filters.shape} and strength "
+            f"{strength.shape} where {expected} is needed; delete it to report without filters"
+        )
+    return FilterSet(np.nan_to_num(filters), np.nan_to_num(strength))
