@@ -9,14 +9,18 @@ from pathlib import Path
 from convexcnn.data.arrays import read_npz
 from convexcnn.data.cifar import cifar_version_in
 from convexcnn.data.dataset import ImageDataset
+from convexcnn.data.folder import read_folder
 from convexcnn.data.idx import idx_set_in
+from convexcnn.data.listing import ReadOptions
 from convexcnn.data.registry import DatasetInfo, dataset_registry
+from convexcnn.data.resize import resize_dataset
 from convexcnn.data.root import DataRoot
+from convexcnn.data.table import read_table
 from convexcnn.errors import DataError
 
 MEANING = (
-    "DATA is a name ({names}), a folder of class folders, a .csv with the columns path,label, "
-    "or an .npz with images and labels"
+    f"DATA is a name ({', '.join(dataset_registry)}), a folder of class folders, "
+    "a .csv with the columns path,label, or an .npz with images and labels"
 )
 
 
@@ -54,22 +58,29 @@ def load_dataset(
         SettingError: ``limit`` or ``image_size`` cannot work.
     """
     info = _by_name(name_or_path)
+    options = ReadOptions(image_size, skip_bad, limit, seed)
     if info is not None:
         dataset = info.read(DataRoot.resolve(root, download))
     else:
-        dataset = _read_path(Path(name_or_path).expanduser(), str(name_or_path), seed)
-    return dataset if limit is None else dataset.limit(limit, seed)
+        dataset = _read_path(Path(name_or_path).expanduser(), str(name_or_path), options)
+    if limit is not None:
+        dataset = dataset.limit(limit, seed)
+    return dataset if image_size is None else resize_dataset(dataset, image_size)
 
 
-def _read_path(path: Path, given: str, seed: int) -> ImageDataset:
+def _read_path(path: Path, given: str, options: ReadOptions) -> ImageDataset:
+    """Read a folder or a file by what it holds."""
     if path.is_dir():
         if (cifar := cifar_version_in(path)) is not None:
             return cifar.read(path)
         if (idx := idx_set_in(path)) is not None:
             return idx.read(path)
+        return read_folder(path, options)
     if path.is_file() and path.suffix.lower() == ".npz":
-        return read_npz(path, seed)
-    raise _unknown(given)
+        return read_npz(path, options.seed)
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+        return read_table(path, options)
+    raise _unknown(path, given)
 
 
 def _by_name(name_or_path: str | Path) -> DatasetInfo | None:
@@ -84,8 +95,13 @@ def _letters(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def _unknown(given: str) -> DataError:
-    names = list(dataset_registry)
-    close = difflib.get_close_matches(given.lower(), names, n=1)
-    guess = f"; did you mean {close[0]}?" if close else "."
-    return DataError(f"no data set {given}{guess} {MEANING.format(names=', '.join(names))}")
+def _unknown(path: Path, given: str) -> DataError:
+    """What was given is neither a name nor readable: say what is nearest."""
+    close = difflib.get_close_matches(given.lower(), dataset_registry, n=1)
+    if path.is_file():
+        problem = f"{given} is a file of another kind."
+    elif close:
+        problem = f"no data set {given}; did you mean {close[0]}?"
+    else:
+        problem = f"no data set, folder or file {given}."
+    return DataError(f"{problem} {MEANING}")

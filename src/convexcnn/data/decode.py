@@ -1,0 +1,199 @@
+"""JPEG, PNG, WebP and BMP files to one array, in parallel.
+
+The rule for colours: if every image is grey, the array has one channel; if any has colour, all
+become RGB, grey ones with three equal channels. Transparent pixels are laid over white, 16-bit grey
+keeps its upper 8 bits, and a camera's EXIF rotation is applied.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexcnn.data.dataset import Images
+from convexcnn.data.limits import MAX_IMAGE_PIXELS, check_fits
+from convexcnn.data.resize import as_box, cover
+from convexcnn.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+EXIF_ORIENTATION = 0x0112
+EXIF_SIDEWAYS = (5, 6, 7, 8)
+USUAL_SIZE = 64
+LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Image files as one array.
+
+    Args:
+        images: (n, channels, height, width), uint8.
+        kept: (n,), which of the given files they are.
+        skipped: the files that could not be read.
+    """
+
+    images: Images
+    kept: NDArray[np.intp]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the first bytes of an image file say."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def read_images(
+    paths: Sequence[str | Path],
+    *,
+    channels: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    skip_bad: bool = False,
+) -> DecodedImages:
+    """Decode image files of one size, or bring them to one.
+
+    Args:
+        paths: the files.
+        channels: 1 for grey, 3 for RGB; by default 1 only if all images are grey.
+        image_size: side, or (height, width), to bring all images to: resized (bilinear) until
+            they just cover it, then the centre is cut out. By default all must have one size.
+        skip_bad: leave out files that cannot be decoded instead of stopping at the first.
+
+    Returns:
+        The images in the order of the files, and which were left out.
+
+    Raises:
+        DataError: a file cannot be decoded, sizes differ, or the images do not fit in memory.
+        SettingError: ``image_size`` is not positive.
+    """
+    files = [Path(path) for path in paths]
+    box = None if image_size is None else as_box(image_size)
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and large images
+        headers = {
+            row: header
+            for row, header in enumerate(pool.map(partial(_attempt, _read_header), files))
+            if _is_sound(header, skip_bad)
+        }
+        if channels is None:
+            channels = 1 if all(header.grey for header in headers.values()) else 3
+        if box is None:
+            box = _common_size(files, headers)
+        check_fits(len(headers) * channels * box[0] * box[1], f"{len(headers)} images")
+        images = np.empty((len(headers), channels, *box), np.uint8)
+        decode = partial(_attempt, partial(_decode, channels=channels, box=box))
+        kept: list[int] = []
+        for row, pixels in zip(headers, pool.map(decode, [files[i] for i in headers]), strict=True):
+            if _is_sound(pixels, skip_bad):
+                images[len(kept)] = pixels
+                kept.append(row)
+    skipped = sorted(set(range(len(files))) - set(kept))
+    return DecodedImages(
+        images[: len(kept)], np.asarray(kept, np.intp), tuple(str(files[row]) for row in skipped)
+    )
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file's name says that it is an image that can be read."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _attempt(read: Callable[[Path], Found], path: Path) -> Found | DataError:
+    """What ``read`` finds in the file, or an error that names it."""
+    if not path.is_file():
+        return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
+    try:
+        return read(path)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        return DataError(
+            f"{path}: cannot be read as an image ({error}); repair or remove it, or {LEAVE_OUT}"
+        )
+
+
+def _is_sound(found: Found | DataError, skip_bad: bool) -> TypeGuard[Found]:
+    """Whether a file was read; a bad one ends everything unless it may be skipped."""
+    if not isinstance(found, DataError):
+        return True
+    if not skip_bad:
+        raise found
+    return False
+
+
+def _open(path: Path) -> Image:
+    """An image whose header is read and whose pixels are not."""
+    from PIL import Image
+
+    image = Image.open(path, formats=FORMATS)
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width}x{image.height} pixels are too many")
+    return image
+
+
+def _read_header(path: Path) -> _Header:
+    with _open(path) as image:
+        sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+        height, width = (image.width, image.height) if sideways else (image.height, image.width)
+        return _Header(height, width, image.mode in GREY_MODES)
+
+
+def _common_size(files: Sequence[Path], headers: dict[int, _Header]) -> tuple[int, int]:
+    """The size that all images have."""
+    if not headers:
+        raise DataError(f"none of {len(files)} images can be read")
+    first, *others = headers
+    height, width = headers[first].height, headers[first].width
+    for row in others:
+        other = headers[row]
+        if (other.height, other.width) != (height, width):
+            side = min(USUAL_SIZE, *(min(h.height, h.width) for h in headers.values()))
+            raise DataError(
+                f"images of mixed size: {files[first]} is {width}x{height}, {files[row]} "
+                f"{other.width}x{other.height}; resize all, such as with --image-size {side} "
+                f"(image_size={side})"
+            )
+    return height, width
+
+
+def _decode(path: Path, channels: int, box: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels of one file, (channels, height, width)."""
+    from PIL import ImageOps
+
+    with _open(path) as image:
+        if image.size != (box[1], box[0]):
+            image.draft(None, (2 * max(box), 2 * max(box)))  # JPEG: decode large ones at 1/2 to 1/8
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.asarray(cover(_in_colours(upright, channels), box))
+    return pixels.reshape(*box, channels).transpose(2, 0, 1)
+
+
+def _in_colours(image: Image, channels: int) -> Image:
+    """The image with one grey or three colour channels of 8 bits."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        upper = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(upper.clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("L" if channels == 1 else "RGB")

@@ -1,0 +1,75 @@
+"""Images to a common size: resized (bilinear) until they just cover it, the centre cut out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from convexcnn.data.dataset import ImageDataset, Images, ImageSplit
+from convexcnn.data.limits import check_fits
+from convexcnn.errors import SettingError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def as_box(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a side or of a pair already.
+
+    Raises:
+        SettingError: a side is not positive.
+    """
+    box = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(box) < 1:
+        raise SettingError(f"image size is {image_size}; give a positive number of pixels")
+    return box
+
+
+def cover(image: Image, box: tuple[int, int]) -> Image:
+    """Resize a Pillow image (bilinear) until it just covers (height, width), and cut the centre."""
+    from PIL import Image, ImageOps
+
+    height, width = box
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+
+
+def resize_images(images: Images, image_size: int | tuple[int, int]) -> Images:
+    """Bring images in memory to another size.
+
+    Args:
+        images: (n, channels, height, width), uint8 or float32.
+        image_size: side, or (height, width), of the result.
+
+    Returns:
+        (n, channels, *image_size) of the same type; the images themselves if they have that size.
+
+    Raises:
+        DataError: the result does not fit in memory.
+        SettingError: the size is not positive.
+    """
+    from PIL import Image
+
+    box = as_box(image_size)
+    if images.shape[2:] == box:
+        return images
+    n, channels = images.shape[:2]
+    check_fits(n * channels * box[0] * box[1] * images.itemsize, f"{n} resized images")
+    out = np.empty((n, channels, *box), images.dtype)
+    for i in range(n):
+        for c in range(channels):
+            out[i, c] = cover(Image.fromarray(np.ascontiguousarray(images[i, c])), box)
+    return out
+
+
+def resize_dataset(dataset: ImageDataset, image_size: int) -> ImageDataset:
+    """The same problem with images of another size."""
+
+    def resized(split: ImageSplit) -> ImageSplit:
+        return ImageSplit(resize_images(split.images, image_size), split.labels)
+
+    test = None if dataset.test is None else resized(dataset.test)
+    return replace(dataset, train=resized(dataset.train), test=test)

@@ -1,0 +1,60 @@
+"""A table of labels: a .csv with the columns path, label and, if wanted, split."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from convexcnn.data.dataset import ImageDataset
+from convexcnn.data.listing import TEST_NAMES, LabelledFile, ReadOptions, read_listing
+from convexcnn.errors import DataError
+
+SPLITS = ("train", *TEST_NAMES)
+NEEDS = "give the columns path,label and, if wanted, split"
+
+
+def read_table(table: Path, options: ReadOptions | None = None) -> ImageDataset:
+    """Read the images that a .csv (or tab-separated .tsv) lists.
+
+    Args:
+        table: UTF-8 text whose first line names the columns ``path`` (relative to the table's
+            folder, or absolute), ``label`` and perhaps ``split`` (train, or test, val, validation
+            or valid; empty means train). Other columns are not read.
+        options: how to read.
+
+    Returns:
+        The data set, named after the table.
+
+    Raises:
+        DataError: a column, a path or a label is missing, a split is unknown, or an image cannot
+            be used.
+    """
+    splits: dict[str, list[LabelledFile]] = {split: [] for split in SPLITS}
+    for line, row in _rows(table):
+        path, label = row.get("path", ""), row.get("label", "")
+        split = row.get("split", "").lower() or "train"
+        if not path or not label:
+            raise DataError(f"{table}, line {line}: no {'label' if path else 'path'}; fill it in")
+        if split not in SPLITS:
+            raise DataError(
+                f"{table}, line {line}: unknown split {split}; write one of {', '.join(SPLITS)}"
+            )
+        splits[split].append(LabelledFile(table.parent / path, label))
+    if not splits["train"]:
+        raise DataError(f"{table}: lists no training images; {NEEDS}")
+    return read_listing(table.stem, splits, str(table), options or ReadOptions())
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Every row with its line number, column names in lower case, all without outer blanks."""
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            columns = [column.strip().lower() for column in next(reader, [])]
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a table in UTF-8 ({error})") from error
+    if missing := [column for column in ("path", "label") if column not in columns]:
+        raise DataError(f"{table}: has no column {' and no column '.join(missing)}; {NEEDS}")
+    return [(line, dict(zip(columns, row, strict=False))) for line, row in rows]
