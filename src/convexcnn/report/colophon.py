@@ -47,10 +47,13 @@ def rows_of(entries: Mapping[str, object], prefix: str = "") -> list[Row]:
     """A mapping as rows; nested mappings are joined with a dot."""
     rows: list[Row] = []
     for key, value in entries.items():
+        label = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping):
             rows += rows_of(value, prefix=f"{prefix}{key}.")
+        elif label.endswith(" gb") and value is not None:
+            rows.append((label.removesuffix(" gb"), f"{_text_of(value)} GB"))
         else:
-            rows.append((f"{prefix}{key}".replace("_", " "), _text_of(value)))
+            rows.append((label, _text_of(value)))
     return rows
 
 

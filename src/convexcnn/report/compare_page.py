@@ -116,7 +116,9 @@ def _table_row(result: CompareResult, formulation: Formulation, measure: str) ->
     return TableRow(
         name=_NAMES[formulation],
         here=show(spread.mean),
-        spread=f"± {fixed(scale * spread.std, digits)}" if several and spread.std is not None else "",
+        spread=f"± {fixed(scale * spread.std, digits)}"
+        if several and spread.std is not None
+        else "",
         paper=show(paper),
         difference=signed(difference, digits),
         wins=winner_of(result, measure) == formulation,

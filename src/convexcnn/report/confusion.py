@@ -47,9 +47,7 @@ class ConfusionView:
     mistakes: list[str]
 
 
-def confusion_view(
-    name: str, counts: NDArray[np.int64], classes: Sequence[str]
-) -> ConfusionView:
+def confusion_view(name: str, counts: NDArray[np.int64], classes: Sequence[str]) -> ConfusionView:
     """Prepare counts (rows true, columns predicted) for the page."""
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)

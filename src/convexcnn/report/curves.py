@@ -63,14 +63,16 @@ def beta_chart(block: Block, name: str) -> LineChart | None:
     if len(points) < 2:
         return None
     betas = np.array([point.beta for point in points])
-    lines = [_path_line("training", "non-convex", betas, [p.train.accuracy for p in points])]
+    lines = [_path_line("training", "muted", betas, [p.train.accuracy for p in points])]
     validation = [p.validation.accuracy if p.validation else None for p in points]
     if any(accuracy is not None for accuracy in validation):
         lines.append(_path_line("validation", "convex", betas, validation))
     chosen, marks = lines[-1], []
     if block.beta is not None:
         nearest = int(np.argmin(np.abs(betas - block.beta)))
-        if math.isclose(betas[nearest], block.beta, rel_tol=1e-6) and np.isfinite(chosen.y[nearest]):
+        if math.isclose(betas[nearest], block.beta, rel_tol=1e-6) and np.isfinite(
+            chosen.y[nearest]
+        ):
             label = f"β = {scientific(block.beta)}"
             marks = [Mark(block.beta, float(chosen.y[nearest]), label, chosen.colour)]
     return LineChart(
@@ -86,6 +88,29 @@ def beta_chart(block: Block, name: str) -> LineChart | None:
     )
 
 
+def event_chart(metrics: tuple[Node, ...], measure: str, formulation: str) -> LineChart | None:
+    """A training curve of a fit by gradient descent; None if its log has none."""
+    steps, values = [], []
+    for event in metrics:
+        entry = event.mapping()
+        if entry.get(measure) is not None and entry.get("step") is not None:
+            steps.append(event["step"].number())
+            values.append(event[measure].number())
+    if len(steps) < 2:
+        return None
+    noun = measure.removeprefix("train_")
+    x, y = np.array(steps), np.array(values)
+    colour = "non-convex" if formulation == "non-convex" else "convex"
+    return LineChart(
+        name=f"training-{noun}",
+        title=f"Training {noun}",
+        description=f"Training {noun} against steps, from {fixed(y[0])} to {fixed(y[-1])}.",
+        x_label="steps",
+        lines=[Line("training", colour, x, y)],
+        in_percent=noun == "accuracy",
+    )
+
+
 def points_averaged(metrics: tuple[Node, ...], measure: str) -> int:
     """How many logged steps one plotted point averages."""
     longest = max(
@@ -98,7 +123,7 @@ def points_averaged(metrics: tuple[Node, ...], measure: str) -> int:
 def _curves_by_seed(
     metrics: tuple[Node, ...], formulation: Formulation, measure: str
 ) -> dict[int, Curve]:
-    """Steps and values of every seed; a step logged twice (a continued run) counts once, the last."""
+    """Steps and values of every seed; of a step logged twice (a continued run) the last counts."""
     logged: dict[int, dict[float, float]] = {}
     for line in metrics:
         entry = line.mapping()
@@ -119,7 +144,7 @@ def _line_over_seeds(formulation: Formulation, curves: dict[int, Curve]) -> Line
     size = max(1, math.ceil(len(steps) / _MOST_POINTS))
     starts = np.arange(0, len(steps), size)
     counts = np.diff(np.append(starts, len(steps)))
-    x = np.add.reduceat(steps, starts) / counts
+    x = steps[starts + counts - 1]
     y = np.add.reduceat(values, starts, axis=1) / counts
     several = len(curves) > 1
     return Line(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
-from convexcnn.report.curves import beta_chart
+from convexcnn.report.curves import beta_chart, event_chart
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.formatting import (
     UNKNOWN,
@@ -17,6 +17,7 @@ from convexcnn.report.formatting import (
     percent,
     scientific,
 )
+from convexcnn.report.node import Node
 from convexcnn.report.page import ChartView, Page, chart_view
 from convexcnn.report.results import Block, FitResult, Scores
 from convexcnn.report.run_files import RunFiles
@@ -63,9 +64,10 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         content={
             "key_figures": _key_figures(result),
             "blocks": [_block_view(i, block, result) for i, block in enumerate(result.blocks, 1)],
+            "scores": _scores(result),
             "phases": _phases(result.phases),
         },
-        charts=_charts(result),
+        charts=_charts(result, run.metrics),
         filters=filter_views(run),
         confusions=confusions,
         colophon=colophon(run, "fit"),
@@ -79,7 +81,7 @@ def _key_figures(result: FitResult) -> list[Row]:
     rows = [
         ("test accuracy", percent(result.test.accuracy, 2) if result.test else UNKNOWN),
         ("training accuracy", percent(result.train.accuracy, 2)),
-        ("relative gap to the optimum", scientific(gap)),
+        ("relative gap", scientific(gap)),
         ("gates", count(last.gates) if last and last.gates is not None else UNKNOWN),
         ("time", duration(result.circumstances.seconds)),
         ("peak memory", memory(result.circumstances.peak_memory_bytes)),
@@ -105,8 +107,25 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
     )
 
 
-def _score_cells(scores: Scores) -> list[str]:
-    return [fixed(scores.loss), percent(scores.accuracy)]
+def _score_cells(scores: Scores) -> tuple[str, str]:
+    return fixed(scores.loss), percent(scores.accuracy)
+
+
+def _scores(result: FitResult) -> list[tuple[str, str, str]]:
+    """Loss and accuracy of the whole model: on training, validation and test images."""
+    data = result.circumstances.data
+    rows = [(f"{count(data.n_train)} training", result.train)]
+    validation = _validation_scores(result.blocks[-1]) if result.blocks else None
+    if validation is not None:
+        rows.append(("validation", validation))
+    if result.test is not None:
+        rows.append((f"{count(data.n_test)} test" if data.n_test else "test", result.test))
+    return [(name, *_score_cells(scores)) for name, scores in rows]
+
+
+def _validation_scores(block: Block) -> Scores | None:
+    """The scores that chose beta."""
+    return next((point.validation for point in block.path if point.beta == block.beta), None)
 
 
 def _phases(phases: dict[str, float]) -> list[PhaseView]:
@@ -119,8 +138,12 @@ def _phases(phases: dict[str, float]) -> list[PhaseView]:
     ]
 
 
-def _charts(result: FitResult) -> list[ChartView]:
+def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
     views = []
+    for measure in ("train_loss", "train_accuracy"):
+        chart = event_chart(metrics, measure, result.formulation)
+        if chart is not None:
+            views.append(chart_view(chart, f"{chart.title} against steps."))
     for number, block in enumerate(result.blocks, start=1):
         chart = beta_chart(block, f"beta-path-{number}")
         if chart is None:

@@ -24,10 +24,10 @@ def fixed(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction in percent, such as 50.36 %."""
+    """A fraction in percent, such as 50.36%."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    return f"{fixed(100 * value, digits)}{_THIN}%"
+    return f"{fixed(100 * value, digits)}%"
 
 
 def signed(value: float | None, digits: int = 4) -> str:

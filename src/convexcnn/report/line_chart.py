@@ -1,4 +1,4 @@
-"""Line charts drawn by matplotlib, as SVG and PNG files and as SVG that follows the page's theme."""
+"""Line charts drawn by matplotlib: SVG and PNG files, and SVG that follows the page's theme."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc, rc_context, rcdefaults
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -24,8 +24,11 @@ PALETTE = {
     "convex": "#1b5e9e",
     "non-convex": "#b5521b",
 }
-_WIDTH, _HEIGHT = 420, 300
-_LINE_STYLES = {"convex": "-", "non-convex": (0, (5, 1.6))}
+_WIDTH, _HEIGHT = 390, 285
+_LEFT = 0.105
+_FONT_SIZE = 11
+_DASHES = (0, (5, 1.6))
+_LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES}
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 
@@ -55,7 +58,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class LineChart:
-    """A figure of one or more lines; `name` is its file name, `description` its text for the blind."""
+    """A figure of one or more lines; `name` is its file name, `description` its text in words."""
 
     name: str
     title: str
@@ -88,25 +91,21 @@ def inline_svg(chart: LineChart) -> str:
 
 @contextmanager
 def _style(text_as: str, salt: str) -> Iterator[None]:
-    settings = {
-        "svg.fonttype": text_as,
-        "svg.hashsalt": salt,
-        "font.family": "DejaVu Sans",
-        "font.size": 10.5,
-        "text.color": PALETTE["ink"],
-        "axes.edgecolor": PALETTE["muted"],
-        "axes.linewidth": 0.8,
-        "xtick.color": PALETTE["muted"],
-        "ytick.color": PALETTE["muted"],
-        "path.simplify_threshold": 0.2,
-    }
-    with rc_context(settings):
+    with rc_context():
+        rcdefaults()  # whatever the user's own matplotlibrc says
+        rc("svg", fonttype=text_as, hashsalt=salt)
+        rc("font", family="DejaVu Sans", size=_FONT_SIZE)
+        rc("text", color=PALETTE["ink"])
+        rc("axes", edgecolor=PALETTE["muted"], linewidth=0.8)
+        rc("xtick", color=PALETTE["muted"])
+        rc("ytick", color=PALETTE["muted"])
+        rc("path", simplify_threshold=0.2)
         yield
 
 
 def _draw(chart: LineChart) -> Figure:
     figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
-    axes = figure.add_axes((0.105, 0.15, 0.695, 0.74))
+    axes = figure.add_axes((_LEFT, 0.165, 1 - _LEFT - 0.21, 0.72))
     _draw_axes(axes, chart)
     for order, line in enumerate(chart.lines):
         colour = PALETTE[line.colour]
@@ -136,9 +135,9 @@ def _draw_axes(axes: Axes, chart: LineChart) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0, pad=4)
     axes.tick_params(axis="x", length=3.5, width=0.8)
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     if chart.in_percent:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}\u2009%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}%"))
     if chart.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
@@ -148,7 +147,7 @@ def _draw_axes(axes: Axes, chart: LineChart) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
     axes.set_xlabel(chart.x_label, color=PALETTE["muted"], labelpad=5)
-    axes.set_title(chart.title, loc="left", fontsize=10.5, pad=10, x=-0.1, color=PALETTE["ink"])
+    axes.figure.text(0, 0.94, chart.title, color=PALETTE["ink"], fontweight="bold")
 
 
 def _power_of_ten(value: float, _position: int) -> str:

@@ -128,9 +128,7 @@ def _filter_set(
         return None
     filters = np.asarray(tensors[name], dtype=np.float32)
     leading = filters.shape[: 1 if classes is None else 2]
-    strength = np.asarray(
-        tensors.get(f"{name}_strength", np.ones(leading)), dtype=np.float32
-    )
+    strength = np.asarray(tensors.get(f"{name}_strength", np.ones(leading)), dtype=np.float32)
     expected = "(m, c, h, w)" if classes is None else f"({classes}, m, c, h, w)"
     if (
         filters.ndim != len(leading) + 3

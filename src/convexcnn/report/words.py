@@ -29,11 +29,22 @@ _MEASURE_NAMES = {
     "test_accuracy": "test accuracy",
 }
 _JUDGED = ("train_loss", "train_accuracy", "test_accuracy")
+_PARTS = {
+    2: "half",
+    3: "a third",
+    4: "a quarter",
+    5: "a fifth",
+    6: "a sixth",
+    7: "a seventh",
+    8: "an eighth",
+    9: "a ninth",
+    10: "a tenth",
+}
 _SOLVED = 1e-3  # a relative gap below which a program counts as solved
 
 
 def marked_accuracy(result: CompareResult) -> str | None:
-    """The training accuracy whose crossing is marked: 0.4 as in the paper, or the first there is."""
+    """The training accuracy whose crossing is marked: 0.4 as in the paper, or else the first."""
     targets = [key for run in result.runs for key in run.steps_to_accuracy if _is_fraction(key)]
     return "0.4" if "0.4" in targets else next(iter(targets), None)
 
@@ -62,12 +73,19 @@ def compare_headline(result: CompareResult) -> str:
 def _speed(convex: float, other: float, level: str) -> str:
     if math.isclose(convex, other, rel_tol=0.05):
         return f"Both formulations reach {level} training accuracy after as many steps"
-    ratio = max(convex, other) / min(convex, other)
-    times = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
     first, second = "convex program", "non-convex network"
     if other < convex:
         first, second = second, first
-    return f"The {first} reaches {level} training accuracy {times} times sooner than the {second}"
+    share = _share(min(convex, other) / max(convex, other))
+    return f"The {first} reaches {level} training accuracy in {share} of the {second}’s steps"
+
+
+def _share(fraction: float) -> str:
+    """A fraction below one as a reader would say it."""
+    parts = round(1 / fraction)
+    if parts < 2 or fraction > 0.6:
+        return percent(fraction, 0)
+    return f"about {_PARTS[parts]}" if parts in _PARTS else f"1/{parts}"
 
 
 def compare_summary(result: CompareResult) -> str:
@@ -106,7 +124,9 @@ def _steps_sentence(result: CompareResult, target: str) -> str:
             parts.append(f"{name} gets there in {reached} of {counted(len(runs), 'seed')}")
         elif runs:
             longest = max((run.steps or 0 for run in runs), default=0)
-            parts.append(f"{name} has not got there" + f" in {count(longest)} steps" * bool(longest))
+            parts.append(
+                f"{name} has not got there" + f" in {count(longest)} steps" * bool(longest)
+            )
     sentence = f"To {percent(float(target), 0)} training accuracy, {', '.join(parts)}"
     seeds = len({run.seed for run in result.runs})
     return f"{sentence} (means over {counted(seeds, 'seed')})." if seeds > 1 else f"{sentence}."
@@ -139,12 +159,10 @@ def fit_summary(result: FitResult) -> str:
     """What was trained, on what, in which time, and how far it is from the optimum."""
     data, cost = result.circumstances.data, result.circumstances
     blocks = len(result.blocks)
-    model = result.model if blocks < 2 else f"{result.model} model of {counted(blocks, 'block')}"
     kind = "non-convex" if result.formulation == "non-convex" else f"{result.formulation} convex"
-    noun = " network" if blocks < 2 else ""
-    article = "An" if f"{model}"[:1] in "aeiou" else "A"
+    shape = f"{result.model} network" + f" of {counted(blocks, 'block')}" * (blocks > 1)
     sentences = [
-        f"{article} {model}{noun} ({kind}), trained on {count(data.n_train)} images of "
+        f"A {kind} {shape}, trained on {count(data.n_train)} images of "
         f"{counted(len(data.classes), 'class', 'classes')} in {duration(cost.seconds)}."
     ]
     if result.test is None:
