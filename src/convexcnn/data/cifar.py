@@ -133,86 +133,113 @@ def _read_python(path: Path, label_key: str) -> tuple[Images, Labels]:
     return pixels, np.clip(np.asarray(labels, object), -1, 2**31).astype(np.int64)
 
 
-CIFAR10 = (
-    CifarVersion(
-        folder="cifar-10-batches-bin",
-        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        test="test_batch.bin",
-        names="batches.meta.txt",
-        n_classes=10,
-        label_bytes=1,
-        keys=None,
-        archive=RemoteFile(f"{WEB}/cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),
-    ),
-    CifarVersion(
-        folder="cifar-10-batches-py",
-        train=tuple(f"data_batch_{i}" for i in range(1, 6)),
-        test="test_batch",
-        names="batches.meta",
-        n_classes=10,
-        label_bytes=0,
-        keys=("labels", "label_names"),
-        archive=RemoteFile(f"{WEB}/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a"),
-    ),
-)
+@dataclass(frozen=True)
+class CifarSet:
+    """CIFAR-10 or CIFAR-100, in whichever official version is there.
 
-CIFAR100 = (
-    CifarVersion(
-        folder="cifar-100-binary",
-        train=("train.bin",),
-        test="test.bin",
-        names="fine_label_names.txt",
-        n_classes=100,
-        label_bytes=2,
-        keys=None,
-        archive=RemoteFile(
-            f"{WEB}/cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"
-        ),
-    ),
-    CifarVersion(
-        folder="cifar-100-python",
-        train=("train",),
-        test="test",
-        names="meta",
-        n_classes=100,
-        label_bytes=0,
-        keys=("fine_labels", "fine_label_names"),
-        archive=RemoteFile(
-            f"{WEB}/cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85"
-        ),
-    ),
-)
+    Args:
+        title: as its authors write it.
+        versions: how it may be stored; the first is the one that is downloaded.
+    """
+
+    title: str
+    versions: tuple[CifarVersion, ...]
+
+    def find(self, root: DataRoot) -> Path | None:
+        """The folder that has all files of a version, if there is one."""
+        nearest = self._nearest(root)
+        return nearest[1] if nearest and not nearest[0].missing(nearest[1]) else None
+
+    def load(self, root: DataRoot) -> ImageDataset:
+        """Find the files, or download them if asked, and read them.
+
+        Raises:
+            DataError: they are not there, incomplete or damaged.
+        """
+        if root.download and self.find(root) is None:
+            version = self.versions[0]
+            fetch_archive(version.archive, root.folder)
+            return version.read(root.folder / version.folder)
+        nearest = self._nearest(root)
+        if nearest is None:
+            raise DataError(root.advice(self.title, [version.folder for version in self.versions]))
+        version, place = nearest
+        return version.read(place)
+
+    def _nearest(self, root: DataRoot) -> tuple[CifarVersion, Path] | None:
+        """The most complete version of which any file is there, and where."""
+        places = [(v, place) for v in self.versions for place in root.places([v.folder])]
+        return _most_complete(places)
 
 
-def read_cifar10(root: DataRoot) -> ImageDataset:
-    """CIFAR-10: 60,000 colour images of 32x32, 10 classes."""
-    return _read_first(CIFAR10, root)
-
-
-def read_cifar100(root: DataRoot) -> ImageDataset:
-    """CIFAR-100: 60,000 colour images of 32x32, 100 (fine) classes."""
-    return _read_first(CIFAR100, root)
+def _most_complete(places: Sequence[tuple[CifarVersion, Path]]) -> tuple[CifarVersion, Path] | None:
+    begun = [(v, place) for v, place in places if len(v.missing(place)) < len(v.files)]
+    return min(begun, key=lambda found: len(found[0].missing(found[1])), default=None)
 
 
 def cifar_version_in(folder: Path) -> CifarVersion | None:
-    """The version whose files are all directly in ``folder``, if any."""
-    return next((v for v in (*CIFAR10, *CIFAR100) if not v.missing(folder)), None)
+    """The version of which any file is directly in ``folder``: the most complete one."""
+    versions = (*CIFAR10.versions, *CIFAR100.versions)
+    found = _most_complete([(version, folder) for version in versions])
+    return found[0] if found else None
 
 
-def _read_first(versions: Sequence[CifarVersion], root: DataRoot) -> ImageDataset:
-    """Read the first complete version, else download if asked, else the first incomplete one."""
-    found = [
-        (len(version.missing(place)), version, place)
-        for version in versions
-        for place in root.places([version.folder])
-        if len(version.missing(place)) < len(version.files)
-    ]
-    complete = [pair for pair in found if pair[0] == 0]
-    if not complete and root.download:
-        fetch_archive(versions[0].archive, root.folder)
-        return versions[0].read(root.folder / versions[0].folder)
-    if not found:
-        name = f"CIFAR-{versions[0].n_classes}"
-        raise DataError(root.advice(name, [version.folder for version in versions]))
-    _, version, place = min(found, key=lambda candidate: candidate[0])
-    return version.read(place)
+CIFAR10 = CifarSet(
+    "CIFAR-10",
+    (
+        CifarVersion(
+            folder="cifar-10-batches-bin",
+            train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+            test="test_batch.bin",
+            names="batches.meta.txt",
+            n_classes=10,
+            label_bytes=1,
+            keys=None,
+            archive=RemoteFile(
+                f"{WEB}/cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"
+            ),
+        ),
+        CifarVersion(
+            folder="cifar-10-batches-py",
+            train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+            test="test_batch",
+            names="batches.meta",
+            n_classes=10,
+            label_bytes=0,
+            keys=("labels", "label_names"),
+            archive=RemoteFile(
+                f"{WEB}/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a"
+            ),
+        ),
+    ),
+)
+
+CIFAR100 = CifarSet(
+    "CIFAR-100",
+    (
+        CifarVersion(
+            folder="cifar-100-binary",
+            train=("train.bin",),
+            test="test.bin",
+            names="fine_label_names.txt",
+            n_classes=100,
+            label_bytes=2,
+            keys=None,
+            archive=RemoteFile(
+                f"{WEB}/cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"
+            ),
+        ),
+        CifarVersion(
+            folder="cifar-100-python",
+            train=("train",),
+            test="test",
+            names="meta",
+            n_classes=100,
+            label_bytes=0,
+            keys=("fine_labels", "fine_label_names"),
+            archive=RemoteFile(
+                f"{WEB}/cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85"
+            ),
+        ),
+    ),
+)

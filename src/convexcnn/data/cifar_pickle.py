@@ -85,7 +85,7 @@ def read_cifar_pickle(path: Path) -> dict[str, Any]:
             f"{path}: {refusal}, which CIFAR's official files never need; "
             "nothing in it was run. Fetch the official archive again"
         ) from None
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path}: truncated or not a CIFAR python file ({error}); "
             "fetch the official archive again"
@@ -95,8 +95,8 @@ def read_cifar_pickle(path: Path) -> dict[str, Any]:
     return {_text(key): _plain(item) for key, item in value.items()}
 
 
-def _text(key: Any) -> str:
-    return key.decode("latin-1") if isinstance(key, bytes) else str(key)
+def _text(text: bytes | str) -> str:
+    return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
 def _plain(item: Any) -> Any:
@@ -148,6 +148,8 @@ class _Reader:
             self._top(list).extend(items)
         elif opcode in ("SETITEM", "SETITEMS"):
             items = self._pop(2) if opcode == "SETITEM" else self._pop_to_mark()
+            if not all(isinstance(key, bytes | str) for key in items[::2]):
+                raise _Refused("has a dictionary key that is no string")
             self._top(dict).update(zip(items[::2], items[1::2], strict=True))
         else:
             self._describe(opcode, argument)

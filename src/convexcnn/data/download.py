@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,8 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         import pooch
     except ImportError as error:
         raise DataError(
-            "downloading needs the package pooch: pip install 'convexcnn[data]', "
-            f"or put {remote.file_name} from {remote.url} into {folder} yourself"
+            "downloading needs the package pooch: pip install 'convexcnn[data]'; or fetch (and "
+            f"unpack) {remote.url} yourself and name its folder with --root"
         ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,15 +62,15 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         path = pooch.retrieve(
             remote.url, remote.checksum, remote.file_name, folder, downloader=downloader
         )
-    except ValueError as error:
-        raise DataError(
-            f"{remote.url}: the download is not the official file ({error}); "
-            "nothing was kept. Try again, or fetch it by hand"
-        ) from error
     except OSError as error:
         raise DataError(
             f"{remote.url}: could not be downloaded into {folder} ({error}); check the connection, "
-            "or fetch it by hand and name its folder with --root"
+            "or fetch (and unpack) it yourself and name its folder with --root"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{remote.url}: the checksum of the download differs from the official one "
+            f"({remote.checksum}); nothing was kept. Try again later"
         ) from error
     return Path(path)
 
@@ -79,31 +80,37 @@ def fetch_archive(remote: RemoteFile, folder: Path) -> None:
 
     Args:
         remote: the archive.
-        folder: gets the archive's folders and files; each file appears whole or not at all.
+        folder: gets the archive's folders and files, each whole or not at all; made if missing.
 
     Raises:
-        DataError: as ``fetch``, or the archive is damaged, too large, or points outside itself.
+        DataError: as ``fetch`` and ``unpack``.
     """
-    archive = fetch(remote, folder)
     try:
-        unpack(archive, folder)
-    finally:
-        archive.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        workspace = tempfile.TemporaryDirectory(dir=folder, prefix=".download-")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror})") from error
+    with workspace:
+        unpack(fetch(remote, Path(workspace.name)), folder)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .tar.gz beside ``folder``'s other files, then move every file into place.
+    """Unpack a .tar.gz beside itself, then move every file into a folder.
+
+    Args:
+        archive: the .tar.gz.
+        folder: gets its folders and files, if all of them can be unpacked.
 
     Raises:
         DataError: the archive is damaged, too large, or has members that point outside itself.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as workspace:
+    with tempfile.TemporaryDirectory(dir=archive.parent) as workspace:
         try:
             with tarfile.open(archive, "r:gz") as tar:
                 _extract_bounded(tar, Path(workspace))
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise DataError(
-                f"{archive}: cannot be unpacked ({error}); nothing was kept. Download it again"
+                f"{archive.name}: cannot be unpacked ({error}); nothing was kept. Fetch it again"
             ) from error
         for file in sorted(Path(workspace).rglob("*")):
             if file.is_file():

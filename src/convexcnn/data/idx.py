@@ -80,7 +80,7 @@ class IdxSet:
     def find(self, root: DataRoot) -> Path | None:
         """The first folder that has all four files."""
         places = root.places(self.folders, self.elsewhere)
-        return next((place for place in places if is_idx_folder(place)), None)
+        return next((place for place in places if len(_present(place)) == len(FILES)), None)
 
     def load(self, root: DataRoot) -> ImageDataset:
         """Find the files, or download them if asked, and read them."""
@@ -90,9 +90,9 @@ class IdxSet:
             for remote in self.downloads:
                 fetch(remote, folder)
         if folder is None:
-            for place in root.places(self.folders):
-                if _present(place):
-                    return self.read(place)
+            begun = [place for place in root.places(self.folders) if _present(place)]
+            folder = max(begun, key=lambda place: len(_present(place)), default=None)
+        if folder is None:
             raise DataError(root.advice(self.title, self.folders))
         return self.read(folder)
 
@@ -140,14 +140,9 @@ def _read_idx(file: IO[bytes] | gzip.GzipFile, path: Path, axes: int) -> Images:
     return np.frombuffer(values, np.uint8).reshape(shape).copy()
 
 
-def is_idx_folder(folder: Path) -> bool:
-    """Whether all four files are directly in ``folder``."""
-    return len(_present(folder)) == len(FILES)
-
-
 def idx_set_in(folder: Path) -> IdxSet | None:
-    """The set in ``folder``: Fashion-MNIST if its path says fashion, MNIST otherwise."""
-    if not is_idx_folder(folder):
+    """The set whose files are in ``folder``: Fashion-MNIST if its path says so, MNIST otherwise."""
+    if not _present(folder):
         return None
     return FASHION_MNIST if "fashion" in str(folder.resolve()).lower() else MNIST
 

@@ -60,7 +60,7 @@ def load_dataset(
     info = _by_name(name_or_path)
     options = ReadOptions(image_size, skip_bad, limit, seed)
     if info is not None:
-        dataset = info.read(DataRoot.resolve(root, download))
+        dataset = info.source.load(DataRoot.resolve(root, download))
     else:
         dataset = _read_path(Path(name_or_path).expanduser(), str(name_or_path), options)
     if limit is not None:

@@ -38,11 +38,11 @@ class DataRoot:
         inside = [self.folder / name for name in subfolders]
         return [*inside, self.folder, *(() if self.chosen else elsewhere)]
 
-    def advice(self, what: str, subfolders: Iterable[str], download_flag: bool = True) -> str:
-        """One line for a data set that is not there."""
+    def advice(self, what: str, subfolders: Iterable[str]) -> str:
+        """One line for an official data set that is not there."""
         looked = " or ".join(f"{name}/" for name in subfolders)
-        ways = "say --download (download=True) to fetch it, or " if download_flag else ""
         return (
-            f"{what} is not in {self.folder} (looked for {looked} there); {ways}"
-            f"name the folder that has it with --root (root=) or {ROOT_VARIABLE}"
+            f"{what} is not in {self.folder} (looked for {looked} there); say --download "
+            "(download=True) to fetch it, or name the folder that has it with --root (root=) or "
+            f"{ROOT_VARIABLE}"
         )
