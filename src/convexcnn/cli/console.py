@@ -37,9 +37,7 @@ class Console:
         if not self.as_json:
             click.echo(text)
 
-    def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None
-    ) -> None:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table to stdout: the first column left-aligned, the others right-aligned."""
         if self.as_json:
             return
@@ -48,12 +46,13 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         RichConsole(highlight=False).print(table)
+        click.echo()
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Print the command's one JSON object to stdout, if it was asked for."""
@@ -106,9 +105,7 @@ def _metrics(event: Mapping[str, Any]) -> str:
     shown = (
         f"{key.replace('_', ' ')} {value:.4g}"
         for key, value in event.items()
-        if key not in skipped
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
+        if key not in skipped and isinstance(value, (int, float)) and not isinstance(value, bool)
     )
     return "  ".join(shown)
 

@@ -1,0 +1,111 @@
+"""`convexcnn fit`: train a classifier and write its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from convexcnn.cli.options import (
+    FILE,
+    FOLDER,
+    data_options,
+    limit_option,
+    output_options,
+    run_options,
+)
+from convexcnn.cli.settings import FORMULATIONS
+
+POSITIVE = click.IntRange(min=1)
+
+
+@click.command(name="fit", short_help="Train a classifier on images.")
+@click.argument("data")
+@click.option("--out", type=FOLDER, required=True, metavar="RUN", help="Folder of the new run.")
+@data_options
+@limit_option
+@click.option(
+    "--config",
+    type=FILE,
+    metavar="FILE",
+    help="TOML file of settings, such as the config.toml of a run; options override it.",
+)
+@click.option(
+    "--model", type=click.Choice(["two-layer"]), help="Architecture.  [default: two-layer]"
+)
+@click.option(
+    "--formulation",
+    type=click.Choice(FORMULATIONS),
+    help="The gated convex program, or the non-convex network trained by SGD.  [default: gated]",
+)
+@click.option("--regulariser", type=click.Choice(["l2"]), help="What beta weighs.")
+@click.option("--loss", type=click.Choice(["squared", "cross_entropy"]), help="Training loss.")
+@click.option("--solver", type=click.Choice(["auto", "direct", "sgd"]), help="How to solve it.")
+@click.option("--filter-size", type=POSITIVE, metavar="PIXELS", help="Side of a filter.")
+@click.option(
+    "--stride", type=POSITIVE, metavar="PIXELS", help="Pixels from one patch to the next."
+)
+@click.option(
+    "--padding", type=click.IntRange(min=0), metavar="PIXELS", help="Zeros around every image."
+)
+@click.option("--pooling", type=POSITIVE, metavar="CELLS", help="Pooling cells per side.")
+@click.option(
+    "--gates",
+    type=click.Choice(["gaussian", "patches", "sgd"]),
+    help="Where gates come from: random, patches of the images, or a briefly trained network.",
+)
+@click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates.")
+@click.option(
+    "--beta",
+    "betas",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Weight of the regulariser; given more than once, validation picks.",
+)
+@click.option("--augment", type=click.Choice(["none", "flip"]), help="Add mirrored images.")
+@click.option(
+    "--memory-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory that training may use.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    help="Seed of everything random.  [default: 0]",
+)
+@run_options
+@output_options
+def command(
+    data: str,
+    *,
+    out: Path,
+    root: Path | None,
+    download: bool,
+    overwrite: bool,
+    as_json: bool,
+    config: Path | None,
+    **options: Any,
+) -> None:
+    """Train a classifier on DATA and write the folder RUN, with its report.
+
+    DATA is a name ('convexcnn data list' shows them), a folder of class folders, a .csv of labels,
+    or an .npz file with images and labels. Without options a convex program is solved for several
+    weights of its regulariser, and a validation split picks one.
+
+    RUN appears when everything is done; interrupted, nothing is left behind.
+    """
+    from convexcnn.cli.console import Console
+    from convexcnn.cli.settings import combine
+    from convexcnn.cli.training import fit_run
+
+    fit_run(
+        data,
+        out,
+        combine(config, options),
+        root=root,
+        download=download,
+        overwrite=overwrite,
+        console=Console(as_json=as_json),
+    )

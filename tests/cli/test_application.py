@@ -1,0 +1,117 @@
+"""Errors become one line and an exit code, and nothing heavy is imported for help."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+
+from convexcnn.cli.application import cli, explain, main
+from convexcnn.errors import DataError, RunError, SettingError
+
+HEAVY = ("torch", "numpy", "sklearn", "scipy", "PIL", "matplotlib", "jinja2", "rich")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in cli.list_commands(None))])  # type: ignore[arg-type]
+def test_help_imports_nothing_heavy_and_is_quick(arguments: list[str]) -> None:
+    code = (
+        "import sys; from convexcnn.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as exit: assert exit.code == 0, exit.code\n"
+        f"loaded = [name for name in {HEAVY} if name in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *arguments, "--help"], check=True)
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.5
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("convexcnn, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fot"], "Error: there is no command 'fot'; did you mean 'fit'?"),
+        (["xyz"], "Error: there is no command 'xyz'; choose from demo, fit"),
+        (["fit"], "Error: Missing argument 'DATA'."),
+        (["fit", "digits"], "Error: Missing option '--out'."),
+        (["fit", "digits", "--out", "x", "--limt", "3"], "Error: No such option '--limt'."),
+        (["compare", "digits", "--out", "x", "--epochs", "0"], "'--epochs': 0 is not"),
+        (["--nonsense"], "Error: No such option '--nonsense'."),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert message in output.err
+
+
+def test_no_command_shows_the_help_and_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 2
+    assert "Usage: convexcnn" in capsys.readouterr().err
+
+
+def test_wrong_use_with_json_is_an_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--json") == 2
+    output = capsys.readouterr()
+    assert "Missing argument" in json.loads(output.out)["error"]
+    assert output.err.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (DataError("labels.csv:\n  empty"), "labels.csv: empty", 1),
+        (SettingError("filter_size 40 is larger than the image"), "filter_size 40 is", 2),
+        (RunError("x is not a run"), "x is not a run", 1),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left", 1),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a"), "a: No such file", 1),
+        (MemoryError(), "not enough memory", 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory", 1),
+        (click.Abort(), "interrupted", 1),
+        (KeyError("k"), "KeyError: 'k' (this is a bug; run again with --debug", 1),
+        (AssertionError(), "AssertionError (this is a bug", 1),
+    ],
+)
+def test_every_error_is_one_line(error: Exception, line: str, code: int) -> None:
+    message, exit_code = explain(error)
+    assert message.startswith(line)
+    assert "\n" not in message
+    assert exit_code == code
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("report", "no-such-run") == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert run("report", "no-such-run", "--debug") == 1
+    output = capsys.readouterr().err
+    assert "Traceback" in output
+    assert output.splitlines()[-1].startswith("Error: no-such-run: there is no such run")
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    command = f"'{sys.executable}' -m convexcnn --help | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
