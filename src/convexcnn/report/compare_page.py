@@ -5,28 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convexcnn.report.colophon import colophon
-from convexcnn.report.confusion import confusion_view
-from convexcnn.report.curves import mean_steps_to, points_averaged, training_chart
-from convexcnn.report.filter_pictures import filter_views
-from convexcnn.report.formatting import (
-    count,
-    counted,
-    duration,
-    fixed,
-    is_known,
-    memory,
-    percent,
-    signed,
-)
-from convexcnn.report.page import ChartView, Page, chart_view
-from convexcnn.report.results import FORMULATIONS, MEASURES, CompareResult, Formulation, Spread
-from convexcnn.report.run_files import RunFiles
-from convexcnn.report.words import (
+from convexcnn.report.compare_words import (
     compare_headline,
     compare_summary,
     marked_accuracy,
     winner_of,
 )
+from convexcnn.report.confusion import confusion_view
+from convexcnn.report.curves import mean_steps_to, points_averaged, training_chart
+from convexcnn.report.filter_pictures import filter_views
+from convexcnn.report.formatting import (
+    UNKNOWN,
+    count,
+    counted,
+    duration,
+    fixed,
+    memory,
+    percent,
+    signed,
+)
+from convexcnn.report.page import ChartView, Page, chart_view
+from convexcnn.report.results import (
+    FORMULATIONS,
+    MEASURES,
+    CompareResult,
+    Formulation,
+    SeedRun,
+    Spread,
+)
+from convexcnn.report.run_files import RunFiles
 
 _NAMES: dict[Formulation, str] = {"gated": "convex", "non-convex": "non-convex"}
 _MEASURE_LABELS = {
@@ -62,7 +69,7 @@ def compare_page(run: RunFiles, result: CompareResult) -> Page:
     """Prepare the page of a comparison."""
     data = result.circumstances.data
     seeds = len({entry.seed for entry in result.runs})
-    images = f"{count(data.n_train)} training and {count(data.n_test)} test images"
+    target = marked_accuracy(result)
     return Page(
         template="compare.html",
         title=f"Convex against non-convex on {data.name}",
@@ -71,7 +78,7 @@ def compare_page(run: RunFiles, result: CompareResult) -> Page:
         summary=compare_summary(result),
         content={
             "facts": [
-                images,
+                f"{count(data.n_train)} training and {count(data.n_test)} test images",
                 counted(seeds, "seed"),
                 duration(result.circumstances.seconds),
                 f"{memory(result.circumstances.peak_memory_bytes)} at most",
@@ -80,7 +87,7 @@ def compare_page(run: RunFiles, result: CompareResult) -> Page:
             "with_paper": bool(result.paper),
             "seeds": seeds,
             "effort": _effort(result),
-            "target": percent(float(marked_accuracy(result) or 0), 0),
+            "target": percent(float(target), 0) if target else "",
         },
         charts=_charts(run, result, seeds),
         filters=filter_views(run),
@@ -108,19 +115,17 @@ def _table_row(result: CompareResult, formulation: Formulation, measure: str) ->
     paper = result.paper.get(formulation, {}).get(measure)
     is_accuracy = measure.endswith("accuracy")
     show = percent if is_accuracy else fixed
-    several = len(result.runs_of(formulation)) > 1 and is_known(spread.std)
     digits, scale = (2, 100.0) if is_accuracy else (4, 1.0)
-    difference = None
-    if spread.mean is not None and paper is not None:
-        difference = scale * (spread.mean - paper)
+    mean, std = spread.mean, spread.std
+    has_spread = std is not None and len(result.runs_of(formulation)) > 1
     return TableRow(
         name=_NAMES[formulation],
-        here=show(spread.mean),
-        spread=f"± {fixed(scale * spread.std, digits)}"
-        if several and spread.std is not None
-        else "",
+        here=show(mean),
+        spread=f"± {fixed(scale * (std or 0.0), digits)}" if has_spread else "",
         paper=show(paper),
-        difference=signed(difference, digits),
+        difference=UNKNOWN
+        if mean is None or paper is None
+        else signed(scale * (mean - paper), digits),
         wins=winner_of(result, measure) == formulation,
     )
 
@@ -134,14 +139,16 @@ def _effort(result: CompareResult) -> list[tuple[str, str, str]]:
         steps = mean_steps_to(result, formulation, target) if target else None
         seconds = [entry.seconds for entry in runs if entry.seconds is not None]
         mean = sum(seconds) / len(seconds) if seconds else None
-        rows.append(
-            (
-                _NAMES[formulation],
-                count(round(steps)) if steps is not None else "not reached",
-                duration(mean),
-            )
-        )
+        rows.append((_NAMES[formulation], _steps_cell(steps, runs, target), duration(mean)))
     return rows
+
+
+def _steps_cell(steps: float | None, runs: list[SeedRun], target: str | None) -> str:
+    if steps is not None:
+        return count(round(steps))
+    if any(run.steps_to_accuracy.get(target or "") is not None for run in runs):
+        return "not with every seed"
+    return "not reached"
 
 
 def _charts(run: RunFiles, result: CompareResult, seeds: int) -> list[ChartView]:

@@ -90,5 +90,5 @@ def _picture(shares: NDArray[np.float64]) -> str:
     alpha = alpha.repeat(scale, axis=0).repeat(scale, axis=1)
     buffer = io.BytesIO()
     pixels = np.dstack([np.zeros_like(alpha), alpha])
-    Image.fromarray(pixels, "LA").save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels, "LA").save(buffer, format="PNG", compress_level=6)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

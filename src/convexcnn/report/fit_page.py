@@ -8,6 +8,12 @@ from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
 from convexcnn.report.curves import beta_chart, event_chart
 from convexcnn.report.filter_pictures import filter_views
+from convexcnn.report.fit_words import (
+    certificate_facts,
+    certificate_words,
+    fit_headline,
+    fit_summary,
+)
 from convexcnn.report.formatting import (
     UNKNOWN,
     count,
@@ -21,12 +27,6 @@ from convexcnn.report.node import Node
 from convexcnn.report.page import ChartView, Page, chart_view
 from convexcnn.report.results import Block, FitResult, Scores
 from convexcnn.report.run_files import RunFiles
-from convexcnn.report.words import (
-    certificate_facts,
-    certificate_words,
-    fit_headline,
-    fit_summary,
-)
 
 
 @dataclass(frozen=True)

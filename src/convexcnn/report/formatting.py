@@ -45,11 +45,14 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def in_words(value: int) -> str:
+    """A whole number, small ones as words."""
+    return _SMALL_NUMBERS[value] if 0 <= value < len(_SMALL_NUMBERS) else count(value)
+
+
 def counted(value: int, singular: str, plural: str | None = None) -> str:
-    """A number and its noun, small numbers in words: "three seeds", "1,024 gates"."""
-    number = _SMALL_NUMBERS[value] if 0 <= value < len(_SMALL_NUMBERS) else count(value)
-    noun = singular if value == 1 else plural or f"{singular}s"
-    return f"{number} {noun}"
+    """A number and its noun: "three seeds", "1,024 gates"."""
+    return f"{in_words(value)} {singular if value == 1 else plural or f'{singular}s'}"
 
 
 def scientific(value: float | None, digits: int = 1) -> str:

@@ -1,0 +1,81 @@
+"""What a fit's numbers say, in sentences."""
+
+from __future__ import annotations
+
+from convexcnn.report.formatting import (
+    count,
+    counted,
+    duration,
+    fixed,
+    is_known,
+    percent,
+    scientific,
+)
+from convexcnn.report.results import Block, FitResult
+
+_SOLVED = 1e-3  # a relative gap below which a program counts as solved
+
+
+def fit_headline(result: FitResult) -> str:
+    """What a fit achieved, on test images if there were any."""
+    data = result.circumstances.data
+    if result.test is not None and is_known(result.test.accuracy):
+        images = f"{count(data.n_test)} test images" if data.n_test else "the test images"
+        return f"{percent(result.test.accuracy, 1)} of {images} classified correctly"
+    return f"{percent(result.train.accuracy, 1)} of its own training images classified correctly"
+
+
+def fit_summary(result: FitResult) -> str:
+    """What was trained, on what, in which time, and how far it is from the optimum."""
+    data, cost = result.circumstances.data, result.circumstances
+    blocks = len(result.blocks)
+    kind = "non-convex" if result.formulation == "non-convex" else f"{result.formulation} convex"
+    shape = f"{result.model} network" + f" of {counted(blocks, 'block')}" * (blocks > 1)
+    sentences = [
+        f"A {kind} {shape}, trained on {count(data.n_train)} images of "
+        f"{counted(len(data.classes), 'class', 'classes')} in {duration(cost.seconds)}."
+    ]
+    if result.test is None:
+        sentences.append("There were no test images: nothing here says how it does on new ones.")
+    return " ".join(sentences)
+
+
+def certificate_words(block: Block, formulation: str) -> str:
+    """What a block's certificate proves, and what it does not."""
+    certificate = block.certificate
+    if certificate is None or not is_known(certificate.relative_gap):
+        if formulation == "non-convex":
+            return (
+                "A non-convex network has no certificate: training ended, and nothing proves "
+                "that no better weights exist."
+            )
+        return "No certificate was computed: how far the solution is from the optimum is not known."
+    gap = certificate.relative_gap
+    assert gap is not None
+    among = "networks with these gates"
+    if block.gates is not None:
+        among = f"networks with these {count(block.gates)} gates"
+    limits = "This says nothing about networks with other gates, nor about new images."
+    if gap <= _SOLVED:
+        return f"Optimal among {among}, to a relative gap of {scientific(gap)}. {limits}"
+    return (
+        f"Not solved to the end: among {among} the best objective is at most "
+        f"{percent(gap, 1)} lower. {limits}"
+    )
+
+
+def certificate_facts(block: Block) -> list[tuple[str, str]]:
+    """The figures of a certificate, as label and value."""
+    certificate = block.certificate
+    if certificate is None:
+        return []
+    facts = [
+        ("program", certificate.program),
+        ("scope", certificate.scope),
+        ("primal value", fixed(certificate.primal, 10)),
+        ("dual value, a lower bound", fixed(certificate.dual, 10)),
+        ("gap", scientific(certificate.gap)),
+        ("gap / primal value", scientific(certificate.relative_gap)),
+        ("evaluated in", certificate.dtype),
+    ]
+    return [(label, value) for label, value in facts if value]
