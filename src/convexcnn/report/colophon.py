@@ -24,6 +24,7 @@ class Colophon:
     versions: list[Row]
     command: str
     config_text: str
+    has_log: bool
 
 
 def colophon(run: RunFiles, kind: str) -> Colophon:
@@ -40,6 +41,7 @@ def colophon(run: RunFiles, kind: str) -> Colophon:
         versions=rows_of(circumstances.versions),
         command=_command(run.config_text, kind, circumstances.data.name),
         config_text=run.config_text.strip(),
+        has_log=bool(run.metrics),
     )
 
 

@@ -6,8 +6,10 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from matplotlib import get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -118,17 +120,27 @@ def _grid_rows(filters: FilterSet) -> list[FilterRow]:
 def _class_sheet(filters: FilterSet, classes: Sequence[str]) -> bytes:
     """A PNG with a named row of filters per class."""
     rows = [_strip(of_class[:_PER_ROW]) for of_class in filters.filters]
-    font = ImageFont.load_default(size=22)
-    margin = min(420, 24 + max(round(font.getlength(name)) for name in classes))
+    font = ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 19)
+    labels = [_shortened(name, font) for name in classes]
+    margin = 24 + max(round(font.getlength(label)) for label in labels)
     height, width = rows[0].shape[:2]
     sheet = Image.new("RGB", (margin + width + 8, len(rows) * (height + 12) + 8), "white")
     draw = ImageDraw.Draw(sheet)
-    for position, (name, row) in enumerate(zip(classes, rows, strict=True)):
+    for position, (label, row) in enumerate(zip(labels, rows, strict=True)):
         top = 8 + position * (height + 12)
-        draw.text((8, top + height / 2), name, fill="#1c1b19", font=font, anchor="lm")
+        draw.text((8, top + height / 2), label, fill="#1c1b19", font=font, anchor="lm")
         picture = Image.fromarray(row, "RGBA")
         sheet.paste(picture, (margin, top), picture)
     return _png(sheet)
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont, most: float = 360.0) -> str:
+    """A name that fits into so many pixels."""
+    if font.getlength(name) <= most:
+        return name
+    while name and font.getlength(f"{name}…") > most:
+        name = name[:-1]
+    return f"{name}…"
 
 
 def _grid_sheet(filters: FilterSet) -> bytes:

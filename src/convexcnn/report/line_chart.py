@@ -234,8 +234,10 @@ def _spread_out(positions: Sequence[float], apart: float) -> list[float]:
 def _adopt(svg: bytes, chart: LineChart) -> str:
     """Turn a stand-alone SVG document into an element of the page: no ids or fonts of its own."""
     root = ElementTree.fromstring(svg)
-    for metadata in root.findall(f"{_SVG}metadata"):
-        root.remove(metadata)
+    for child in list(root):
+        is_style = child.tag == f"{_SVG}defs" and child.find(f"{_SVG}style") is not None
+        if is_style or child.tag == f"{_SVG}metadata":
+            root.remove(child)
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         for key, value in list(element.attrib.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +77,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); check permissions and free space"
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _text(path: Path) -> str:
