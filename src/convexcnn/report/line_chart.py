@@ -264,9 +264,10 @@ def _adopt_attribute(key: str, value: str, prefix: str) -> str:
     value = value.replace("url(#", f"url(#{prefix}-")
     for name, colour in PALETTE.items():
         value = value.replace(colour, f"var(--{name})")
-    return re.sub(r"font: (?:(bold|\d+) )?([\d.]+px) [^;]*", _font_size, value)
+    value = re.sub(r"font: (?:(bold|\d+) )?([\d.]+px) [^;]*", _font_size, value)
+    return re.sub(r"font-family: [^;]*(?:; )?", "", value)
 
 
 def _font_size(match: re.Match[str]) -> str:
-    weight = "font-weight: 600; " if match[1] in ("bold", "700") else ""
+    weight = f"font-weight: {match[1]}; " if match[1] else ""
     return f"{weight}font-size: {match[2]}"

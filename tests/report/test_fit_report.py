@@ -1,0 +1,133 @@
+"""The page of a fit: accuracy, the certificate in words, and what is left out when unknown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from html_page import HtmlPage
+from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters
+
+from convexcnn.report import build_report
+from convexcnn.report.curves import beta_chart
+from convexcnn.report.fit_words import certificate_words
+from convexcnn.report.run_files import read_run
+
+
+@pytest.fixture
+def build(write_run: WriteRun) -> Any:
+    def build_page(result: dict[str, Any], *parts: Any) -> HtmlPage:
+        return HtmlPage(build_report(write_run(result, *parts)).read_text("utf-8"))
+
+    return build_page
+
+
+def test_every_section_is_there_in_order(build: Any) -> None:
+    page = build(fit_result(), [], run_filters(10, 20, 40))
+    assert [text for tag, text in page.texts if tag == "h2"] == [
+        "Certificate",
+        "Accuracy",
+        "Filters",
+        "Mistakes",
+        "Time",
+        "Data and settings",
+        "Cost and machine",
+        "Make it again",
+    ]
+
+
+def test_figures_are_those_of_the_result(build: Any) -> None:
+    text = build(fit_result()).text()
+    assert "74.6% of 10,000 test images classified correctly" in text
+    assert (
+        "50,000 training 0.1893 81.23% validation 0.2500 73.50% 10,000 test 0.2312 74.56%" in text
+    )
+    assert "dual value, a lower bound 0.2101234000" in text
+    assert "gap / primal value 2.7\u202f×\u202f10⁻⁷" in text
+    assert "statistics 4 min 4 s" in text
+    assert "memory 15.6 GB" in text
+    assert "convexcnn fit cifar10 --out runs/a --seed 0" in text
+
+
+def test_certificate_words_say_what_is_proven_and_what_not(write_run: WriteRun) -> None:
+    result = read_run(write_run(fit_result())).result
+    words = certificate_words(result.blocks[0], "gated")
+    assert words.startswith("Optimal among networks with these 48 gates, to a relative gap of 2.7")
+    assert "nothing about networks with other gates" in words
+
+
+def test_an_unsolved_program_is_not_called_optimal(write_run: WriteRun) -> None:
+    result = fit_result()
+    result["blocks"][0]["certificate"]["relative_gap"] = 0.034
+    words = certificate_words(read_run(write_run(result)).result.blocks[0], "gated")
+    assert words.startswith("Not solved to the end")
+    assert "at most 3.4% lower" in words
+
+
+def test_a_run_without_test_set_certificate_and_filters(build: Any) -> None:
+    result = fit_result()
+    result |= {"test": None, "confusion": None, "formulation": "non-convex", "phases": None}
+    result["data"]["n_test"] = 0
+    result["blocks"][0] |= {"test": None, "certificate": None, "path": None, "gates": None}
+    text = build(result).text()
+    assert "81.2% of its own training images classified correctly" in text
+    assert "There were no test images" in text
+    assert "A non-convex network has no certificate" in text
+    assert "relative gap" not in text
+    assert "Figure" not in text
+
+
+def test_a_run_without_blocks_still_has_a_page(build: Any) -> None:
+    result = fit_result()
+    result["blocks"] = []
+    assert "74.56%" in build(result).text()
+
+
+def test_every_block_of_a_stack_has_its_certificate_and_row(build: Any) -> None:
+    result = fit_result()
+    result["blocks"] = [dict(result["blocks"][0], gates=gates) for gates in (48, 36, 24)]
+    result["blocks"][1]["certificate"] = None
+    text = build(result).text()
+    assert "Block 1 Optimal among networks with these 48 gates" in text
+    assert "Block 2 No certificate was computed" in text
+    assert "Block 3 Optimal among networks with these 24 gates" in text
+    assert "Figure 3. Block 3: training and validation accuracy at 13 strengths" in text
+
+
+def test_training_curves_of_a_descent_are_drawn_from_the_log(build: Any) -> None:
+    events = [
+        {"phase": "sgd", "step": i, "seconds": i * 0.1, "train_loss": 1 / (i + 1)}
+        for i in range(30)
+    ]
+    page = build(fit_result() | {"formulation": "non-convex"}, events)
+    titles = [text for tag, text in page.texts if tag == "title"]
+    assert titles[1:] == ["Training loss", "Accuracy along the path of β"]
+
+
+def test_the_chosen_beta_is_marked_on_the_validation_curve(write_run: WriteRun) -> None:
+    result = fit_result()
+    block = read_run(write_run(result)).result.blocks[0]
+    chart = beta_chart(block, "path")
+    assert chart is not None
+    (mark,) = chart.marks
+    assert mark.x == result["blocks"][0]["beta"]
+    assert mark.y == max(point["validation"]["accuracy"] for point in result["blocks"][0]["path"])
+    assert chart.log_x
+
+
+@pytest.mark.parametrize("betas", [[0.0, 0.1, 1.0], [1e-3, 1e-3], [5.0]])
+def test_odd_paths_of_beta_are_drawn_or_left_out(build: Any, betas: list[float]) -> None:
+    result = fit_result()
+    point = result["blocks"][0]["path"][0] | {"validation": None}
+    result["blocks"][0] |= {"path": [point | {"beta": beta} for beta in betas], "beta": betas[-1]}
+    assert ("Figure 1" in build(result).text()) == (len(betas) > 1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 64])
+def test_filters_of_any_depth_are_shown(build: Any, channels: int) -> None:
+    filters = {"non_convex": gabor_filters(5, channels, 3, 0)}
+    filters["non_convex"][2] = np.nan
+    page = build(fit_result(), [], filters)
+    (image,) = page.all_of("img")
+    assert image["alt"] == "Filters 1–5 of the non-convex network by strength"
