@@ -126,4 +126,6 @@ def _extract_bounded(tar: tarfile.TarFile, folder: Path) -> None:
         total += member.size
         if total > MAX_UNPACKED_BYTES:
             raise tarfile.TarError(f"it unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+        if not (member.isreg() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} is neither a file nor a folder")
         tar.extract(member, folder, filter="data")

@@ -18,6 +18,7 @@ from convexcnn.errors import DataError
 
 WORDS = "words.txt"
 ANNOTATIONS = "val_annotations.txt"
+IMAGES = "images"
 LAYOUT = "put the images of every class into a folder of its own, named after the class"
 KINDS = ", ".join(SUFFIXES)
 
@@ -76,7 +77,7 @@ def _class_files(folder: Path) -> list[LabelledFile]:
 
 def _files_of(class_folder: Path) -> list[LabelledFile]:
     """The images of one class, in its folder or, as in Tiny ImageNet, in ``images`` there."""
-    found = _images(class_folder) or _images(class_folder / "images")
+    found = _images(class_folder) or _images(class_folder / IMAGES)
     if not found:
         deeper = _subfolders(class_folder)
         what = f"folders ({deeper[0].name}, ...) but no images" if deeper else "no images"
@@ -91,11 +92,12 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _test_files(folder: Path) -> list[LabelledFile]:
-    """Labelled images of a test folder; none if it has images without classes, as ImageNet's."""
+    """Labelled images of a test folder; none if its images have no classes, as in ImageNet."""
     annotations = folder / ANNOTATIONS
     if annotations.is_file():
         return _annotated(annotations)
-    return _class_files(folder) if _subfolders(folder) else []
+    unlabelled = [child.name for child in _subfolders(folder)] in ([], [IMAGES])
+    return [] if unlabelled else _class_files(folder)
 
 
 def _annotated(annotations: Path) -> list[LabelledFile]:
@@ -103,7 +105,7 @@ def _annotated(annotations: Path) -> list[LabelledFile]:
     rows = [line.split("\t") for line in _lines(annotations)]
     if any(len(row) < 2 for row in rows):
         raise DataError(f"{annotations}: a line has no tab; write the file name, a tab, the class")
-    return [LabelledFile(annotations.parent / "images" / row[0], row[1]) for row in rows]
+    return [LabelledFile(annotations.parent / IMAGES / row[0], row[1]) for row in rows]
 
 
 def _lines(path: Path) -> list[str]:

@@ -120,17 +120,21 @@ class ImageScaler:
     Args:
         mean: the mean of every channel, in pixel units (0..255 for uint8 images).
         scale: the standard deviation of every channel; 1 where a channel is constant.
+        centre: whether every image then also loses its own mean over all pixels and channels,
+            so that no filter spends itself on how bright a picture is.
     """
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
+    centre: bool = False
 
     @classmethod
-    def fit(cls, images: Images) -> ImageScaler:
+    def fit(cls, images: Images, *, centre: bool = False) -> ImageScaler:
         """Measure mean and standard deviation of every channel, in float64.
 
         Args:
             images: (n, channels, height, width), uint8 or float32, n at least 1.
+            centre: whether every image loses its own mean.
 
         Returns:
             The fitted scaler.
@@ -144,7 +148,7 @@ class ImageScaler:
         )
         scale = np.sqrt(np.asarray(spread) / pixels)
         scale[scale <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
-        return cls(tuple(mean.tolist()), tuple(scale.tolist()))
+        return cls(tuple(mean.tolist()), tuple(scale.tolist()), centre)
 
     def transform(self, images: Images) -> NDArray[np.float32]:
         """Standardise images.
@@ -170,17 +174,13 @@ class ImageScaler:
             block = out[start : start + CHUNK]
             np.subtract(images[start : start + CHUNK], mean, out=block)
             np.multiply(block, inverse, out=block)
+            if self.centre:
+                block -= block.mean((1, 2, 3), keepdims=True)
         return out
-
-    def inverse_transform(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Standardised images, (n, channels, height, width), back to pixel units."""
-        mean = np.asarray(self.mean, np.float32)[:, None, None]
-        scale = np.asarray(self.scale, np.float32)[:, None, None]
-        return images * scale + mean
 
     def to_dict(self) -> dict[str, Any]:
         """The fitted numbers, ready for JSON."""
-        return {"mean": list(self.mean), "scale": list(self.scale)}
+        return {"mean": list(self.mean), "scale": list(self.scale), "centre": self.centre}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ImageScaler:
@@ -201,7 +201,7 @@ class ImageScaler:
             raise DataError(
                 "a saved scaler needs one finite mean and one positive scale per channel"
             )
-        return cls(tuple(mean.tolist()), tuple(scale.tolist()))
+        return cls(tuple(mean.tolist()), tuple(scale.tolist()), bool(fields.get("centre", False)))
 
 
 def _float64_chunks(images: Images) -> Iterator[NDArray[np.float64]]:
