@@ -57,6 +57,13 @@ def test_certificate_words_say_what_is_proven_and_what_not(write_run: WriteRun) 
     assert "nothing about networks with other gates" in words
 
 
+def test_a_gap_of_rounding_size_is_called_that(write_run: WriteRun) -> None:
+    result = fit_result()
+    result["blocks"][0]["certificate"]["relative_gap"] = -3e-16
+    words = certificate_words(read_run(write_run(result)).result.blocks[0], "gated")
+    assert words.startswith("Optimal among networks with these 48 gates, to rounding error.")
+
+
 def test_an_unsolved_program_is_not_called_optimal(write_run: WriteRun) -> None:
     result = fit_result()
     result["blocks"][0]["certificate"]["relative_gap"] = 0.034
@@ -102,7 +109,18 @@ def test_training_curves_of_a_descent_are_drawn_from_the_log(build: Any) -> None
     ]
     page = build(fit_result() | {"formulation": "non-convex"}, events)
     titles = [text for tag, text in page.texts if tag == "title"]
-    assert titles[1:] == ["Training loss", "Accuracy along the path of β"]
+    assert titles[1:] == ["Accuracy along the path of β", "Training loss"]
+
+
+def test_the_descent_that_learns_gates_is_not_taken_for_the_model(build: Any) -> None:
+    events = [
+        {"phase": "gates", "step": i, "train_loss": 1.0, "train_accuracy": i / 30}
+        for i in range(30)
+    ]
+    events += [{"phase": "statistics", "step": 1, "steps": None, "seconds": 3.0}]
+    page = build(fit_result(), events)
+    titles = [text for tag, text in page.texts if tag == "title"]
+    assert titles[2:] == ["Training accuracy of the network that lends its gates"]
 
 
 def test_the_chosen_beta_is_marked_on_the_validation_curve(write_run: WriteRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,19 +89,38 @@ def beta_chart(block: Block, name: str) -> LineChart | None:
     )
 
 
-def event_chart(metrics: tuple[Node, ...], measure: str, formulation: str) -> LineChart | None:
-    """A training curve of a fit by gradient descent; None if its log has none."""
-    steps, values = [], []
-    for event in metrics:
-        entry = event.mapping()
-        if entry.get(measure) is not None and entry.get("step") is not None:
-            steps.append(event["step"].number())
-            values.append(event[measure].number())
-    if len(steps) < 2:
+def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChart]:
+    """Training curves of the descents in a fit's log: of the model, and of the gates if learned.
+
+    A phase whose name tells of gates is the non-convex network that lends its filters as gates;
+    of that one only the accuracy is drawn.
+    """
+    phases = dict.fromkeys(str(event.mapping().get("phase", "")) for event in metrics)
+    charts = []
+    for phase in phases:
+        events = tuple(e for e in metrics if str(e.mapping().get("phase", "")) == phase)
+        if "gate" in phase:
+            chart = _descent_chart(events, "train_accuracy", "non-convex")
+            if chart is not None:
+                title = "Training accuracy of the network that lends its gates"
+                charts.append(replace(chart, name="gates-accuracy", title=title))
+            continue
+        colour = "non-convex" if formulation == "non-convex" else "convex"
+        both = (_descent_chart(events, f"train_{m}", colour) for m in ("loss", "accuracy"))
+        charts += [chart for chart in both if chart is not None]
+    return charts
+
+
+def _descent_chart(events: tuple[Node, ...], measure: str, colour: str) -> LineChart | None:
+    values = {
+        event["step"].number(): event[measure].number()
+        for event in events
+        if event.mapping().get(measure) is not None and event.mapping().get("step") is not None
+    }
+    if len(values) < 2:
         return None
+    x, y = np.array(list(values)), np.array(list(values.values()))
     noun = measure.removeprefix("train_")
-    x, y = np.array(steps), np.array(values)
-    colour = "non-convex" if formulation == "non-convex" else "convex"
     return LineChart(
         name=f"training-{noun}",
         title=f"Training {noun}",

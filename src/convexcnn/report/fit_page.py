@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
-from convexcnn.report.curves import beta_chart, event_chart
+from convexcnn.report.curves import beta_chart, descent_charts
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.fit_words import (
     certificate_facts,
@@ -140,10 +140,6 @@ def _phases(phases: dict[str, float]) -> list[PhaseView]:
 
 def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
     views = []
-    for measure in ("train_loss", "train_accuracy"):
-        chart = event_chart(metrics, measure, result.formulation)
-        if chart is not None:
-            views.append(chart_view(chart, f"{chart.title} against steps."))
     for number, block in enumerate(result.blocks, start=1):
         chart = beta_chart(block, f"beta-path-{number}")
         if chart is None:
@@ -157,4 +153,8 @@ def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
                 ", the best on the validation images." if validated else "."
             )
         views.append(chart_view(chart, caption))
+    views += [
+        chart_view(chart, f"{chart.title}, against steps of its descent.")
+        for chart in descent_charts(metrics, result.formulation)
+    ]
     return views

@@ -13,6 +13,7 @@ from convexcnn.report.formatting import (
 )
 from convexcnn.report.results import Block, FitResult
 
+_ROUNDING = 1e-13  # a relative gap that is rounding only
 _SOLVED = 1e-3  # a relative gap below which a program counts as solved
 
 
@@ -56,6 +57,8 @@ def certificate_words(block: Block, formulation: str) -> str:
     if block.gates is not None:
         among = f"networks with these {count(block.gates)} gates"
     limits = "This says nothing about networks with other gates, nor about new images."
+    if abs(gap) < _ROUNDING:
+        return f"Optimal among {among}, to rounding error. {limits}"
     if gap <= _SOLVED:
         return f"Optimal among {among}, to a relative gap of {scientific(gap)}. {limits}"
     return (
