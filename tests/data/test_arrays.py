@@ -7,10 +7,18 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from convexcnn.data import dataset_from_arrays, dataset_from_torch, limits, load_dataset
+from convexcnn.data import (
+    ImageDataset,
+    dataset_from_arrays,
+    dataset_from_torch,
+    limits,
+    load_dataset,
+)
 from convexcnn.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
@@ -148,6 +156,23 @@ def test_a_changed_byte_in_an_npz_is_noticed(npz):
     path.write_bytes(content)
     with pytest.raises(DataError, match="CRC"):
         load_dataset(path)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_damage_of_an_npz_ends_in_a_data_error_or_a_data_set(npz, data):
+    path = npz(np.savez_compressed, images=IMAGES, labels=LABELS)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        dataset = load_dataset(path)
+    except DataError:
+        return
+    assert isinstance(dataset, ImageDataset)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):

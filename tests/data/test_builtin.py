@@ -61,6 +61,12 @@ def test_tiles_stay_within_the_picture():
     assert builtin._tiles(picture, (0, 1, 2, 3), 16).shape == (4 * 3, 3, 32, 32)
 
 
+def test_tiles_of_one_shade_are_left_out_and_coloured_ones_are_not():
+    shades = np.repeat(np.array([[0, 0, 0], [200, 200, 200], [200, 60, 50]], np.uint8), 5, axis=0)
+    tiles = np.broadcast_to(shades[:, :, None, None], (15, 3, 32, 32))
+    np.testing.assert_array_equal(builtin._choose(tiles, 4), tiles[10:14])
+
+
 def test_photographs_are_in_the_order_of_their_names():
     names = [photograph.name for photograph in builtin.PHOTOGRAPHS]
     assert names == sorted(names)

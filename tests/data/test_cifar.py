@@ -126,6 +126,18 @@ def test_a_python_batch_that_does_not_fit_together_is_refused(tmp_path, change, 
         load_dataset("cifar10", root=tmp_path)
 
 
+def test_files_that_may_not_be_read_are_a_data_error(version, monkeypatch):
+    name, root, folder = version
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(folder), "read_bytes", refuse)
+    monkeypatch.setattr(np, "fromfile", refuse)
+    with pytest.raises(DataError, match=f"{folder}: cannot be read .*Permission denied"):
+        load_dataset(name, root=root)
+
+
 def test_too_few_class_names_are_refused(tmp_path):
     write_cifar10_binary(tmp_path)
     (tmp_path / "batches.meta.txt").write_text("airplane\n")

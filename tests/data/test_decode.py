@@ -171,8 +171,15 @@ def test_a_bad_file_is_named_and_skipped_only_when_asked(save, damage):
 def test_when_nothing_can_be_read_that_is_an_error(save):
     path = save("a.png", RGB)
     empty(path)
-    with pytest.raises(DataError, match="none of 2 images can be read"):
-        read_images([path, path], skip_bad=True)
+    for image_size in (None, 8):
+        with pytest.raises(DataError, match="none of 2 images can be read"):
+            read_images([path, path], skip_bad=True, image_size=image_size)
+    truncated = save("b.jpg", RGB.repeat(20, axis=0))
+    truncated_jpeg(truncated)
+    with pytest.raises(DataError, match="none of 1 images can be read"):
+        read_images([truncated], skip_bad=True)
+    with pytest.raises(DataError, match="give at least one"):
+        read_images([])
 
 
 @pytest.mark.parametrize("side", [10_001, 12_000, 60_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from convexcnn.data.preprocess import as_images
 from convexcnn.errors import DataError
 
 NPZ_KEYS = ("images", "labels", "test_images", "test_labels", "classes")
+
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What Python raises for zip files that are damaged, encrypted or packed in unknown ways."""
 
 
 def dataset_from_arrays(
@@ -101,7 +105,7 @@ def read_npz(path: Path, seed: int = 0) -> ImageDataset:
             found = ", ".join(archive.files) or "nothing"
     except DataError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
+    except (*DAMAGED_ZIP, OSError, ValueError, MemoryError) as error:
         raise DataError(
             f"{path}: not a readable .npz of plain arrays ({error}); "
             "write it with numpy.savez(path, images=..., labels=...)"

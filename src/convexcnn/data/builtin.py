@@ -2,7 +2,8 @@
 
 ``photos`` asks which photograph a tile was cut from. A photograph's columns of tiles are used in
 turn: four for training, one for nothing, two for testing, one for nothing. So a test tile never
-touches a training tile.
+touches a training tile. Tiles of one shade of grey, such as a black corner, could be from
+anywhere and are left out.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PERIOD = 8
 TRAIN_STEP = 16
 TRAIN_PER_CLASS = 400
 TEST_PER_CLASS = 48
+LEAST_SPREAD = 4.0
+"""Standard deviation over a tile's numbers, of 0..255, below which it is one shade of grey."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ def read_photos() -> ImageDataset:
     train, test = [], []
     for photograph in PHOTOGRAPHS:
         picture = _picture(photograph)
-        train.append(_some(_tiles(picture, TRAIN_COLUMNS, TRAIN_STEP), TRAIN_PER_CLASS))
-        test.append(_some(_tiles(picture, TEST_COLUMNS, TILE), TEST_PER_CLASS))
+        train.append(_choose(_tiles(picture, TRAIN_COLUMNS, TRAIN_STEP), TRAIN_PER_CLASS))
+        test.append(_choose(_tiles(picture, TEST_COLUMNS, TILE), TEST_PER_CLASS))
     return ImageDataset(
         "photos",
         _labelled(train),
@@ -172,10 +175,11 @@ def _tiles(picture: NDArray[np.uint8], columns: tuple[int, ...], step: int) -> N
     )
 
 
-def _some(tiles: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
-    """At most n tiles, always the same ones."""
-    chosen = np.random.default_rng(0).permutation(len(tiles))[:n]
-    return tiles[np.sort(chosen)]
+def _choose(tiles: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
+    """At most n tiles that are not of one shade of grey, always the same ones."""
+    telling: NDArray[np.uint8] = tiles[tiles.reshape(len(tiles), -1).std(axis=1) >= LEAST_SPREAD]
+    chosen = np.random.default_rng(0).permutation(len(telling))[:n]
+    return telling[np.sort(chosen)]
 
 
 def _labelled(tiles: list[NDArray[np.uint8]]) -> ImageSplit:

@@ -68,9 +68,12 @@ class CifarVersion:
                 f"{folder} has no {', '.join(missing)}; "
                 "complete it, or say --download (download=True)"
             )
-        classes = self._class_names(folder / self.names)
-        train = self._split([folder / name for name in self.train])
-        test = self._split([folder / self.test])
+        try:
+            classes = self._class_names(folder / self.names)
+            train = self._split([folder / name for name in self.train])
+            test = self._split([folder / self.test])
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read ({error})") from error
         return ImageDataset(f"cifar{self.n_classes}", train, test, classes, str(folder))
 
     def _split(self, paths: Sequence[Path]) -> ImageSplit:

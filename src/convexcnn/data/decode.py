@@ -32,6 +32,7 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 EXIF_SIDEWAYS = (5, 6, 7, 8)
 USUAL_SIZE = 64
+NONE_READABLE = "none of {} images can be read; give at least one JPEG or PNG that can"
 LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
 
 Found = TypeVar("Found")
@@ -93,6 +94,8 @@ def read_images(
             for row, header in enumerate(pool.map(partial(_attempt, _read_header), files))
             if _is_sound(header, skip_bad)
         }
+        if not headers:
+            raise DataError(NONE_READABLE.format(len(files)))
         if channels is None:
             channels = 1 if all(header.grey for header in headers.values()) else 3
         if box is None:
@@ -105,6 +108,8 @@ def read_images(
             if _is_sound(pixels, skip_bad):
                 images[len(kept)] = pixels
                 kept.append(row)
+    if not kept:
+        raise DataError(NONE_READABLE.format(len(files)))
     skipped = sorted(set(range(len(files))) - set(kept))
     return DecodedImages(
         images[: len(kept)], np.asarray(kept, np.intp), tuple(str(files[row]) for row in skipped)
@@ -157,8 +162,6 @@ def _read_header(path: Path) -> _Header:
 
 def _common_size(files: Sequence[Path], headers: dict[int, _Header]) -> tuple[int, int]:
     """The size that all images have."""
-    if not headers:
-        raise DataError(f"none of {len(files)} images can be read")
     first, *others = headers
     height, width = headers[first].height, headers[first].width
     for row in others:
