@@ -129,11 +129,16 @@ def test_a_broken_second_file_leaves_the_first_for_the_next_attempt(server, tmp_
     assert everything_in(tmp_path / "root") == [f"MNIST/raw/{FILES[0]}"]
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1/x.gz", None])
-def test_an_address_that_cannot_be_read_is_named(server, tmp_path, address):
-    url = address or f"{server[1]}/nothing.gz"
-    with pytest.raises(DataError, match=f"{url}: could not be downloaded .*--root"):
-        fetch(RemoteFile(url, "md5:" + "0" * 32), tmp_path / "root")
+def test_an_address_that_cannot_be_read_is_named_with_the_reason(server, tmp_path):
+    (tmp_path / "file").write_text("x")
+    cases = [
+        (f"{server[1]}/nothing.gz", tmp_path / "root", "404 File not found"),
+        ("http://127.0.0.1:1/x.gz", tmp_path / "root", "ConnectionError"),
+        (f"{server[1]}/x.gz", tmp_path / "file" / "root", "Not a directory"),
+    ]
+    for url, folder, reason in cases:
+        with pytest.raises(DataError, match=rf"{url}: could not be downloaded \({reason}\);"):
+            fetch(RemoteFile(url, "md5:" + "0" * 32), folder)
     assert everything_in(tmp_path / "root") == []
 
 

@@ -64,8 +64,8 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         )
     except OSError as error:
         raise DataError(
-            f"{remote.url}: could not be downloaded into {folder} ({error}); check the connection, "
-            "or fetch (and unpack) it yourself and name its folder with --root"
+            f"{remote.url}: could not be downloaded ({_reason(error)}); check the connection, or "
+            "fetch (and unpack) it yourself and name its folder with --root"
         ) from error
     except ValueError as error:
         raise DataError(
@@ -73,6 +73,14 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
             f"({remote.checksum}); nothing was kept. Try again later"
         ) from error
     return Path(path)
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong in few words: the server's answer, the system's, or the kind of error."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
+    return error.strerror or type(error).__name__
 
 
 def fetch_archive(remote: RemoteFile, folder: Path) -> None:
