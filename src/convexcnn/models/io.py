@@ -1,0 +1,181 @@
+"""Trained models on disk: tensors in safetensors, everything else in JSON, both checked on load."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from convexcnn.data.preprocess import ImageScaler
+from convexcnn.errors import ConvexcnnError, RunError
+from convexcnn.models.base import BlockClassifier
+from convexcnn.models.relu_cnn import NonConvexConvClassifier
+from convexcnn.models.two_layer import ConvexConvClassifier
+from convexcnn.patches.whiten import PatchTransform
+
+FORMAT = 1
+MODELS: dict[str, type[BlockClassifier]] = {
+    "ConvexConvClassifier": ConvexConvClassifier,
+    "NonConvexConvClassifier": NonConvexConvClassifier,
+}
+
+
+def save_model(model: BlockClassifier, folder: Path | str) -> None:
+    """Write ``model.safetensors`` and ``model.json`` into a folder, each whole or not at all.
+
+    Args:
+        model: fitted.
+        folder: created if need be.
+
+    Raises:
+        RunError: the model is not fitted, or the files cannot be written.
+    """
+    if not hasattr(model, "classes_"):
+        raise RunError("the model is not trained; call fit before save_model")
+    folder = Path(folder)
+    transform = model.transform_
+    tensors = {
+        "transform.mean": transform.mean,
+        "transform.projection": transform.projection,
+        **{name: getattr(model, name) for name in model.tensors},
+    }
+    params = {k: v for k, v in model.get_params().items() if isinstance(v, _PLAIN)}
+    description = {
+        "format": FORMAT,
+        "class": type(model).__name__,
+        "parameters": params,
+        "classes": model.classes_.tolist(),
+        "class_names": list(getattr(model, "class_names", ()) or ()),
+        "image_shape": list(model.image_shape_),
+        "scaler": model.scaler_.to_dict(),
+        "constant": transform.constant,
+        "numbers": {name: float(getattr(model, name)) for name in model.numbers},
+        "training": {
+            "fingerprint": getattr(model, "fingerprint_", None),
+            "images": int(model.n_train_),
+            "mirror": model.augment == "flip",
+        },
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        _replace(folder / "model.safetensors", lambda path: save_file(contiguous, path))
+        text = json.dumps(description, indent=2)
+        _replace(folder / "model.json", lambda path: path.write_text(text + "\n", "utf-8"))
+    except OSError as error:
+        raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
+
+
+def load_model(folder: Path | str) -> BlockClassifier:
+    """Read a model that ``save_model`` wrote, checking every shape and number.
+
+    Args:
+        folder: with ``model.json`` and ``model.safetensors``.
+
+    Returns:
+        The fitted classifier.
+
+    Raises:
+        RunError: a file is missing, damaged, of another format, or does not fit together.
+    """
+    folder = Path(folder)
+    description = _read_description(folder / "model.json")
+    tensors = _read_tensors(folder / "model.safetensors")
+    try:
+        return _assemble(description, tensors)
+    except (KeyError, TypeError, ValueError, ConvexcnnError) as error:
+        reason = f"{error}" if isinstance(error, ConvexcnnError) else repr(error)
+        raise RunError(
+            f"{folder}: model.json and model.safetensors do not fit together ({reason}); "
+            f"train the model again"
+        ) from error
+
+
+_PLAIN = (str, int, float, bool, list, tuple, type(None))
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file under another name, flush it to disk, and rename it."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as JSON ({error}); train the model again") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else None
+        raise RunError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    if description.get("class") not in MODELS:
+        raise RunError(f"{path} names the model {description.get('class')!r}, which is not known")
+    return description
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); train the model again") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+            raise RunError(f"{path}: {name} is not finite float32; train the model again")
+    return tensors
+
+
+def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> BlockClassifier:
+    cls = MODELS[description["class"]]
+    model = cls(**{k: _from_json(v) for k, v in description["parameters"].items()})
+    model.classes_ = np.asarray(description["classes"])
+    model.class_names = tuple(str(name) for name in description["class_names"])
+    channels, height, width = (int(size) for size in description["image_shape"])
+    model.image_shape_ = (channels, height, width)
+    model.n_features_in_ = channels * height * width
+    model.scaler_ = ImageScaler.from_dict(description["scaler"])
+    if len(model.scaler_.mean) != channels:
+        raise ValueError("the scaler has another number of channels")
+    geometry = model.geometry()
+    model.transform_ = PatchTransform(
+        tensors["transform.mean"], tensors["transform.projection"], float(description["constant"])
+    )
+    expected = {
+        "transform.mean": (geometry.patch_dim,),
+        "transform.projection": (geometry.patch_dim, tensors["transform.projection"].shape[-1]),
+        **model.tensor_shapes(geometry, tensors),
+    }
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, not {shape}")
+    for name in model.tensors:
+        setattr(model, name, tensors[name])
+    for name in model.numbers:
+        value = float(description["numbers"][name])
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+        setattr(model, name, value)
+    model.fingerprint_ = description["training"]["fingerprint"]
+    model.n_train_ = int(description["training"]["images"])
+    return model
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,70 @@
+"""Where gates come from, when the data alone decides: one function per strategy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.extract import PatchGeometry, extract_patches
+from convexcnn.patches.whiten import PatchTransform
+
+
+def gaussian_gates(
+    n_gates: int, geometry: PatchGeometry, transform: PatchTransform, generator: torch.Generator
+) -> Tensor:
+    """Draw standard normal gates a_i that sum to zero over every colour channel.
+
+    A gate with a non-zero sum mostly asks whether a patch is bright, and all such gates agree;
+    without the sum they look at edges and texture, which makes the program far better conditioned
+    for descent. In whitened coordinates the gates are standard normal as they are.
+
+    Args:
+        n_gates: g.
+        geometry: where the patches lie.
+        transform: raw patch -> d coordinates.
+        generator: source of the draw.
+
+    Returns:
+        (g, d) gates in transformed coordinates.
+    """
+    gates = torch.randn(n_gates, transform.dim, generator=generator)
+    if transform.is_identity:
+        channels = geometry.image_shape[0]
+        pixels = gates[:, : geometry.patch_dim].view(n_gates, channels, -1)
+        pixels -= pixels.mean(2, keepdim=True)
+    return gates.to(transform.mean.device)
+
+
+def patch_gates(
+    n_gates: int,
+    images: Tensor,
+    geometry: PatchGeometry,
+    transform: PatchTransform,
+    generator: torch.Generator,
+    *,
+    quantile: float = 0.5,
+) -> Tensor:
+    """Use random patches of the data, normalised, each on for its most similar patches.
+
+    Args:
+        n_gates: g.
+        images: (n, channels, height, width) scaled images to draw from.
+        geometry: where the patches lie.
+        transform: raw patch -> d coordinates; needs its constant coordinate for the threshold.
+        generator: source of the draw.
+        quantile: share of all patches for which a gate is off.
+
+    Returns:
+        (g, d) gates in transformed coordinates.
+    """
+    patches = transform(extract_patches(images, geometry)).flatten(0, 1)
+    order = torch.randperm(len(patches), generator=generator)
+    gates = patches[order[:n_gates].to(patches.device)].clone()
+    sample = patches[order[-4096:].to(patches.device)]
+    if transform.constant:
+        gates[:, -1] = 0
+    gates /= gates.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    if transform.constant:
+        threshold = torch.quantile(sample @ gates.T, quantile, dim=0)
+        gates[:, -1] = -threshold / transform.constant
+    return gates

@@ -1,0 +1,70 @@
+"""Images on their way to a solver: scaled, in blocks, mirrored if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convexcnn.data.preprocess import ImageScaler
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Labelled images that are scaled block by block, so that only pixels are ever stored.
+
+    Args:
+        images: (n, channels, height, width), uint8 or float32.
+        labels: (n,) integers in 0..k-1.
+        n_classes: k.
+        scaler: fitted standardisation.
+        mirror: whether every image is followed by its left-right mirror image; the stream then
+            has 2 n rows.
+        device: where blocks are delivered.
+    """
+
+    images: NDArray[np.uint8] | NDArray[np.float32]
+    labels: NDArray[np.int64]
+    n_classes: int
+    scaler: ImageScaler
+    mirror: bool = False
+    device: str = "cpu"
+
+    def __len__(self) -> int:
+        return len(self.images) * (1 + self.mirror)
+
+    def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Scaled images (b, channels, height, width) and one-hot targets (b, k), not mirrored."""
+        images = torch.from_numpy(self.scaler.transform(self.images[rows])).to(self.device)
+        labels = torch.from_numpy(self.labels[rows]).to(self.device)
+        return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the stream in order, in blocks of at most ``size`` rows."""
+        step = max(1, size // (1 + self.mirror))
+        for start in range(0, len(self.images), step):
+            images, targets = self.block(slice(start, start + step))
+            if self.mirror:
+                images = torch.cat([images, images.flip(3)])
+                targets = torch.cat([targets, targets])
+            yield images, targets
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch of mini-batches in random order, each mirrored as a whole or not."""
+        order = torch.randperm(len(self.images), generator=generator).numpy()
+        for start in range(0, len(order), size):
+            images, targets = self.block(order[start : start + size])
+            if self.mirror and torch.rand((), generator=generator) < 0.5:
+                images = images.flip(3)
+            yield images, targets
+
+    def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
+        """The same stream over some of the images."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+    def without_mirror(self) -> ImageStream:
+        return replace(self, mirror=False)

@@ -1,0 +1,119 @@
+"""An affine map of raw patches to the coordinates a block works in, and back to pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.extract import PatchGeometry, extract_patches
+
+
+@dataclass(frozen=True)
+class PatchTransform:
+    """x -> [(x - mean) W, c]: centred, projected, with a constant coordinate c (none if 0).
+
+    The constant gives every gate a threshold and every filter a bias, so a linear function of the
+    new coordinates is an affine function of the raw patch.
+
+    Args:
+        mean: (d_raw,) subtracted from every raw patch.
+        projection: (d_raw, r); its columns are the (whitened) directions kept.
+        constant: value of the appended coordinate; 0 leaves it out.
+    """
+
+    mean: Tensor
+    projection: Tensor
+    constant: float = 0.0
+
+    @property
+    def dim(self) -> int:
+        """Numbers per transformed patch, d."""
+        return self.projection.shape[1] + (self.constant != 0)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether raw pixels are the coordinates."""
+        size = self.projection.shape
+        eye = torch.eye(*size, device=self.projection.device)
+        return size[0] == size[1] and torch.equal(self.projection, eye)
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Map (..., d_raw) to (..., d)."""
+        shift = self.mean @ self.projection
+        if not self.constant:
+            return patches @ self.projection - shift
+        flat = patches.reshape(-1, patches.shape[-1])
+        out = flat.new_empty(len(flat), self.dim)
+        out[:, -1] = self.constant
+        torch.sub(flat @ self.projection, shift, out=out[:, :-1])
+        return out.view(*patches.shape[:-1], self.dim)
+
+    def to_filters(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Pull linear functions of transformed patches back to raw patches.
+
+        Args:
+            weights: (m, d) functions u of the transformed patch.
+
+        Returns:
+            filters (m, d_raw) and biases (m,) with ``transform(x) @ u == x @ filter + bias``.
+        """
+        rank = self.projection.shape[1]
+        filters = weights[:, :rank] @ self.projection.T
+        bias = -filters @ self.mean
+        if self.constant:
+            bias = bias + self.constant * weights[:, -1]
+        return filters, bias
+
+    def to(self, device: torch.device | str) -> PatchTransform:
+        return PatchTransform(self.mean.to(device), self.projection.to(device), self.constant)
+
+    def double(self) -> PatchTransform:
+        """The same map in float64."""
+        return PatchTransform(self.mean.double(), self.projection.double(), self.constant)
+
+
+def identity_transform(patch_dim: int, constant: float = 0.0) -> PatchTransform:
+    """Raw patches, as the paper protocol uses them."""
+    return PatchTransform(torch.zeros(patch_dim), torch.eye(patch_dim), constant)
+
+
+def fit_whitening(
+    images: Tensor,
+    geometry: PatchGeometry,
+    rank: int,
+    *,
+    regularisation: float = 1e-3,
+    constant: float = 1.0,
+) -> PatchTransform:
+    """Whiten patches: project on the leading principal directions, each scaled to unit variance.
+
+    W = U_r (S_r + eps s_1)^(-1/2), with U, S the eigenvectors and eigenvalues of the covariance of
+    the patches and s_1 the largest eigenvalue.
+
+    Args:
+        images: (n, channels, height, width) scaled images; a few thousand are enough.
+        geometry: where the patches lie.
+        rank: number of principal directions kept, r.
+        regularisation: eps, relative to the largest eigenvalue; keeps noise from being blown up.
+        constant: value of the appended constant coordinate.
+
+    Raises:
+        SettingError: if ``rank`` is not between 1 and the number of pixels in a patch.
+    """
+    if not 1 <= rank <= geometry.patch_dim:
+        raise SettingError(
+            f"whiten is {rank}; keep between 1 and {geometry.patch_dim} principal directions "
+            f"of a {geometry.filter_size}x{geometry.filter_size} patch"
+        )
+    patches = extract_patches(images, geometry).reshape(-1, geometry.patch_dim)
+    mean = patches.mean(0)
+    centred = patches - mean
+    covariance = (centred.T @ centred).double() / len(patches)
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0)[:rank].clamp_min(0), vectors.flip(1)[:, :rank]
+    floor = max(float(values[0]) * regularisation, 1e-12)
+    projection = vectors / (values + floor).sqrt()
+    return PatchTransform(mean, projection.to(images.dtype), constant)

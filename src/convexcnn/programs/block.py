@@ -1,0 +1,94 @@
+"""What a trainable block offers a solver: parameters, scores, and one pass of its gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexcnn.programs.losses import Loss
+
+
+@dataclass
+class BatchStatistics:
+    """Sums over the images seen so far: training loss and correct predictions."""
+
+    loss: float = 0.0
+    correct: int = 0
+    images: int = 0
+
+    def add(self, loss: Tensor, scores: Tensor, targets: Tensor) -> None:
+        self.loss += float(loss)
+        self.correct += int((scores.argmax(1) == targets.argmax(1)).sum())
+        self.images += len(scores)
+
+    def means(self) -> dict[str, float]:
+        return {"loss": self.loss / self.images, "accuracy": self.correct / self.images}
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The ``grad`` that :meth:`BlockProgram.zero_grad` made."""
+    assert parameter.grad is not None, "zero_grad comes first"
+    return parameter.grad
+
+
+class BlockProgram(ABC):
+    """minimise (1/n) loss(F(parameters), Y) + beta R(parameters) over the parameters.
+
+    A subclass walks through a batch in blocks that fit the processor's cache and adds the exact
+    gradient to the ``grad`` of its parameters: two-layer networks need no tape.
+    """
+
+    formulation: str
+    loss: Loss
+    beta: float
+
+    @property
+    @abstractmethod
+    def parameters(self) -> list[Tensor]:
+        """The variables, in a fixed order; the first axes are documented by the subclass."""
+
+    @property
+    @abstractmethod
+    def block_size(self) -> int:
+        """Images per cache-sized block."""
+
+    @abstractmethod
+    def scores(self, images: Tensor) -> Tensor:
+        """Return the scores (n, k) of one block of scaled images (n, channels, height, width)."""
+
+    @abstractmethod
+    def add_gradient(self, images: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Add ``weight`` times the gradient of the summed loss of one block to the ``grad``s.
+
+        Returns:
+            the summed loss, a scalar, and the scores (n, k).
+        """
+
+    @abstractmethod
+    def regularise(self) -> float:
+        """Add the gradient of beta R to the ``grad``s and return beta R."""
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad.zero_()
+
+    def batch_gradient(self, images: Tensor, targets: Tensor, seen: BatchStatistics) -> None:
+        """Set the ``grad``s to the gradient of the mean loss of a batch plus beta R.
+
+        Args:
+            images: (n, channels, height, width) scaled images.
+            targets: (n, k) one-hot.
+            seen: receives the loss (without the regulariser) and the correct predictions.
+        """
+        self.zero_grad()
+        for start in range(0, len(images), self.block_size):
+            rows = slice(start, start + self.block_size)
+            loss, scores = self.add_gradient(images[rows], targets[rows], 1 / len(images))
+            seen.add(loss, scores, targets[rows])
+        self.regularise()

@@ -1,0 +1,140 @@
+"""The exact optimum of squared loss with `l2`, for a whole path of beta from one factorisation.
+
+minimise (1/2n) |Phi V + 1 b' - Y|^2 + (beta/2) |V|^2  is solved by
+(C + n beta I) V = Phi_c' Y_c  with the centred covariance C = Phi_c' Phi_c, and b = mean residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.solvers.cg import conjugate_gradients
+from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
+from convexcnn.solvers.path import TOLERANCE, measure_path, relative_path, scores_of
+from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
+from convexcnn.solvers.statistics import BAND, GramStatistics, pilot_mean
+
+
+def symmetric_product(lower: Tensor, right: Tensor) -> Tensor:
+    """Return A X from the lower block triangle of A, whose diagonal blocks of BAND are whole."""
+    out = torch.zeros_like(right)
+    for start in range(0, len(lower), BAND):
+        stop = min(start + BAND, len(lower))
+        band = slice(start, stop)
+        out[start:].addmm_(lower[start:, band], right[band])
+        if stop < len(lower):
+            out[band].addmm_(lower[stop:, band].T, right[stop:])
+    return out
+
+
+class Direct:
+    """Ridge regression on the gated features from sufficient statistics (primal side).
+
+    Args:
+        betas: weights of the regulariser to try; None for ten around the mean variance of a
+            feature.
+        tolerance: on the relative residual of the normal equations.
+        chunk: rows of Phi held in memory.
+    """
+
+    name = "direct"
+
+    def __init__(
+        self,
+        betas: Sequence[float] | None = None,
+        *,
+        tolerance: float = TOLERANCE,
+        chunk: int = 2000,
+    ) -> None:
+        self.betas = betas
+        self.tolerance = tolerance
+        self.chunk = chunk
+
+    def solve(
+        self,
+        features: GatedFeatures,
+        train: ImageStream,
+        validation: ImageStream | None = None,
+        callback: Callback | None = None,
+    ) -> Solution:
+        """Solve the path on ``train``, choose beta on ``validation``, and solve it on both.
+
+        Args:
+            features: the operator Phi.
+            train: training images.
+            validation: held-out images; None skips the choice, and then one beta must be given.
+            callback: called with one event per phase.
+
+        Returns:
+            The solution at the chosen beta on all images given.
+        """
+        clock = PhaseClock(callback)
+        statistics = GramStatistics(
+            features, train.n_classes, pilot_mean(features, train), chunk=self.chunk
+        )
+        statistics.add(train)
+        clock.lap("statistics")
+        gram, cross = statistics.centred()
+        total = float(gram.diagonal().sum()) / statistics.count
+        betas = relative_path(self.betas, total, features)
+        shifts = [beta * statistics.count for beta in betas]
+        factor = CholeskyFactor(gram, (min(shifts) * max(shifts)) ** 0.5)
+        clock.lap("factorisation")
+        weights, residuals = shifted_solutions(factor, cross, shifts, tolerance=self.tolerance)
+        path = [
+            self._point(statistics, beta, cross, v) for beta, v in zip(betas, weights, strict=True)
+        ]
+        clock.lap("path")
+        beta, best, residual, held_out = betas[0], weights[0], float(residuals.max()), None
+        if validation is not None:
+            biases = torch.stack([statistics.intercept(v) for v in weights])
+            measure_path(features, validation, weights, biases, path)
+            chosen = best_point(path)
+            at, beta = path.index(chosen), chosen.beta
+            held_out = scores_of(features, validation, weights[at], biases[at])
+            clock.lap("validation")
+            statistics.add(validation)
+            best, residual = self._refit(statistics, factor, beta, weights[at])
+            clock.lap("refit")
+        return Solution(
+            weights=best.T.contiguous(),
+            bias=statistics.intercept(best),
+            beta=beta,
+            solver=self.name,
+            residual=residual,
+            path=path,
+            seconds=clock.seconds,
+            held_out_scores=held_out,
+        )
+
+    @staticmethod
+    def _point(
+        statistics: GramStatistics, beta: float, cross: Tensor, weights: Tensor
+    ) -> PathPoint:
+        """The training loss at an optimum, from the statistics: C V = B - n beta V."""
+        fit = float((weights * cross).sum())
+        ridge = statistics.count * beta * float(weights.square().sum())
+        loss = (statistics.centred_target_square() - fit - ridge) / (2 * statistics.count)
+        return PathPoint(beta, {"loss": loss})
+
+    def _refit(
+        self, statistics: GramStatistics, factor: CholeskyFactor, beta: float, start: Tensor
+    ) -> tuple[Tensor, float]:
+        """Solve on all rows seen, with the factor of the training rows as preconditioner."""
+        mean = statistics.feature_sum / statistics.count
+        cross = statistics.cross - torch.outer(mean, statistics.target_sum)
+
+        def product(x: Tensor) -> Tensor:
+            out = symmetric_product(statistics.gram, x)
+            out.addr_(mean, mean @ x, alpha=-statistics.count)
+            return out.add_(x, alpha=statistics.count * beta)
+
+        solution, residual, _ = conjugate_gradients(
+            product, cross, factor.solve, start=start, tolerance=self.tolerance
+        )
+        return solution, residual

@@ -1,0 +1,80 @@
+"""A path of beta: its default values, and how every point does on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.solvers.result import PathPoint
+
+TOLERANCE = 1e-5
+"""Relative residual to which a path is solved."""
+
+DEFAULT_PATH = tuple(10.0 ** (-3 + i / 3) for i in range(13))
+"""Default betas, relative to the mean variance of a feature."""
+
+
+def relative_path(
+    betas: Sequence[float] | None, total_variance: float, features: GatedFeatures
+) -> list[float]:
+    """Return the betas asked for, or the default ones.
+
+    Args:
+        betas: absolute values; None for the default path.
+        total_variance: mean of |phi - mean phi|^2 over the images.
+        features: the operator Phi.
+    """
+    if betas is not None:
+        return [float(beta) for beta in betas]
+    variance = total_variance / features.n_features
+    return [variance * relative for relative in DEFAULT_PATH]
+
+
+def squared_measures(scores: Tensor, targets: Tensor) -> dict[str, float]:
+    """Mean squared loss and accuracy of scores (n, k) against one-hot targets (n, k)."""
+    correct = (scores.argmax(1) == targets.argmax(1)).sum()
+    return {
+        "loss": float(0.5 * (scores - targets).square().sum() / len(scores)),
+        "accuracy": float(correct / len(scores)),
+    }
+
+
+def scores_of(
+    features: GatedFeatures, stream: ImageStream, weights: Tensor, bias: Tensor
+) -> Tensor:
+    """Return the scores (n, k) of weights (n_features, k) on the images, not mirrored."""
+    blocks = stream.without_mirror().blocks(features.block_size)
+    return torch.cat([features(images) @ weights + bias for images, _ in blocks])
+
+
+def measure_path(
+    features: GatedFeatures,
+    stream: ImageStream,
+    weights: Tensor,
+    biases: Tensor,
+    path: list[PathPoint],
+) -> None:
+    """Write the squared loss and accuracy on held-out images into every point of a path.
+
+    Args:
+        features: the operator Phi.
+        stream: held-out images; their mirror images are left out.
+        weights: (s, n_features, k), one solution per point.
+        biases: (s, k).
+        path: s points.
+    """
+    s, _, k = weights.shape
+    stacked = weights.permute(1, 0, 2).reshape(-1, s * k)
+    loss, correct = weights.new_zeros(s), weights.new_zeros(s)
+    plain = stream.without_mirror()
+    for images, targets in plain.blocks(features.block_size):
+        scores = (features(images) @ stacked).view(-1, s, k) + biases
+        loss += 0.5 * (scores - targets[:, None]).square().sum((0, 2))
+        correct += (scores.argmax(2) == targets.argmax(1)[:, None]).sum(0)
+    for point, point_loss, point_correct in zip(path, loss, correct, strict=True):
+        point.validation["loss"] = float(point_loss) / len(plain)
+        point.validation["accuracy"] = float(point_correct) / len(plain)

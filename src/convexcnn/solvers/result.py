@@ -1,0 +1,74 @@
+"""What every solver returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+Callback = Callable[[dict[str, Any]], None]
+"""Receives one JSON-able event per logged step or finished phase."""
+
+
+@dataclass
+class PathPoint:
+    """One beta of a path: its training objective's loss and what it does on held-out images."""
+
+    beta: float
+    train: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"beta": self.beta, "train": self.train, "validation": self.validation}
+
+
+@dataclass
+class Solution:
+    """The minimiser that a solver found.
+
+    Args:
+        weights: V, (k, n_features).
+        bias: b, (k,).
+        beta: weight of the regulariser it was solved for.
+        solver: name of the solver.
+        residual: largest relative residual of the optimality conditions, as the solver saw it.
+        path: the betas that were tried; empty if there was one.
+        seconds: time by phase.
+        held_out_scores: scores (n_validation, k) of the held-out images before they were added
+            to the training images; None without validation.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    beta: float
+    solver: str
+    residual: float
+    path: list[PathPoint] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    held_out_scores: Tensor | None = None
+
+
+def best_point(path: list[PathPoint]) -> PathPoint:
+    """The point with the highest validation accuracy; the largest beta of several that tie."""
+    return max(path, key=lambda point: (point.validation["accuracy"], point.beta))
+
+
+class PhaseClock:
+    """Seconds by phase, told to the callback as each phase ends."""
+
+    def __init__(self, callback: Callback | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._callback = callback
+        self._last = self._start = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """End the phase that began with the last call."""
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
+        if self._callback is not None:
+            event = {"phase": phase, "step": len(self.seconds), "steps": None}
+            self._callback({**event, "seconds": now - self._start})

@@ -1,0 +1,107 @@
+"""Stochastic gradient descent on any block program: the paper's solver, and the baseline's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.block import BatchStatistics, BlockProgram
+from convexcnn.solvers.result import Callback
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Mini-batch descent on the mean loss plus the regulariser.
+
+    Args:
+        epochs: passes over the images.
+        batch_size: images per step.
+        learning_rate: applied to the mean over the batch of the loss summed over classes.
+        momentum: heavy-ball momentum, as ``torch.optim.SGD`` defines it.
+        method: ``"sgd"``, or ``"adam"`` with a one-cycle learning rate.
+        log_every: steps between two events.
+    """
+
+    epochs: int = 100
+    batch_size: int = 1000
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    method: str = "sgd"
+    log_every: int = 10
+
+    def solve(
+        self,
+        program: BlockProgram,
+        stream: ImageStream,
+        *,
+        generator: torch.Generator,
+        callback: Callback | None = None,
+        **labels: Any,
+    ) -> list[dict[str, Any]]:
+        """Descend from where the program's parameters are, changing them in place.
+
+        Args:
+            program: what is minimised.
+            stream: training images.
+            generator: order of the mini-batches.
+            callback: called with every event.
+            labels: added to every event.
+
+        Returns:
+            The events: step, epoch, seconds, and training loss and accuracy averaged over the
+            mini-batches since the last event, each measured before its step.
+
+        Raises:
+            SettingError: if the loss is no longer finite: the learning rate is too large.
+        """
+        steps = self.epochs * -(-len(stream.images) // self.batch_size)
+        optimiser, schedule = self._optimiser(program, steps)
+        events: list[dict[str, Any]] = []
+        seen, step, start = BatchStatistics(), 0, time.perf_counter()
+        for _ in range(self.epochs):
+            for images, targets in stream.shuffled(self.batch_size, generator):
+                program.batch_gradient(images, targets, seen)
+                optimiser.step()
+                if schedule is not None:
+                    schedule.step()
+                step += 1
+                if step % self.log_every and step != steps:
+                    continue
+                means = seen.means()
+                if not means["loss"] < 1e6:
+                    raise SettingError(
+                        f"the loss diverged at step {step}; choose a learning_rate below "
+                        f"{self.learning_rate:g}"
+                    )
+                event = {
+                    **labels,
+                    "step": step,
+                    "steps": steps,
+                    "epoch": step * self.epochs / steps,
+                    "seconds": time.perf_counter() - start,
+                    "train_loss": means["loss"],
+                    "train_accuracy": means["accuracy"],
+                }
+                events.append(event)
+                seen = BatchStatistics()
+                if callback is not None:
+                    callback(event)
+        return events
+
+    def _optimiser(
+        self, program: BlockProgram, steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+        program.zero_grad()
+        if self.method == "sgd":
+            rate, momentum = self.learning_rate, self.momentum
+            return torch.optim.SGD(program.parameters, lr=rate, momentum=momentum), None
+        adam = torch.optim.Adam(program.parameters, lr=self.learning_rate)
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+            adam, self.learning_rate, total_steps=steps, pct_start=0.2
+        )
+        return adam, one_cycle

@@ -1,0 +1,78 @@
+"""Sufficient statistics of a least-squares program: one pass over any stream, any time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+
+BAND = 4096
+"""Columns of the Gram matrix that are updated at once, below the diagonal only."""
+
+
+class GramStatistics:
+    """n, sum phi, sum y, sum |y|^2, Phi' Phi and Phi' Y, with phi shifted by a pilot mean.
+
+    The shift keeps float32 sums accurate: Phi' Phi would otherwise be a large constant plus a
+    small covariance. Only the lower triangle of the Gram matrix is accumulated.
+
+    Args:
+        features: the operator Phi.
+        n_classes: k.
+        shift: (n_features,) subtracted from every feature vector, near their mean.
+        chunk: rows of Phi held in memory.
+    """
+
+    def __init__(
+        self, features: GatedFeatures, n_classes: int, shift: Tensor, *, chunk: int = 2000
+    ) -> None:
+        size = features.n_features
+        self.features = features
+        self.shift = shift
+        self.count = 0
+        self.target_square = 0.0
+        self.gram = shift.new_zeros(size, size)
+        self.cross = shift.new_zeros(size, n_classes)
+        self.feature_sum = shift.new_zeros(size)
+        self.target_sum = shift.new_zeros(n_classes)
+        self._phi = shift.new_empty(chunk, size)
+
+    def add(self, stream: ImageStream) -> None:
+        """Add every row of a stream."""
+        for images, targets in stream.blocks(len(self._phi)):
+            phi = self.features(images, self._phi[: len(images)])
+            phi -= self.shift
+            for left in range(0, phi.shape[1], BAND):
+                band = slice(left, left + BAND)
+                self.gram[left:, band].addmm_(phi[:, left:].T, phi[:, band])
+            self.cross.addmm_(phi.T, targets)
+            self.feature_sum += phi.sum(0)
+            self.target_sum += targets.sum(0)
+            self.target_square += float(targets.square().sum())
+            self.count += len(images)
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Return the covariance sums (Phi - mean)'(Phi - mean) and (Phi - mean)'(Y - mean).
+
+        The first is a new lower triangle: the statistics can still grow afterwards.
+        """
+        mean = self.feature_sum / self.count
+        gram = torch.addr(self.gram, mean, mean, alpha=-self.count)
+        return gram, self.cross - torch.outer(mean, self.target_sum)
+
+    def intercept(self, weights: Tensor) -> Tensor:
+        """Return the best b (k,) for weights V (n_features, k): mean y - V' mean phi."""
+        mean = self.shift + self.feature_sum / self.count
+        return self.target_sum / self.count - mean @ weights
+
+    def centred_target_square(self) -> float:
+        """Return sum |y - mean y|^2."""
+        return self.target_square - float(self.target_sum.square().sum()) / self.count
+
+
+def pilot_mean(features: GatedFeatures, stream: ImageStream, images: int = 500) -> Tensor:
+    """Return the mean feature vector (n_features,) of the first images of a stream."""
+    block, _ = stream.block(slice(0, images))
+    return features(block).mean(0)
