@@ -8,15 +8,19 @@ from torch import Tensor
 from convexcnn.patches.extract import PatchGeometry, extract_patches
 from convexcnn.patches.whiten import PatchTransform
 
+SUM_KEPT = 0.01
+"""Part of its sum that a Gaussian gate on raw pixels keeps."""
+
 
 def gaussian_gates(
     n_gates: int, geometry: PatchGeometry, transform: PatchTransform, generator: torch.Generator
 ) -> Tensor:
-    """Draw standard normal gates a_i that sum to zero over every colour channel.
+    """Draw standard normal gates a_i that nearly sum to zero over every colour channel.
 
-    A gate with a non-zero sum mostly asks whether a patch is bright, and all such gates agree;
-    without the sum they look at edges and texture, which makes the program far better conditioned
-    for descent. In whitened coordinates the gates are standard normal as they are.
+    A gate with a large sum mostly asks whether a patch is bright, and all such gates agree;
+    without it they look at edges and texture, which makes the program far better conditioned for
+    descent. A hundredth of the sum is kept: with none, rounding alone would decide on which side
+    of a gate a flat patch lies. In whitened coordinates the gates are standard normal as they are.
 
     Args:
         n_gates: g.
@@ -31,7 +35,7 @@ def gaussian_gates(
     if transform.is_identity:
         channels = geometry.image_shape[0]
         pixels = gates[:, : geometry.patch_dim].view(n_gates, channels, -1)
-        pixels -= pixels.mean(2, keepdim=True)
+        pixels -= (1 - SUM_KEPT) * pixels.mean(2, keepdim=True)
     return gates.to(transform.mean.device)
 
 

@@ -44,13 +44,16 @@ class ImageStream:
         return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the stream in order, in blocks of at most ``size`` rows."""
+        """Yield the stream in order, in blocks of at most ``size`` rows (2 at least, mirrored).
+
+        The order does not depend on ``size``: solvers walk through a stream in several sizes.
+        """
         step = max(1, size // (1 + self.mirror))
         for start in range(0, len(self.images), step):
             images, targets = self.block(slice(start, start + step))
             if self.mirror:
-                images = torch.cat([images, images.flip(3)])
-                targets = torch.cat([targets, targets])
+                images = torch.stack([images, images.flip(3)], 1).flatten(0, 1)
+                targets = targets.repeat_interleave(2, 0)
             yield images, targets
 
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -88,9 +88,12 @@ class Kernel:
         clock.lap("path")
         beta, dual, bias, held_out = betas[0], duals[0], biases[0], None
         if validation is not None:
-            scores = [factor.trailing_product(a) + b for a, b in zip(duals, biases, strict=True)]
+            plain = slice(None, None, 1 + validation.mirror)
+            scores = [
+                (factor.trailing_product(a) + b)[plain] for a, b in zip(duals, biases, strict=True)
+            ]
             for point, point_scores in zip(path, scores, strict=True):
-                point.validation = squared_measures(point_scores, targets[n_train:])
+                point.validation = squared_measures(point_scores, targets[n_train:][plain])
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
             shifts = [beta * len(targets)]
