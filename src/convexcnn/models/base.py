@@ -116,6 +116,8 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(
                 f"y has shape {targets.shape}; give one label for each of the {len(images)} images"
             )
+        if targets.dtype.kind == "f" and not np.array_equal(targets, np.rint(targets)):
+            raise DataError("y holds fractions or NaN, continuous values; give one class per image")
         classes, labels = np.unique(targets, return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"y has {len(classes)} class; a classifier needs at least two")
@@ -157,7 +159,8 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the class with the highest score for every image, (n,)."""
-        labels: NDArray[Any] = self.classes_[self.scores(X).argmax(1)]
+        best = self.scores(X).argmax(1)
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
