@@ -1,0 +1,158 @@
+"""Certificates of programs in memory: (G), and (R) with its cones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexcnn.programs.certificate import Certificate
+from convexcnn.programs.dual_bound import (
+    best_bound,
+    certificate_of,
+    certify_gated,
+    dual_candidate,
+    loss_total,
+    penalty,
+)
+from convexcnn.programs.program import Program
+
+ROWS = 256
+POLISH_STEPS = 200
+
+
+@dataclass(frozen=True)
+class ConeCertificate(Certificate):
+    """A certificate of (R).
+
+    Args:
+        violation: worst violation of a cone by the solution as it was given, relative to the
+            largest response of any patch. The primal value is that of the solution moved into
+            the cones.
+    """
+
+    violation: float = 0.0
+
+
+def certify(
+    program: Program, weights: Tensor, bias: Tensor, multipliers: Tensor | None = None
+) -> Certificate:
+    """Bound the distance of a solution from the optimum of its program, in float64.
+
+    Args:
+        program: (G) or (R).
+        weights: V, (k, cells, g, d); V and W, (2, k, cells, g, d), for (R).
+        bias: b, (k,).
+        multipliers: for (R), mu >= 0 of the cones, (2, k, cells, g, n q), in the scale of the
+            program; a start for better ones, zero by default.
+
+    Returns:
+        The certificate; its gap is infinite if no point of the cones was found.
+    """
+    if program.formulation == "relu":
+        return _certify_relu(program, weights.double(), bias.double(), multipliers)
+    return certify_gated(
+        lambda: _feature_rows(program),
+        program.targets,
+        weights,
+        bias,
+        beta=program.beta,
+        loss=program.loss,
+        regulariser=program.regulariser,
+        intercept=program.intercept,
+    )
+
+
+def _feature_rows(program: Program) -> Iterator[Tensor]:
+    """Phi gate by gate and cell by cell, in blocks of rows."""
+    for start in range(0, len(program.patches), ROWS):
+        patches = program.patches[start : start + ROWS].double()
+        columns = []
+        for cell in range(patches.shape[1]):
+            for gate in program.gates.double():
+                on = patches[:, cell] @ gate >= 0
+                columns.append((patches[:, cell] * on[..., None]).sum(1))
+        yield torch.cat(columns, 1)
+
+
+def _signed_patches(program: Program) -> tuple[Tensor, Tensor]:
+    """Patches (cells, m, d) and the signs 2 D - 1 (cells, g, m) of every gate on them."""
+    patches = program.patches.double().transpose(0, 1).flatten(1, 2)
+    responses = program.gates.double() @ patches.transpose(1, 2)
+    return patches, torch.where(responses >= 0, 1.0, -1.0).double()
+
+
+def _certify_relu(
+    program: Program, weights: Tensor, bias: Tensor, multipliers: Tensor | None
+) -> ConeCertificate:
+    patches, sign = _signed_patches(program)
+    feasible, violation = _into_cones(weights, program.gates.double(), patches, sign)
+    flat = (feasible[0] - feasible[1]).flatten(1)
+    rows = list(_feature_rows(program))
+    scores = torch.cat([phi @ flat.T for phi in rows]) + bias
+    n, targets = len(scores), program.targets.double()
+    dual_point = dual_candidate(program.loss, scores, targets, program.intercept)
+    pulled = (dual_point.T @ torch.cat(rows)).view_as(weights[0])
+    slopes = torch.stack([pulled, -pulled])
+    start = weights.new_zeros(*weights.shape[:-1], patches.shape[1])
+    if multipliers is not None:
+        start = multipliers.double().clamp_min(0) * n
+    projected = project_on_cones(slopes, patches, sign, start)
+    dual = best_bound(
+        program.loss, program.regulariser, dual_point, targets, projected, program.beta
+    )
+    primal = loss_total(program.loss, scores, targets) / n
+    primal += program.beta * penalty(program.regulariser, feasible)
+    bound = certificate_of(
+        f"(1/n) {program.loss} loss + beta {program.regulariser} with cone constraints (R)",
+        f"optimal among ReLU networks with the activation patterns of these {len(program.gates)} "
+        f"gates",
+        primal,
+        dual,
+    )
+    return ConeCertificate(**vars(bound), violation=violation)
+
+
+def _into_cones(
+    weights: Tensor, gates: Tensor, patches: Tensor, sign: Tensor
+) -> tuple[Tensor, float]:
+    """Weights moved along their gates into the cones, and how far they were outside."""
+    responses = (weights @ patches.transpose(1, 2)) * sign
+    reach = (gates @ patches.transpose(1, 2)) * sign
+    scale = float(responses.abs().max())
+    violation = max(0.0, -float(responses.min())) / scale if scale else 0.0
+    missing = (-responses).clamp_min(0)
+    # Rounding of one response in 1e15 is not a violation.
+    missing = torch.where(missing <= 1e-15 * scale, 0.0, missing)
+    shift = torch.where(missing > 0, missing / reach, 0.0).amax(-1, keepdim=True)
+    return weights + shift * gates, violation
+
+
+def project_on_cones(slopes: Tensor, patches: Tensor, sign: Tensor, start: Tensor) -> Tensor:
+    """Return z + C' mu, whose norm bounds that of the projection of z on its cone from above.
+
+    minimise (1/2) |z + C' mu|^2 over mu >= 0, by accelerated projected gradients; C' mu is
+    sum over patches of (2 D - 1) x mu.
+
+    Args:
+        slopes: z, (2, k, cells, g, d).
+        patches: (cells, m, d).
+        sign: 2 D - 1, (cells, g, m).
+        start: mu >= 0 to begin with, (2, k, cells, g, m).
+    """
+    steps = 1 / torch.linalg.matrix_norm(patches, 2).square().clamp_min(1e-300)
+    steps = steps[:, None, None]
+    mu, ahead, momentum = start, start, 1.0
+    for _ in range(POLISH_STEPS):
+        point = slopes + (ahead * sign) @ patches
+        gradient = (point @ patches.transpose(1, 2)) * sign
+        previous, mu = mu, (ahead - steps * gradient).clamp_min(0)
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = mu + (momentum - 1) / following * (mu - previous)
+        momentum = following
+    polished = slopes + (mu * sign) @ patches
+    given = slopes + (start * sign) @ patches
+    better = polished.norm(dim=-1, keepdim=True) <= given.norm(dim=-1, keepdim=True)
+    return torch.where(better, polished, given)

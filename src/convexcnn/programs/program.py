@@ -1,0 +1,144 @@
+"""The convex programs (G) and (R) of one block with everything in memory, in float64.
+
+(G)  minimise (1/n) loss( sum_i Phi_i V_i + b, Y ) + beta R(V)
+(R)  minimise (1/n) loss( sum_i Phi_i (V_i - W_i) + b, Y ) + beta (R(V) + R(W))
+     subject to (2 D_i(x) - 1) x . v_ic >= 0, and the same for w_ic, for every training patch x
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.losses import Loss, get_loss
+from convexcnn.programs.regularisers import Regulariser, get_regulariser
+
+FORMULATIONS = ("gated", "relu")
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Program:
+    """One convex program over the gates of a block.
+
+    Args:
+        patches: (n, cells, q, d), divided by the number of patches in their cell, so that sums
+            over q are averages; places without a patch are zero.
+        gates: (g, d).
+        targets: Y, (n, k); one-hot for cross-entropy.
+        beta: weight of the regulariser, > 0.
+        loss: ``squared`` or ``cross_entropy``.
+        regulariser: ``l2``, ``group``, or ``nuclear`` (gated only).
+        formulation: ``gated`` for (G), ``relu`` for (R). In (R) every class and cell has filters
+            of its own, and their cones are those of the patches in that cell.
+        intercept: whether there is a b, which is not penalised.
+
+    Raises:
+        SettingError: a combination that has no program.
+    """
+
+    patches: Tensor
+    gates: Tensor
+    targets: Tensor
+    beta: float
+    loss: str = "squared"
+    regulariser: str = "group"
+    formulation: str = "gated"
+    intercept: bool = True
+
+    def __post_init__(self) -> None:
+        if self.formulation not in FORMULATIONS:
+            raise SettingError(
+                f"formulation {self.formulation!r} is not known; choose one of "
+                f"{', '.join(FORMULATIONS)}"
+            )
+        if not self.beta > 0:
+            raise SettingError(f"beta is {self.beta}; give a positive number")
+        if self.formulation == "relu" and self.regulariser == "nuclear":
+            raise SettingError(
+                "regulariser nuclear has no exact program with formulation relu; "
+                "use formulation gated, or regulariser group"
+            )
+        get_loss(self.loss)
+        get_regulariser(self.regulariser)
+
+    @classmethod
+    def from_stream(
+        cls,
+        features: GatedFeatures,
+        stream: ImageStream,
+        beta: float,
+        *,
+        loss: str = "squared",
+        regulariser: str = "group",
+        formulation: str = "gated",
+        intercept: bool = True,
+    ) -> Program:
+        """Gather the patches of a stream in memory.
+
+        Args:
+            features: geometry, transform and gates.
+            stream: training images.
+            beta: weight of the regulariser, > 0.
+            loss: as in :class:`Program`, like the arguments below.
+            regulariser: see there.
+            formulation: see there.
+            intercept: see there.
+        """
+        cells = features.geometry.n_cells
+        patches, targets = [], []
+        for images, block_targets in stream.blocks(BLOCK):
+            pooled = features.pooling(images)
+            patches.append(pooled.view(len(images), cells, -1, pooled.shape[-1]).double())
+            targets.append(block_targets.double())
+        return cls(
+            torch.cat(patches),
+            features.gates.double(),
+            torch.cat(targets),
+            beta,
+            loss,
+            regulariser,
+            formulation,
+            intercept,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(k, cells, g, d), the shape of V."""
+        return self.targets.shape[1], self.patches.shape[1], *self.gates.shape
+
+    @property
+    def loss_function(self) -> Loss:
+        return get_loss(self.loss)
+
+    @property
+    def regulariser_function(self) -> Regulariser:
+        return get_regulariser(self.regulariser)
+
+    @cached_property
+    def on(self) -> Tensor:
+        """D, (n, cells, q, g): 1 where a gate is on for a patch, else 0."""
+        return (self.patches @ self.gates.T >= 0).to(self.patches.dtype)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Phi, (n, cells g d)."""
+        return torch.einsum("ncqg,ncqd->ncgd", self.on, self.patches).flatten(1)
+
+    def scores(self, weights: Tensor, bias: Tensor) -> Tensor:
+        """Return the scores (n, k) of weights (k, cells, g, d), or (2, k, cells, g, d) for (R)."""
+        linear = weights[0] - weights[1] if self.formulation == "relu" else weights
+        return self.features @ linear.flatten(1).T + bias
+
+    def objective(self, weights: Tensor, bias: Tensor) -> float:
+        """Return the objective; the cones of (R) are not looked at."""
+        scores = self.scores(weights, bias)
+        loss = float(self.loss_function.value(scores, self.targets)) / len(scores)
+        parts = weights if self.formulation == "relu" else weights[None]
+        return loss + self.beta * sum(float(self.regulariser_function.value(w)) for w in parts)
