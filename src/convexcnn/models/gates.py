@@ -15,6 +15,8 @@ from convexcnn.programs.relu_cnn import ReluProgram
 from convexcnn.solvers.sgd import SGD
 
 STRATEGIES = ("gaussian", "patches", "sgd")
+LEARNING_RATE = 8e-3
+
 SAMPLE = 2000
 """Images that patches are drawn from."""
 
@@ -59,7 +61,7 @@ def learned_gates(
     generator: torch.Generator,
     *,
     width: int = 256,
-    updates: int = 1000,
+    updates: int = 750,
     batch_size: int = 500,
 ) -> Tensor:
     """Train a non-convex network of the same architecture briefly; take its strongest filters.
@@ -96,6 +98,3 @@ def learned_gates(
     strongest = program.filters[strength.argsort(descending=True)[:n_gates]]
     unit: Tensor = strongest / strongest.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return unit
-
-
-LEARNING_RATE = 3e-3

@@ -27,11 +27,11 @@ from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 
-LOSS_SCALE = 10.0
+LOSS_SCALE = 5.0
 """What the protocol's learning rate is multiplied by, for both formulations alike.
 
 The paper leaves open over what its loss is summed. Applied to the loss summed over classes and
-averaged over the batch, 1e-4 is too slow for either of its curves; ten times that ends near them.
+averaged over the batch, 1e-4 is too slow for either of its curves; five times that ends near them.
 """
 
 FORMULATIONS = ("gated", "non-convex")

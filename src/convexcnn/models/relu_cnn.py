@@ -69,7 +69,7 @@ class NonConvexConvClassifier(BlockClassifier):
         padding: int = 0,
         pooling: int = 2,
         whiten: int | None = 48,
-        centre: bool = False,
+        centre: bool = True,
         augment: str = "flip",
         validation_fraction: float = 0.1,
         device: str = "auto",
@@ -139,7 +139,7 @@ class NonConvexConvClassifier(BlockClassifier):
         if self.solver == "sgd":
             return SGD()
         if self.solver == "adam":
-            return SGD(epochs=20, batch_size=500, learning_rate=3e-3, method="adam")
+            return SGD(epochs=20, batch_size=500, learning_rate=8e-3, method="adam")
         raise SettingError(f"solver {self.solver!r} is not known; choose adam or sgd")
 
     def _block_scores(self, images: Tensor) -> Tensor:

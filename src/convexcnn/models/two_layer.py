@@ -25,9 +25,22 @@ from convexcnn.solvers.result import Callback, PhaseClock, Solution
 from convexcnn.solvers.sgd import SGD
 
 FORMULATIONS = ("gated", "relu-penalised")
-SOLVERS = ("auto", "direct", "kernel", "sgd")
+EXACT_SOLVERS = ("auto", "direct", "kernel")
+SOLVERS = (*EXACT_SOLVERS, "sgd")
+DEFAULT_GATES = 128
 MEMORY_SHARE = 0.6
 """Part of the machine's memory that training may use by default."""
+
+
+def _chunk(size: int) -> int:
+    """Rows of Phi in memory for a number of features: about 0.5 GB."""
+    return int(min(4000, max(100, 0.5e9 / (4 * size))))
+
+
+def _needed_gb(solver: str, size: int, rows: int) -> float:
+    """Memory of an exact solver: two Gram matrices or one kernel, and two chunks of Phi."""
+    matrices = 2 * size**2 if solver == "direct" else rows**2
+    return 4e-9 * (matrices + 2 * _chunk(size) * size)
 
 
 class ConvexConvClassifier(BlockClassifier):
@@ -51,7 +64,7 @@ class ConvexConvClassifier(BlockClassifier):
         stride: distance between patches, in pixels.
         padding: zeros around the image, in pixels.
         pooling: cells per side that responses are averaged over; 1 is global average pooling.
-        n_gates: number of gates, g.
+        n_gates: number of gates, g; None for 128, or fewer where ``memory_gb`` asks for it.
         gates: ``gaussian``, ``patches`` or ``sgd`` (the strongest filters of a non-convex
             network of the same architecture that was trained briefly).
         whiten: number of whitened principal directions that patches are reduced to; None takes
@@ -93,10 +106,10 @@ class ConvexConvClassifier(BlockClassifier):
         stride: int = 2,
         padding: int = 0,
         pooling: int = 2,
-        n_gates: int = 128,
+        n_gates: int | None = None,
         gates: str = "sgd",
         whiten: int | None = 48,
-        centre: bool = False,
+        centre: bool = True,
         betas: float | tuple[float, ...] | list[float] | None = None,
         augment: str = "flip",
         validation_fraction: float = 0.1,
@@ -136,7 +149,8 @@ class ConvexConvClassifier(BlockClassifier):
     ) -> dict[str, Any]:
         self._check_settings()
         clock = PhaseClock(self.callback)
-        gates = choose_gates(self.gates, self.n_gates, stream, geometry, transform, generator)
+        n_gates = self.n_gates or self._affordable_gates(geometry, transform.dim, len(stream))
+        gates = choose_gates(self.gates, n_gates, stream, geometry, transform, generator)
         clock.lap("gates")
         features = GatedFeatures(geometry, transform, gates)
         solver = self._solver(features, len(stream))
@@ -203,26 +217,37 @@ class ConvexConvClassifier(BlockClassifier):
         if self.solver == "sgd":
             return SGD()
         size = features.n_features
-        name = self.solver
-        if name == "auto":
-            name = "direct" if size <= rows else "kernel"
-        needed = 8e-9 * size**2 if name == "direct" else 4e-9 * rows**2
-        budget = self.memory_gb or MEMORY_SHARE * available_memory_gb()
-        needed += 4e-9 * 2 * self._chunk(features) * size
+        name = self._exact_name(size, rows)
+        needed, budget = _needed_gb(name, size, rows), self._memory_budget_gb()
         if needed > budget:
             raise SettingError(
                 f"{size} features of {rows} images need {needed:.1f} GB with solver {name}, and "
-                f"memory_gb allows {budget:.1f}; lower n_gates (now {self.n_gates}), whiten or "
-                f"pooling, or raise memory_gb"
+                f"memory_gb allows {budget:.1f}; lower n_gates (now {len(features.gates)}), whiten "
+                f"or pooling, or raise memory_gb"
             )
         betas = None if self.betas is None else self._betas()
         solver = Direct if name == "direct" else Kernel
-        return solver(betas, chunk=self._chunk(features))
+        return solver(betas, chunk=_chunk(size))
 
-    @staticmethod
-    def _chunk(features: GatedFeatures) -> int:
-        """Rows of Phi in memory: about 0.5 GB."""
-        return int(min(4000, max(100, 0.5e9 / (4 * features.n_features))))
+    def _exact_name(self, size: int, rows: int) -> str:
+        if self.solver == "auto":
+            return "direct" if size <= rows else "kernel"
+        return str(self.solver)
+
+    def _memory_budget_gb(self) -> float:
+        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
+
+    def _affordable_gates(self, geometry: PatchGeometry, dim: int, rows: int) -> int:
+        """128 gates, or as many as the memory budget lets the exact solver have."""
+        per_gate, budget = geometry.n_cells * dim, self._memory_budget_gb()
+        gates = DEFAULT_GATES
+        if self.solver in EXACT_SOLVERS:
+            while gates > 1:
+                size = gates * per_gate
+                if _needed_gb(self._exact_name(size, rows), size, rows) <= budget:
+                    break
+                gates -= 1
+        return gates
 
     def _check_settings(self) -> None:
         choices = {
@@ -238,15 +263,13 @@ class ConvexConvClassifier(BlockClassifier):
             raise SettingError(
                 f"solver {self.solver!r} is not known; choose one of {', '.join(SOLVERS)}"
             )
-        exact = self.solver in ("auto", "direct", "kernel") or isinstance(
-            self.solver, (Direct, Kernel)
-        )
+        exact = self.solver in EXACT_SOLVERS or isinstance(self.solver, (Direct, Kernel))
         if exact and (self.loss != "squared" or self.formulation != "gated"):
             raise SettingError(
                 f"solver {self.solver} is exact for squared loss and formulation gated; "
                 f"use solver sgd for loss {self.loss} and formulation {self.formulation}"
             )
-        if self.n_gates < 1:
+        if self.n_gates is not None and self.n_gates < 1:
             raise SettingError(f"n_gates is {self.n_gates}; give at least 1")
         if min(self._betas()) < 0 or (exact and self.betas is not None and min(self._betas()) <= 0):
             raise SettingError(f"betas is {self.betas}; give positive numbers")
@@ -255,7 +278,8 @@ class ConvexConvClassifier(BlockClassifier):
 
     def _block_scores(self, images: Tensor) -> Tensor:
         features = self._features()
-        return features(images) @ self.coef_.flatten(1).T + self.intercept_
+        scores: Tensor = features(images) @ self.coef_.flatten(1).T + self.intercept_
+        return scores
 
     def _features(self) -> GatedFeatures:
         geometry = self.geometry()

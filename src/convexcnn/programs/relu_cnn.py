@@ -16,8 +16,7 @@ class ReluProgram(BlockProgram):
     """minimise (1/n) loss(F, Y) + (beta/2) sum_j (|u_j|^2 + |w_j|^2),
     F(x) = sum_j w_j (1/q) sum_{l in cell} (x_l . u_j)_+ + b, filters shared by all classes.
 
-    Filters and head start as ``torch.nn.Conv2d`` and ``torch.nn.Linear`` do: uniform in
-    +-1/sqrt(fan-in).
+    Filters and head start as He et al. 2015 propose: normal with variance 2 / fan-in.
 
     Args:
         geometry: where patches and pooling cells lie.
@@ -47,17 +46,16 @@ class ReluProgram(BlockProgram):
         self.transform = transform
         self.loss = loss
         self.beta = beta
-        fan_in = geometry.n_cells * n_filters
 
-        def uniform(*shape: int, bound: float) -> Tensor:
-            draw = torch.rand(*shape, generator=generator) * 2 - 1
-            return (draw * bound).to(transform.mean.device)
+        def normal(*shape: int) -> Tensor:
+            draw: Tensor = torch.randn(*shape, generator=generator) * (2 / shape[1]) ** 0.5
+            return draw.to(transform.mean.device)
 
-        self.filters = uniform(n_filters, transform.dim, bound=transform.dim**-0.5)
+        self.filters = normal(n_filters, transform.dim)
         """U, (m, d) in transformed coordinates."""
-        self.head = uniform(n_classes, fan_in, bound=fan_in**-0.5)
+        self.head = normal(n_classes, geometry.n_cells * n_filters)
         """w, (k, cells * m)."""
-        self.bias = uniform(n_classes, bound=fan_in**-0.5)
+        self.bias = self.filters.new_zeros(n_classes)
         """b, (k,)."""
         self._work = self.filters.new_empty(0)
 
