@@ -14,7 +14,7 @@ import click
 from convexcnn.cli.run_folder import jsonable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -128,17 +128,16 @@ def _plain_progress(note: Callable[[str], None]) -> Callback:
 
 
 def _bar_progress(bars: Progress) -> Callback:
-    tasks: dict[str, Any] = {}
+    """One bar for every phase that counts steps; a line for every phase that only ends."""
+    tasks: dict[str, TaskID] = {"": bars.add_task("training", total=None, metrics="")}
 
     def callback(event: dict[str, Any]) -> None:
         title = _title(event)
+        if not event.get("steps"):
+            bars.console.print(f"{title}  {_metrics(event)}".rstrip(), markup=False)
+            return
         if title not in tasks:
-            tasks[title] = bars.add_task(title, total=event.get("steps"), metrics="")
-        bars.update(
-            tasks[title],
-            completed=event.get("step", 0),
-            total=event.get("steps"),
-            metrics=_metrics(event),
-        )
+            tasks[title] = bars.add_task(title, total=event["steps"], metrics="")
+        bars.update(tasks[title], completed=event["step"], metrics=_metrics(event))
 
     return callback

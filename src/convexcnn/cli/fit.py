@@ -37,11 +37,17 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--formulation",
     type=click.Choice(FORMULATIONS),
-    help="The gated convex program, or the non-convex network trained by SGD.  [default: gated]",
+    help="The gated convex program, the same with the ReLU cones as a penalty (small problems, "
+    "solver sgd), or the non-convex network.  [default: gated]",
 )
 @click.option("--regulariser", type=click.Choice(["l2"]), help="What beta weighs.")
 @click.option("--loss", type=click.Choice(["squared", "cross_entropy"]), help="Training loss.")
-@click.option("--solver", type=click.Choice(["auto", "direct", "sgd"]), help="How to solve it.")
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "direct", "kernel", "sgd", "adam"]),
+    help="Exactly from sufficient statistics (direct) or image similarities (kernel), whichever is "
+    "cheaper (auto); sgd and, for non-convex, adam descend.",
+)
 @click.option("--filter-size", type=POSITIVE, metavar="PIXELS", help="Side of a filter.")
 @click.option(
     "--stride", type=POSITIVE, metavar="PIXELS", help="Pixels from one patch to the next."
@@ -56,6 +62,13 @@ POSITIVE = click.IntRange(min=1)
     help="Where gates come from: random, patches of the images, or a briefly trained network.",
 )
 @click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates.")
+@click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")
+@click.option(
+    "--whiten",
+    type=click.IntRange(min=0),
+    metavar="DIRECTIONS",
+    help="Whiten patches to this many principal directions; 0 takes raw pixels.",
+)
 @click.option(
     "--beta",
     "betas",
@@ -75,6 +88,11 @@ POSITIVE = click.IntRange(min=1)
     type=click.IntRange(min=0, max=2**32 - 1),
     help="Seed of everything random.  [default: 0]",
 )
+@click.option(
+    "--no-certificate",
+    is_flag=True,
+    help="Skip the bound on the distance from the optimum, which reads all images once more.",
+)
 @run_options
 @output_options
 def command(
@@ -86,6 +104,7 @@ def command(
     overwrite: bool,
     as_json: bool,
     config: Path | None,
+    no_certificate: bool,
     **options: Any,
 ) -> None:
     """Train a classifier on DATA and write the folder RUN, with its report.
@@ -107,5 +126,6 @@ def command(
         root=root,
         download=download,
         overwrite=overwrite,
+        certificate=not no_certificate,
         console=Console(as_json=as_json),
     )

@@ -12,10 +12,13 @@ from convexcnn.errors import SettingError
 if TYPE_CHECKING:
     from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
 
-FORMULATIONS = ("gated", "non-convex")
+FORMULATIONS = ("gated", "relu-penalised", "non-convex")
 
-RUN_KEYS = ("formulation", "image_size", "limit", "seed", "skip_bad")
+RUN_KEYS = ("formulation", "image_size", "limit", "model", "seed", "skip_bad")
 """Keys of a settings file that are no parameters of an estimator."""
+
+RAW_PIXELS = 0
+"""What `whiten` is in a settings file where Python says None: TOML has no such word."""
 
 NOT_SETTINGS = ("callback", "formulation", "image_shape", "random_state")
 """Parameters of the estimators that a settings file has no say in."""
@@ -58,18 +61,39 @@ def make_estimator(settings: Mapping[str, Any]) -> ConvexConvClassifier | NonCon
         raise SettingError(
             f"formulation {formulation!r} is not known; choose from {', '.join(FORMULATIONS)}"
         )
-    estimator = NonConvexConvClassifier() if formulation == "non-convex" else ConvexConvClassifier()
+    if settings.get("model", "two-layer") != "two-layer":
+        raise SettingError(f"model {settings['model']!r} is not known; there is two-layer")
+    estimator: ConvexConvClassifier | NonConvexConvClassifier
+    if formulation == "non-convex":
+        estimator = NonConvexConvClassifier()
+    else:
+        estimator = ConvexConvClassifier(formulation=formulation)
     known = [name for name in estimator.get_params() if name not in NOT_SETTINGS]
     parameters = {key: value for key, value in settings.items() if key not in RUN_KEYS}
+    if "betas" in parameters and "betas" not in known:
+        parameters["beta"] = _only(parameters.pop("betas"), formulation)
     for key in parameters:
         if key not in known:
             raise SettingError(_unknown(key, formulation, [*known, *RUN_KEYS]))
-    return estimator.set_params(**parameters, random_state=settings.get("seed", 0))
+    if parameters.get("whiten") == RAW_PIXELS:
+        parameters["whiten"] = None
+    estimator.set_params(**parameters, random_state=settings.get("seed", 0))
+    return estimator
 
 
 def settings_of(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str, Any]:
     """Return the parameters of an estimator that a settings file can hold."""
-    return {k: v for k, v in estimator.get_params().items() if k not in NOT_SETTINGS}
+    parameters = {k: v for k, v in estimator.get_params().items() if k not in NOT_SETTINGS}
+    if parameters["whiten"] is None:
+        parameters["whiten"] = RAW_PIXELS
+    return parameters
+
+
+def _only(betas: Any, formulation: str) -> Any:
+    values = betas if isinstance(betas, (list, tuple)) else [betas]
+    if len(values) != 1:
+        raise SettingError(f"formulation {formulation} takes one beta, not {len(values)}")
+    return values[0]
 
 
 def _unknown(key: str, formulation: str, known: list[str]) -> str:

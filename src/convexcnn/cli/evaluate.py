@@ -1,0 +1,112 @@
+"""`convexcnn evaluate`: how well a trained model does on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from convexcnn.cli.options import FOLDER, data_options, output_options, seed_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from convexcnn.data import ImageDataset, ImageSplit
+
+
+@click.command(name="evaluate", short_help="Measure a trained model on labelled images.")
+@click.argument("run", type=FOLDER)
+@click.argument("data")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "train", "all"]),
+    default="test",
+    show_default=True,
+    help="Which images of DATA to use.",
+)
+@data_options
+@seed_option
+@output_options
+def command(
+    run: Path,
+    data: str,
+    *,
+    split: str,
+    root: Path | None,
+    download: bool,
+    skip_bad: bool,
+    image_size: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure the model of RUN on DATA: accuracy, loss, and both class by class.
+
+    DATA is a name, a folder of class folders, a .csv of labels, or an .npz file, with the classes
+    and the image shape of the training data. Where DATA has no test images of its own, a fifth of
+    it is set aside by --seed, as fit does; --split all uses everything.
+    """
+    from convexcnn.cli.console import Console, percent
+    from convexcnn.cli.evaluation import evaluate_model
+    from convexcnn.cli.trained import check_fits, load_trained
+    from convexcnn.data import load_dataset
+
+    console = Console(as_json=as_json)
+    model = load_trained(run)
+    dataset = load_dataset(
+        data, root=root, download=download, skip_bad=skip_bad, image_size=image_size, seed=seed
+    )
+    for path in dataset.skipped:
+        console.note(f"Skipped: {path}")
+    check_fits(model, dataset)
+    images = _choose(dataset, split)
+    measured = evaluate_model(model, images, len(dataset.classes))
+    counts = measured.confusion.sum(axis=1).tolist()
+    rows = [
+        [name, f"{count:,}", percent(accuracy), _most_confused(measured.confusion, i, dataset)]
+        for i, (name, count, accuracy) in enumerate(
+            zip(dataset.classes, counts, measured.per_class, strict=True)
+        )
+    ]
+    console.table(["class", "images", "accuracy", "most often taken for"], rows)
+    console.show(f"Accuracy: {percent(measured.accuracy)} of {len(images):,} images ({split})")
+    console.show(f"Loss: {measured.loss:.4f} ({model.loss})")
+    console.result(
+        {
+            "run": str(run),
+            "data": dataset.describe(),
+            "split": split,
+            "images": len(images),
+            "accuracy": measured.accuracy,
+            "loss": measured.loss,
+            "classes": list(dataset.classes),
+            "per_class": measured.per_class,
+            "confusion": measured.confusion,
+        }
+    )
+
+
+def _choose(dataset: ImageDataset, split: str) -> ImageSplit:
+    import numpy as np
+
+    from convexcnn.data import ImageSplit
+    from convexcnn.errors import DataError
+
+    if split == "train" or (split == "all" and dataset.test is None):
+        return dataset.train
+    if dataset.test is None:
+        raise DataError(f"{dataset.name} has no test images; use --split train")
+    if split == "test":
+        return dataset.test
+    return ImageSplit(
+        np.concatenate([dataset.train.images, dataset.test.images]),
+        np.concatenate([dataset.train.labels, dataset.test.labels]),
+    )
+
+
+def _most_confused(confusion: NDArray[np.int64], label: int, dataset: ImageDataset) -> str:
+    """Return the class that images of this one are most often mistaken for."""
+    mistakes = confusion[label].copy()
+    mistakes[label] = 0
+    return dataset.classes[int(mistakes.argmax())] if mistakes.any() else "-"

@@ -1,0 +1,72 @@
+"""How well a trained model does on labelled images, class by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from convexcnn.data import ImageSplit
+    from convexcnn.models.base import BlockClassifier
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures of a model on labelled images.
+
+    Args:
+        loss: mean of the model's training loss.
+        confusion: (k, k) counts, rows the true class and columns the predicted one.
+    """
+
+    loss: float
+    confusion: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Part of the images that were classified correctly."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    @property
+    def per_class(self) -> list[float | None]:
+        """Accuracy among the images of each class; None for a class without images."""
+        totals = self.confusion.sum(axis=1)
+        correct = np.diagonal(self.confusion)
+        return [
+            c / t if t else None for c, t in zip(correct.tolist(), totals.tolist(), strict=True)
+        ]
+
+    def summary(self) -> dict[str, float]:
+        """Loss and accuracy, as `result.json` holds them."""
+        return {"loss": self.loss, "accuracy": self.accuracy}
+
+
+def evaluate_model(model: BlockClassifier, split: ImageSplit, n_classes: int) -> Evaluation:
+    """Measure a model that was trained on integer labels.
+
+    A class that had no training images has score 0 (squared loss) or minus infinity.
+
+    Args:
+        model: fitted on labels out of 0..n_classes - 1.
+        split: labelled images of the model's shape.
+        n_classes: k.
+    """
+    missing = -np.inf if model.loss == "cross_entropy" else 0.0
+    scores = np.full((len(split), n_classes), missing)
+    scores[:, model.classes_] = model.scores(split.images)
+    predicted = model.classes_[scores[:, model.classes_].argmax(1)]
+    confusion = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(confusion, (split.labels, predicted), 1)
+    return Evaluation(_mean_loss(model.loss, scores, split.labels), confusion)
+
+
+def _mean_loss(name: str, scores: NDArray[np.float64], labels: NDArray[Any]) -> float:
+    import torch
+
+    from convexcnn.programs.losses import get_loss
+
+    targets = torch.nn.functional.one_hot(torch.from_numpy(labels), scores.shape[1]).double()
+    return float(get_loss(name).value(torch.from_numpy(scores), targets)) / len(labels)

@@ -1,0 +1,155 @@
+"""`convexcnn predict`: label pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convexcnn.cli.options import FILE, FOLDER, output_options
+
+if TYPE_CHECKING:
+    from convexcnn.models.base import BlockClassifier
+
+BATCH = 512
+"""Pictures decoded at once, so that a folder of any size fits in memory."""
+
+Prediction = dict[str, Any]
+
+
+@click.command(name="predict", short_help="Label pictures with a trained model.")
+@click.argument("run", type=FOLDER)
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Labels per picture, the most probable first.",
+)
+@click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="Also write a CSV file.")
+@click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out pictures that cannot be read, and name them, instead of stopping.",
+)
+@output_options
+def command(
+    run: Path,
+    images: Sequence[Path],
+    *,
+    top: int,
+    csv_file: Path | None,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Label IMAGES, files or folders of them, with the model of RUN.
+
+    Pictures of another size than the model's are resized until they just cover it, and the centre
+    is cut out; to a model of grey images, colours are turned grey.
+    """
+    from convexcnn.cli.console import Console
+    from convexcnn.cli.trained import load_trained
+
+    console = Console(as_json=as_json)
+    model = load_trained(run)
+    files = list(_files(images))
+    predictions: list[Prediction] = []
+    skipped: list[str] = []
+    for start in range(0, len(files), BATCH):
+        found, bad = _predict(model, files[start : start + BATCH], top, skip_bad)
+        predictions += found
+        skipped += bad
+    _, height, width = model.image_shape_
+    console.note(f"Pictures are seen at {height}x{width} pixels: resized to cover, centre cut out.")
+    for name in skipped:
+        console.note(f"Skipped: {name}")
+    if csv_file is not None:
+        _write_csv(csv_file, predictions)
+        console.note(f"Written: {csv_file}")
+    _show(console, predictions, top)
+    console.result(
+        {
+            "run": str(run),
+            "image_shape": list(model.image_shape_),
+            "predictions": predictions,
+            "skipped": skipped,
+        }
+    )
+
+
+def _files(images: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files named, and the pictures of folders named, in order."""
+    from convexcnn.data.decode import is_image_file
+    from convexcnn.errors import DataError
+
+    for path in images:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(file for file in path.rglob("*") if is_image_file(file))
+        if not inside:
+            raise DataError(f"{path} holds no pictures; name a folder or file with some")
+        yield from inside
+
+
+def _predict(
+    model: BlockClassifier, files: Sequence[Path], top: int, skip_bad: bool
+) -> tuple[list[Prediction], tuple[str, ...]]:
+    from convexcnn.cli.trained import class_names
+    from convexcnn.data import read_images
+
+    channels, height, width = model.image_shape_
+    read = read_images(files, channels=channels, image_size=(height, width), skip_bad=skip_bad)
+    if not len(read.kept):
+        return [], read.skipped
+    names = class_names(model)
+    probabilities = model.predict_proba(read.images)
+    order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
+    predictions = []
+    for row, file in enumerate(read.kept):
+        ranked = [
+            {
+                "label": names[int(model.classes_[column])],
+                "probability": float(probabilities[row, column]),
+            }
+            for column in order[row]
+        ]
+        predictions.append({"image": str(files[file]), **ranked[0], "top": ranked})
+    return predictions, read.skipped
+
+
+def _show(console: Any, predictions: Sequence[Prediction], top: int) -> None:
+    from convexcnn.cli.console import percent
+
+    columns = ["image"]
+    for rank in range(1, top + 1):
+        columns += [f"label {rank}" if top > 1 else "label", "probability"]
+    rows = []
+    for prediction in predictions:
+        cells = [prediction["image"]]
+        for entry in prediction["top"]:
+            cells += [entry["label"], percent(entry["probability"])]
+        rows.append(cells)
+    console.table(columns, rows)
+
+
+def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write one row per picture: image, then label and probability of every rank."""
+    import csv
+
+    ranks = max((len(prediction["top"]) for prediction in predictions), default=1)
+    header = ["image", "label", "probability"]
+    for rank in range(2, ranks + 1):
+        header += [f"label_{rank}", f"probability_{rank}"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for prediction in predictions:
+            row = [prediction["image"]]
+            for entry in prediction["top"]:
+                row += [entry["label"], f"{entry['probability']:.6f}"]
+            writer.writerow(row)

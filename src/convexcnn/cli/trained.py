@@ -1,0 +1,73 @@
+"""The trained model of a run, and whether data fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convexcnn.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from convexcnn.data import ImageDataset
+    from convexcnn.models.base import BlockClassifier
+
+
+def load_trained(run: Path) -> BlockClassifier:
+    """Return the model of a run.
+
+    Args:
+        run: folder of a fit, or one model's folder in a comparison.
+
+    Raises:
+        RunError: there is no such run, it holds several models, or the model is damaged.
+    """
+    from convexcnn.models import load_model
+
+    if not run.is_dir():
+        raise RunError(f"{run}: there is no such run; make one with 'convexcnn fit DATA --out'")
+    several = sorted(path.parent for path in run.glob("models/*/model.json"))
+    if several and not (run / "model.json").exists():
+        names = " or ".join(str(path) for path in several)
+        raise RunError(f"{run} is a comparison; name one of its models: {names}")
+    return load_model(run)
+
+
+def class_names(model: BlockClassifier) -> tuple[str, ...]:
+    """Return the names of the classes by label."""
+    if model.class_names:
+        return tuple(model.class_names)
+    return tuple(str(label) for label in model.classes_)
+
+
+def check_fits(model: BlockClassifier, dataset: ImageDataset) -> None:
+    """Refuse data whose images or classes are not those of the model.
+
+    Raises:
+        DataError: what differs, and what to do.
+    """
+    if dataset.image_shape != model.image_shape_:
+        channels, height, width = model.image_shape_
+        resizable = dataset.image_shape[0] == channels and height == width
+        advice = f"read it with --image-size {height}" if resizable else "give images of that shape"
+        raise DataError(
+            f"{dataset.name} has images of {_shape(dataset.image_shape)}, and the model was "
+            f"trained on {_shape(model.image_shape_)}; {advice}"
+        )
+    known = class_names(model)
+    if dataset.classes != known:
+        unknown = [name for name in dataset.classes if name not in known]
+        problem = (
+            f"classes that the model does not know ({', '.join(unknown[:5])})"
+            if unknown
+            else f"other classes ({', '.join(dataset.classes[:5])})"
+        )
+        raise DataError(
+            f"{dataset.name} has {problem}; the model was trained on {len(known)}: "
+            f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+        )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    colours = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+    return f"{height}x{width} pixels ({colours})"

@@ -1,0 +1,230 @@
+"""Train an estimator and write its run: what `fit` and `demo` share."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from convexcnn.cli.console import Callback, Console, duration, percent
+from convexcnn.cli.run_folder import RunFolder
+from convexcnn.errors import ConvexcnnError
+
+if TYPE_CHECKING:
+    from convexcnn.data import ImageDataset
+    from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
+
+Result = dict[str, Any]
+T = TypeVar("T")
+
+FILTERS_FILE = "filters.safetensors"
+
+
+def fit_run(
+    data: str,
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    console: Console,
+    root: Path | None = None,
+    download: bool = False,
+    overwrite: bool = False,
+    certificate: bool = True,
+) -> Result:
+    """Read data, train, and write the run with its report; nothing is left if that fails.
+
+    Args:
+        data: name or path of the data set.
+        out: the run folder.
+        settings: `formulation`, `seed`, `limit`, `image_size`, `skip_bad` and parameters of the
+            estimator; what is left out keeps its default.
+        console: where progress and the summary go.
+        root: folder of official files.
+        download: fetch official files that are missing.
+        overwrite: replace an existing run.
+        certificate: bound the distance from the optimum, where the program has such a bound.
+
+    Returns:
+        What was printed with `--json`.
+
+    Raises:
+        ConvexcnnError: bad settings, bad data, or a run folder that is taken.
+    """
+    from convexcnn.cli.settings import make_estimator, settings_of
+
+    estimator = make_estimator(settings)
+    seed = int(settings.get("seed", 0))
+    reading = {key: settings.get(key) for key in ("image_size", "limit", "skip_bad")}
+    formulation = settings.get("formulation", "gated")
+    everything = {"formulation": formulation, **settings_of(estimator), **reading, "seed": seed}
+    run = RunFolder(out, everything, header=command_line(), overwrite=overwrite)
+    run.check()
+    dataset = _load(data, root, download, seed, reading)
+    for path in dataset.skipped:
+        console.note(f"Skipped: {path}")
+    with run:
+        with console.progress() as show:
+
+            def callback(event: dict[str, Any]) -> None:
+                run.log(event)
+                show(event)
+
+            result = train(estimator, dataset, run.folder, callback, certificate=certificate)
+        result |= {"settings": {"data": data, **everything}, "seed": seed}
+        run.write_result(result | environment_of_result())
+        build_report_or_warn(run.folder, out, console)
+    summarise(result, out, console)
+    printed = {"run": str(out), "report": str(out / "report.html"), **result}
+    console.result(printed)
+    return printed
+
+
+def train(
+    estimator: ConvexConvClassifier | NonConvexConvClassifier,
+    dataset: ImageDataset,
+    folder: Path,
+    callback: Callback,
+    *,
+    certificate: bool,
+) -> Result:
+    """Fit, measure and certify an estimator, and write its model and filters into a folder.
+
+    Returns:
+        `result.json` without settings and environment.
+    """
+    from safetensors.numpy import save_file
+
+    from convexcnn.cli.evaluation import evaluate_model
+    from convexcnn.models import ConvexConvClassifier, save_model
+
+    start = time.perf_counter()
+    estimator.set_params(callback=callback)
+    estimator.fit(dataset.train.images, dataset.train.labels)
+    estimator.set_params(callback=None)
+    estimator.class_names = dataset.classes
+    estimator.fingerprint_ = dataset.fingerprint()
+    convex = isinstance(estimator, ConvexConvClassifier)
+    phases = dict(estimator.solution_.seconds) if convex else {"sgd": estimator.seconds_}
+
+    def timed(phase: str, work: Callable[[], T]) -> T:
+        before = time.perf_counter()
+        value = work()
+        phases[phase] = time.perf_counter() - before
+        callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
+        return value
+
+    k = len(dataset.classes)
+    on_train = timed("training images", lambda: evaluate_model(estimator, dataset.train, k))
+    on_test = None
+    if (test := dataset.test) is not None:
+        on_test = timed("test images", lambda: evaluate_model(estimator, test, k))
+    proof = None
+    if certificate and convex and _can_be_certified(estimator):
+        split = dataset.train
+        proof = timed("certificate", lambda: estimator.certify(split.images, split.labels))
+    save_model(estimator, folder)
+    save_file(estimator.filters(), folder / FILTERS_FILE)
+    scores = {
+        "train": on_train.summary(),
+        "test": None if on_test is None else on_test.summary(),
+    }
+    return {
+        "format": 1,
+        "kind": "fit",
+        "data": dataset.describe(),
+        "model": "two-layer",
+        "formulation": estimator.formulation if convex else "non-convex",
+        "blocks": [
+            {
+                **scores,
+                "certificate": None if proof is None else proof.to_dict(),
+                **_size(estimator),
+                "beta": estimator.beta_,
+                "seconds": estimator.seconds_,
+                "path": estimator.path_ if convex else [],
+            }
+        ],
+        **scores,
+        "confusion": None if on_test is None else on_test.confusion.tolist(),
+        "seconds": time.perf_counter() - start,
+        "phases": phases,
+    }
+
+
+def environment_of_result() -> Result:
+    """Return versions, machine and peak memory, as `result.json` holds them."""
+    from convexcnn.environment import machine, peak_memory_bytes, versions
+
+    return {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
+    """Build the report; a trained model is worth keeping even if that fails."""
+    from convexcnn.report import build_report
+
+    try:
+        build_report(folder)
+    except ConvexcnnError as error:
+        console.note(f"Warning: the report could not be built ({error}).")
+        console.note(f"The run is complete without it; try again: convexcnn report {out}")
+
+
+def summarise(result: Result, out: Path, console: Console) -> None:
+    """Print accuracy, certificate, time and where the report is."""
+    rows = [
+        [name, percent(result[key]["accuracy"]), f"{result[key]['loss']:.4f}"]
+        for name, key in (("training images", "train"), ("test images", "test"))
+        if result[key] is not None
+    ]
+    console.table([result["data"]["name"], "accuracy", "loss"], rows)
+    proof = result["blocks"][0]["certificate"]
+    if proof is not None:
+        console.show(f"Certificate: {proof['scope']}, to {proof['relative_gap']:.1e}")
+    console.show(f"Time: {duration(result['seconds'])}")
+    console.show(f"Report: {out / 'report.html'}")
+
+
+def command_line() -> str:
+    """Return the command that is running, as it could be typed again."""
+    return shlex.join(["convexcnn", *sys.argv[1:]])
+
+
+def _load(
+    data: str, root: Path | None, download: bool, seed: int, reading: Mapping[str, Any]
+) -> ImageDataset:
+    from convexcnn.data import load_dataset
+
+    return load_dataset(
+        data,
+        root=root,
+        download=download,
+        skip_bad=bool(reading["skip_bad"]),
+        image_size=reading["image_size"],
+        limit=reading["limit"],
+        seed=seed,
+    )
+
+
+def _can_be_certified(estimator: ConvexConvClassifier) -> bool:
+    exact = estimator.loss == "squared" and estimator.formulation == "gated"
+    return exact and estimator.beta_ > 0
+
+
+def _size(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str, int | None]:
+    """Number of gates, and of neurons: the singular factors of every V_i, d x (cells k)."""
+    import torch
+
+    if not hasattr(estimator, "gates_"):
+        return {"gates": None, "neurons": len(estimator.filters_)}
+    per_gate = estimator.coef_.permute(2, 3, 0, 1).flatten(2)
+    return {
+        "gates": len(estimator.gates_),
+        "neurons": int(torch.linalg.matrix_rank(per_gate).sum()),
+    }
