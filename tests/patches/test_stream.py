@@ -1,0 +1,101 @@
+"""Streams deliver every image once, scaled, mirrored if asked, in an order that is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from small import generator, stripe_stream
+
+IMAGES, CLASSES = 23, 3
+
+
+def rows_of(blocks):
+    """A stream's blocks, joined: images and targets."""
+    images, targets = zip(*blocks, strict=True)
+    return torch.cat(images), torch.cat(targets)
+
+
+def positions(images, everything):
+    """The row of each image in ``everything``; every one must be there exactly once."""
+    same = (images[:, None] == everything[None]).flatten(2).all(2)
+    assert (same.sum(1) == 1).all()
+    return same.int().argmax(1).tolist()
+
+
+def test_a_block_is_scaled_images_and_one_hot_targets():
+    stream = stripe_stream(IMAGES)
+    images, targets = stream.block(np.array([5, 0, 7]))
+    expected = stream.scaler.transform(stream.images)[[5, 0, 7]]
+    np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(targets, np.eye(CLASSES)[stream.labels[[5, 0, 7]]])
+    assert images.dtype == targets.dtype == torch.float32
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 10, 23, 46, 1000])
+def test_the_order_does_not_depend_on_the_block_size(mirror, size):
+    stream = stripe_stream(IMAGES, mirror=mirror)
+    blocks = list(stream.blocks(size))
+    assert max(len(images) for images, _ in blocks) <= size
+    images, targets = rows_of(blocks)
+    assert len(images) == len(targets) == len(stream) == IMAGES * (1 + mirror)
+    everything, labels = stream.block(slice(None))
+    assert torch.equal(images[:: 1 + mirror], everything)
+    assert torch.equal(targets[:: 1 + mirror], labels)
+    if mirror:
+        assert torch.equal(images[1::2], everything.flip(3))
+        assert torch.equal(targets[1::2], labels)
+
+
+def test_a_mirrored_pair_is_never_torn_apart():
+    sizes = [len(images) for images, _ in stripe_stream(3, mirror=True).blocks(1)]
+    assert sizes == [2, 2, 2]
+
+
+def test_an_epoch_holds_every_image_once_in_an_order_from_the_generator():
+    stream = stripe_stream(IMAGES)
+    everything, labels = stream.block(slice(None))
+    batches = list(stream.shuffled(10, generator(3)))
+    assert [len(images) for images, _ in batches] == [10, 10, 3]
+    images, targets = rows_of(batches)
+    order = positions(images, everything)
+    assert sorted(order) == list(range(IMAGES))
+    assert order != sorted(order)
+    assert torch.equal(targets, labels[order])
+    again, _ = rows_of(stream.shuffled(10, generator(3)))
+    assert torch.equal(again, images)
+    other, _ = rows_of(stream.shuffled(10, generator(4)))
+    assert not torch.equal(other, images)
+
+
+def test_shuffled_batches_are_mirrored_as_a_whole_about_every_other_time():
+    stream = stripe_stream(IMAGES, mirror=True)
+    everything, _ = stream.block(slice(None))
+    pairs = torch.cat([everything, everything.flip(3)])
+    flipped = []
+    source = generator(0)
+    for _ in range(20):
+        for images, _ in stream.shuffled(10, source):
+            sides = {position >= IMAGES for position in positions(images, pairs)}
+            assert len(sides) == 1
+            flipped.extend(sides)
+    assert len(flipped) == 60
+    assert 15 < sum(flipped) < 45
+
+
+def test_a_subset_keeps_the_settings_of_its_stream():
+    stream = stripe_stream(IMAGES, mirror=True)
+    part = stream.subset(np.array([4, 1]))
+    assert (len(part), part.mirror, part.n_classes) == (4, True, CLASSES)
+    assert part.scaler is stream.scaler
+    np.testing.assert_array_equal(part.images, stream.images[[4, 1]])
+    np.testing.assert_array_equal(part.labels, stream.labels[[4, 1]])
+
+
+def test_mirroring_can_be_left_out():
+    stream = stripe_stream(IMAGES, mirror=True)
+    plain = stream.without_mirror()
+    assert (len(stream), len(plain)) == (2 * IMAGES, IMAGES)
+    assert torch.equal(rows_of(plain.blocks(7))[0], stream.block(slice(None))[0])
