@@ -1,9 +1,76 @@
-"""Convolutional image classifiers trained as convex programs."""
+"""Convolutional image classifiers trained as convex programs.
+
+The public API is imported on first use, so that `import convexcnn` alone is quick.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from convexcnn.errors import ConvexcnnError, DataError, RunError, SettingError
+
+if TYPE_CHECKING:
+    from convexcnn.data import (
+        ImageDataset,
+        ImageSplit,
+        available_datasets,
+        dataset_from_arrays,
+        dataset_from_torch,
+        load_dataset,
+    )
+    from convexcnn.models import (
+        ConvexConvClassifier,
+        NonConvexConvClassifier,
+        load_model,
+        save_model,
+    )
+    from convexcnn.report import build_report
 
 __version__ = "0.1.0"
 
-__all__ = ["ConvexcnnError", "DataError", "RunError", "SettingError", "__version__"]
+__all__ = [
+    "ConvexConvClassifier",
+    "ConvexcnnError",
+    "DataError",
+    "ImageDataset",
+    "ImageSplit",
+    "NonConvexConvClassifier",
+    "RunError",
+    "SettingError",
+    "__version__",
+    "available_datasets",
+    "build_report",
+    "dataset_from_arrays",
+    "dataset_from_torch",
+    "load_dataset",
+    "load_model",
+    "save_model",
+]
+
+_HOME = {
+    "ConvexConvClassifier": "models",
+    "ImageDataset": "data",
+    "ImageSplit": "data",
+    "NonConvexConvClassifier": "models",
+    "available_datasets": "data",
+    "build_report": "report",
+    "dataset_from_arrays": "data",
+    "dataset_from_torch": "data",
+    "load_dataset": "data",
+    "load_model": "models",
+    "save_model": "models",
+}
+"""The subpackage that each name comes from."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'convexcnn' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"convexcnn.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,89 @@
+"""Every command and option has help and is in docs/cli.md, and the choices are the estimators'."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from convexcnn.cli.application import cli
+
+DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+SHARED = "Reading data"
+
+
+def commands(
+    group: click.Group = cli, path: str = "convexcnn"
+) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+COMMANDS = dict(commands())
+
+
+def section(title: str) -> str:
+    match = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", DOCS, re.M | re.S)
+    assert match, f"docs/cli.md has no section '## {title}'"
+    return match[1]
+
+
+def documented(text: str) -> set[str]:
+    return set(re.findall(r"^\| `(--[\w-]+)", text, re.M))
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_has_help(path: str) -> None:
+    command = COMMANDS[path]
+    assert command.help
+    assert command.short_help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{path} {parameter.opts[0]} has no help"
+            assert parameter.help[0].isupper(), f"{path} {parameter.opts[0]}: {parameter.help}"
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_option_is_documented_and_no_other(path: str) -> None:
+    options = {
+        parameter.opts[0]
+        for parameter in COMMANDS[path].params
+        if isinstance(parameter, click.Option)
+    }
+    own = documented(section(path))
+    everywhere = documented(DOCS.partition(f"## {SHARED}")[0])
+    shared = documented(section(SHARED)) if "(#reading-data)" in section(path) else set()
+    assert everywhere == {"--json", "--debug"}
+    assert own <= options, f"docs/cli.md documents options that {path} lacks"
+    assert options <= own | shared | everywhere, f"docs/cli.md misses options of {path}"
+
+
+def test_no_section_without_a_command() -> None:
+    titles = set(re.findall(r"^## (.*)$", DOCS, re.M)) - {SHARED}
+    assert titles == set(COMMANDS)
+
+
+def choices(name: str) -> set[str]:
+    (option,) = (p for p in COMMANDS["convexcnn fit"].params if f"--{name}" in p.opts)
+    assert isinstance(option.type, click.Choice)
+    return set(option.type.choices)
+
+
+def test_choices_are_those_of_the_estimators() -> None:
+    from convexcnn.models import base, gates, two_layer
+    from convexcnn.programs.losses import LOSSES
+
+    assert choices("gates") == set(gates.STRATEGIES)
+    assert choices("loss") == set(LOSSES)
+    assert choices("augment") == set(base.AUGMENTATIONS)
+    assert choices("formulation") == {*two_layer.FORMULATIONS, "non-convex"}
+    assert choices("solver") == {*two_layer.SOLVERS, "adam"}
