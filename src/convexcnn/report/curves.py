@@ -64,10 +64,17 @@ def beta_chart(block: Block, name: str) -> LineChart | None:
     if len(points) < 2:
         return None
     betas = np.array([point.beta for point in points])
-    lines = [_path_line("training", "muted", betas, [p.train.accuracy for p in points])]
-    validation = [p.validation.accuracy if p.validation else None for p in points]
-    if any(accuracy is not None for accuracy in validation):
-        lines.append(_path_line("validation", "convex", betas, validation))
+    accuracies = {
+        ("training", "muted"): [p.train.accuracy for p in points],
+        ("validation", "convex"): [p.validation.accuracy if p.validation else None for p in points],
+    }
+    lines = [
+        _path_line(label, colour, betas, values)
+        for (label, colour), values in accuracies.items()
+        if any(value is not None for value in values)
+    ]
+    if not lines:
+        return None
     chosen, marks = lines[-1], []
     if block.beta is not None:
         nearest = int(np.argmin(np.abs(betas - block.beta)))

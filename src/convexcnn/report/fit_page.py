@@ -144,9 +144,10 @@ def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
         chart = beta_chart(block, f"beta-path-{number}")
         if chart is None:
             continue
-        which = f"Block {number}: training" if len(result.blocks) > 1 else "Training"
-        validated = any(point.validation is not None for point in block.path)
-        caption = f"{which} {'and validation accuracy' if validated else 'accuracy'} at "
+        drawn = " and ".join(line.label for line in chart.lines)
+        which = f"Block {number}: {drawn}" if len(result.blocks) > 1 else drawn.capitalize()
+        validated = any(line.label == "validation" for line in chart.lines)
+        caption = f"{which} accuracy at "
         caption += f"{len(block.path)} strengths of regularisation β, each its own optimum."
         if chart.marks:
             caption += " The dot marks the chosen β" + (
