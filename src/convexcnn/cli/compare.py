@@ -133,6 +133,8 @@ def command(
             **protocol,
         )
         result |= {"settings": settings, "seed": seed, **environment_of_result()}
+        peaks = (unit.get("peak_memory_bytes", 0) for unit in result["runs"])
+        result["peak_memory_bytes"] = max(result["peak_memory_bytes"], *peaks)
         run.write_result(result)
         build_report_or_warn(run.folder, out, console)
     _show(result, out, console)

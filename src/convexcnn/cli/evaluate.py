@@ -48,9 +48,9 @@ def command(
     it is set aside by --seed, as fit does; --split all uses everything.
     """
     from convexcnn.cli.console import Console, percent
-    from convexcnn.cli.evaluation import evaluate_model
     from convexcnn.cli.trained import check_fits, load_trained
     from convexcnn.data import load_dataset
+    from convexcnn.models.evaluation import evaluate_model
 
     console = Console(as_json=as_json)
     model = load_trained(run)

@@ -97,8 +97,8 @@ def train(
     """
     from safetensors.numpy import save_file
 
-    from convexcnn.cli.evaluation import evaluate_model
     from convexcnn.models import ConvexConvClassifier, save_model
+    from convexcnn.models.evaluation import evaluate_model
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from convexcnn.data.dataset import ImageDataset, ImageSplit
+from convexcnn.data.dataset import ImageDataset
+from convexcnn.environment import peak_memory_bytes
 from convexcnn.errors import DataError
 from convexcnn.models.base import BlockClassifier
+from convexcnn.models.evaluation import evaluate_model
 from convexcnn.models.io import save_model
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
-from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 
@@ -160,39 +160,24 @@ def _train_unit(
     model.set_params(callback=None)
     model.class_names = dataset.classes
     model.fingerprint_ = dataset.fingerprint()
-    train = measure(model, dataset.train)
-    test = measure(model, dataset.test)
+    k = len(dataset.classes)
+    test = evaluate_model(model, dataset.test, k)
     run = {
         "formulation": formulation,
         "seed": seed,
-        "train": _without(train, "confusion"),
-        "test": _without(test, "confusion"),
+        "train": evaluate_model(model, dataset.train, k).summary(),
+        "test": test.summary(),
         "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
         "steps": events[-1]["step"],
         "steps_to_accuracy": {str(MILESTONE): _first_step(events, MILESTONE)},
     }
     save_model(model, folder)
     save_file(model.filters(), folder / "filters.safetensors")
-    unit = {"run": run, "confusion": test["confusion"], "events": events}
+    unit = {"run": run, "confusion": test.confusion.tolist(), "events": events}
     temporary = folder / "unit.json.part"
     temporary.write_text(json.dumps(unit), "utf-8")
     temporary.replace(folder / "unit.json")
-
-
-def measure(model: BlockClassifier, split: ImageSplit) -> dict[str, Any]:
-    """Loss, accuracy and confusion matrix (rows true, columns predicted) of a model on a split."""
-    from sklearn.metrics import confusion_matrix
-
-    scores = torch.from_numpy(model.scores(split.images))
-    targets = torch.nn.functional.one_hot(torch.from_numpy(split.labels), scores.shape[1]).float()
-    predicted = scores.argmax(1).numpy()
-    return {
-        "loss": float(get_loss(model.loss).value(scores, targets)) / len(scores),
-        "accuracy": float((predicted == split.labels).mean()),
-        "confusion": confusion_matrix(
-            split.labels, predicted, labels=range(scores.shape[1])
-        ).tolist(),
-    }
 
 
 def _first_step(events: list[dict[str, Any]], accuracy: float) -> int | None:

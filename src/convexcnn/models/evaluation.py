@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from convexcnn.data import ImageSplit
-    from convexcnn.models.base import BlockClassifier
+from convexcnn.data.dataset import ImageSplit
+from convexcnn.models.base import BlockClassifier
+from convexcnn.programs.losses import get_loss
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,5 @@ def evaluate_model(model: BlockClassifier, split: ImageSplit, n_classes: int) ->
 
 
 def _mean_loss(name: str, scores: NDArray[np.float64], labels: NDArray[Any]) -> float:
-    import torch
-
-    from convexcnn.programs.losses import get_loss
-
     targets = torch.nn.functional.one_hot(torch.from_numpy(labels), scores.shape[1]).double()
     return float(get_loss(name).value(torch.from_numpy(scores), targets)) / len(labels)
