@@ -30,8 +30,8 @@ class PatchPooling:
         self._order = geometry.cell_order.flatten().to(device)
         self._trivial = geometry.n_cells == 1
         self._ragged = bool((geometry.cell_order == geometry.grid[0] * geometry.grid[1]).any())
-        scale = (1.0 / geometry.cell_sizes).repeat_interleave(geometry.cell_order.shape[1])
-        self._scale = scale.to(device, transform.mean.dtype)[:, None]
+        sizes = geometry.cell_sizes.repeat_interleave(geometry.cell_order.shape[1])
+        self._scale = 1 / sizes.to(device, transform.mean.dtype)[:, None]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map scaled images (n, channels, height, width) to (n, cells * q, d)."""

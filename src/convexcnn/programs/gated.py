@@ -75,7 +75,8 @@ class PenalisedConeProgram(BlockProgram):
     """(G) for ReLU networks with the cone constraint of (R) turned into a penalty.
 
     minimise (1/n) loss(Phi (V - W), Y) + (beta/2) (|V|^2 + |W|^2)
-             + (rho/n) sum over patches, gates, classes of (-(2 D - 1) x_l . v)_+ and of w
+             + (rho/n) sum over images, cells, gates, classes of
+                       (1/q) sum_{l in cell} (-(2 D - 1) x_l . v)_+, and the same for w
 
     This is what public convex-ReLU codes train with SGD. It is convex, but it is *not* program
     (R): its minimiser may leave the cones by a little for every finite rho, and then the recovered
@@ -123,7 +124,7 @@ class PenalisedConeProgram(BlockProgram):
         """Return the summed violation of the cones, a scalar, and its gradient by V and W."""
         n, (cells, gates, dim) = len(images), self.features.shape
         patches = self.features.pooling(images).view(n, cells, -1, dim)
-        sign = torch.where(patches @ self.features.gates.T >= 0, 1.0, -1.0)
+        sign = 2 * (patches @ self.features.gates.T >= 0).to(patches.dtype) - 1
         weights = self.weights.view(*self.weights.shape[:2], cells, gates, dim)
         product = torch.einsum("nclx,skcgx->nclgsk", patches, weights) * sign[..., None, None]
         outside = torch.where(product < 0, -sign[..., None, None], 0.0)
