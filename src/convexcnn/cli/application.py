@@ -81,6 +81,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if args is None else args)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     warnings.showwarning = _show_warning
+    # Read by torch's threads when they start: spinning ones lose a core to any busy neighbour.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli.main(arguments, prog_name="convexcnn", standalone_mode=False)

@@ -59,7 +59,7 @@ POSITIVE = click.IntRange(min=1)
     type=click.FloatRange(min=0, min_open=True),
     default=1e-4,
     show_default=True,
-    help="Step length of SGD; the loss is summed over the batch.",
+    help="The paper's step length; `result.json` says by what `loss_scale` it is multiplied.",
 )
 @click.option(
     "--momentum",

@@ -1,0 +1,149 @@
+"""Claim: the two-layer models reach these accuracies in these times on CIFAR-10 (two cores).
+
+Each name below is one run of the command line, its targets, and a results file:
+
+    python benchmarks/targets.py NAME --root DATA [--runs runs]
+
+The result is the run's own result.json (settings, machine and versions included) with the command
+and every target beside the number reached, written to benchmarks/results/NAME.json. No choice is
+made on test images: beta comes from a validation split of the training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One number of a result and the bound it should meet."""
+
+    name: str
+    value: Callable[[Result], float | None]
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def check(self, result: Result) -> dict[str, Any]:
+        value = self.value(result)
+        reached = value is not None
+        if value is not None and self.at_least is not None:
+            reached = value >= self.at_least
+        if value is not None and self.at_most is not None:
+            reached = reached and value <= self.at_most
+        bound = {"at_least": self.at_least, "at_most": self.at_most}
+        kept = {key: limit for key, limit in bound.items() if limit is not None}
+        return {"name": self.name, **kept, "value": value, "reached": reached}
+
+
+def summary(formulation: str, measure: str) -> Callable[[Result], float]:
+    """The mean over seeds of a measure of one formulation."""
+    return lambda result: result["summary"][formulation][measure]["mean"]
+
+
+def advantage(measure: str, sign: int) -> Callable[[Result], float]:
+    """How much better the convex formulation is; sign is -1 where smaller is better."""
+    return lambda r: sign * (summary("gated", measure)(r) - summary("non-convex", measure)(r))
+
+
+def step_ratio(result: Result) -> float:
+    """Convex steps to 0.4 training accuracy over non-convex ones, means over seeds.
+
+    A non-convex run that never gets there counts with all its steps: the true ratio is smaller.
+    """
+
+    def steps(formulation: str) -> float:
+        runs = [run for run in result["runs"] if run["formulation"] == formulation]
+        return sum(run["steps_to_accuracy"]["0.4"] or run["steps"] for run in runs) / len(runs)
+
+    return steps("gated") / steps("non-convex")
+
+
+def seconds_of_first_seed(result: Result) -> float:
+    """Seconds of both formulations for the first seed: what `compare --seeds 1` takes."""
+    first = result["runs"][0]["seed"]
+    return float(sum(run["seconds"] for run in result["runs"] if run["seed"] == first))
+
+
+PEAK = Target("peak memory, GB", lambda r: r["peak_memory_bytes"] / 1e9, at_most=8)
+GAP = Target("relative gap", lambda r: r["blocks"][0]["certificate"]["relative_gap"], at_most=1e-5)
+
+RUNS: dict[str, tuple[list[str], list[Target]]] = {
+    "compare_cifar10": (
+        ["compare", "cifar10", "--seeds", "3"],
+        [
+            Target("convex training loss", summary("gated", "train_loss"), at_most=0.3469),
+            Target("convex training accuracy", summary("gated", "train_accuracy"), at_least=0.520),
+            Target("convex test accuracy", summary("gated", "test_accuracy"), at_least=0.5036),
+            Target("training loss, advantage", advantage("train_loss", -1), at_least=0),
+            Target("training accuracy, advantage", advantage("train_accuracy", 1), at_least=0),
+            Target("test accuracy, advantage", advantage("test_accuracy", 1), at_least=0),
+            Target("steps to 0.4, convex / non-convex", step_ratio, at_most=0.2),
+            Target("minutes of one seed", lambda r: seconds_of_first_seed(r) / 60, at_most=45),
+            PEAK,
+        ],
+    ),
+    "optimum_cifar10": (
+        [
+            *("fit", "cifar10", "--gates", "gaussian", "--n-gates", "1024", "--filter-size", "6"),
+            *("--stride", "4", "--pooling", "1", "--augment", "none"),
+        ],
+        [
+            Target("test accuracy", lambda r: r["test"]["accuracy"], at_least=0.545),
+            Target("minutes", lambda r: r["seconds"] / 60, at_most=20),
+            GAP,
+        ],
+    ),
+    "fit_cifar10": (
+        ["fit", "cifar10"],
+        [
+            Target("test accuracy", lambda r: r["test"]["accuracy"], at_least=0.74),
+            Target("minutes", lambda r: r["seconds"] / 60, at_most=10),
+            GAP,
+        ],
+    ),
+    "demo": (
+        ["demo"],
+        [Target("minutes", lambda r: r["seconds"] / 60, at_most=3), GAP],
+    ),
+}
+
+
+def main() -> int:
+    """Run one target, write its result, and return 1 if a number was missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=RUNS)
+    parser.add_argument("--root", type=Path, help="folder of the official files")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    arguments = parser.parse_args()
+    command, targets = RUNS[arguments.name]
+    run = arguments.runs / arguments.name
+    words = [*command, "--out", str(run)]
+    if command[0] != "demo":  # which replaces its own run anyway
+        words.append("--overwrite")
+    if arguments.root is not None:
+        words += ["--root", str(arguments.root)]
+    finished = subprocess.run([sys.executable, "-m", "convexcnn", *words], check=False)
+    if finished.returncode:
+        return finished.returncode
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    checks = [target.check(result) for target in targets]
+    record = {"command": " ".join(["convexcnn", *command]), "targets": checks, **result}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{arguments.name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    for check in checks:
+        print(f"{'reached' if check['reached'] else 'MISSED '}  {check['name']}: {check['value']}")
+    return int(not all(check["reached"] for check in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
