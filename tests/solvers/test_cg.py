@@ -1,0 +1,100 @@
+"""Conjugate gradients: every column solved, in as few products as the preconditioner allows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from convexcnn.solvers.cg import conjugate_gradients
+from small import generator
+
+SIZE, COLUMNS = 30, 4
+
+
+def spd(condition: float = 1e3) -> Tensor:
+    """A symmetric positive definite matrix with a known condition number, float64."""
+    draw = torch.randn(SIZE, SIZE, generator=generator(), dtype=torch.float64)
+    basis = torch.linalg.qr(draw).Q
+    values = torch.logspace(0, -float(torch.tensor(condition).log10()), SIZE, dtype=torch.float64)
+    return basis @ torch.diag(values) @ basis.T
+
+
+MATRIX = spd()
+RIGHT = torch.randn(SIZE, COLUMNS, generator=generator(1), dtype=torch.float64)
+
+
+def nothing(residual: Tensor) -> Tensor:
+    return residual.clone()
+
+
+def exactly(residual: Tensor) -> Tensor:
+    return torch.linalg.solve(MATRIX, residual)
+
+
+def roughly(residual: Tensor) -> Tensor:
+    return torch.linalg.solve(MATRIX + 0.05 * torch.eye(SIZE, dtype=torch.float64), residual)
+
+
+def solve(precondition=nothing, right=RIGHT, **kwargs):
+    return conjugate_gradients(lambda x: MATRIX @ x, right, precondition, **kwargs)
+
+
+@pytest.mark.parametrize("precondition", [nothing, roughly, exactly])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 1e-10])
+def test_every_column_reaches_the_tolerance(precondition, tolerance):
+    found, residual, _ = solve(precondition, tolerance=tolerance)
+    true = (MATRIX @ found - RIGHT).norm(dim=0) / RIGHT.norm(dim=0)
+    assert residual <= tolerance
+    assert float(true.max()) == pytest.approx(residual, rel=1e-2, abs=1e-12)
+
+
+def test_better_preconditioners_need_fewer_iterations():
+    counts = [solve(p, tolerance=1e-8)[2] for p in (nothing, roughly, exactly)]
+    assert counts[0] > counts[1] > counts[2] == 1
+
+
+def test_a_good_start_leaves_nothing_to_do():
+    start = torch.linalg.solve(MATRIX, RIGHT)
+    before = start.clone()
+    found, residual, iterations = solve(start=start)
+    assert iterations == 0
+    assert residual < 1e-10
+    assert torch.equal(found, start)
+    assert found is not start
+    noisy = start + 1e-3
+    assert solve(roughly, start=noisy)[2] < solve(roughly)[2]
+    assert torch.equal(start, before)
+
+
+def test_iterations_end_at_their_limit_and_the_residual_says_so():
+    found, residual, iterations = solve(tolerance=1e-14, max_iterations=3)
+    assert iterations == 3
+    true = (MATRIX @ found - RIGHT).norm(dim=0) / RIGHT.norm(dim=0)
+    assert residual == pytest.approx(float(true.max()), rel=1e-8)
+
+
+def test_products_are_made_with_all_columns_together():
+    shapes = []
+
+    def product(x: Tensor) -> Tensor:
+        shapes.append(x.shape)
+        return MATRIX @ x
+
+    _, _, iterations = conjugate_gradients(product, RIGHT, roughly)
+    assert shapes == [(SIZE, COLUMNS)] * iterations
+
+
+def test_a_zero_column_stays_zero_beside_others():
+    right = RIGHT.clone()
+    right[:, 2] = 0
+    found, residual, _ = solve(roughly, right, tolerance=1e-9)
+    assert residual <= 1e-9
+    assert torch.isfinite(found).all()
+    assert not found[:, 2].any()
+
+
+def test_the_right_side_is_left_alone():
+    right = RIGHT.clone()
+    solve(roughly, right)
+    assert torch.equal(right, RIGHT)

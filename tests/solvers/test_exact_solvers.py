@@ -1,0 +1,198 @@
+"""Direct and kernel solvers find the ridge optimum of the reference, on every point of a path."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from convexcnn import reference
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.whiten import fit_whitening
+from convexcnn.solvers import cholesky, direct, statistics
+from convexcnn.solvers.direct import Direct
+from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.path import DEFAULT_PATH, scores_of, squared_measures
+from convexcnn.solvers.result import PathPoint, best_point
+from small import generator, stripe_stream
+
+GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2)
+BETAS = [0.3, 0.003, 0.03]
+N, HELD_OUT, K = 48, 18, 3
+
+EVERY_SOLVER = pytest.mark.parametrize("solver", [Direct, Kernel])
+EVERY_STREAM = pytest.mark.parametrize("mirror", [False, True], ids=["plain", "mirrored"])
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Problems of a few dozen rows go through every loop over blocks."""
+    monkeypatch.setattr(cholesky, "BLOCK", 16)
+    monkeypatch.setattr(statistics, "BAND", 8)
+    monkeypatch.setattr(direct, "BAND", 8)
+
+
+def make_problem(mirror: bool = False) -> tuple[GatedFeatures, ImageStream, ImageStream]:
+    """Features, training images and held-out images."""
+    stream = stripe_stream(N + HELD_OUT, mirror=mirror)
+    images, _ = stream.block(slice(None))
+    transform = fit_whitening(images, GEOMETRY, 6)
+    features = GatedFeatures(GEOMETRY, transform, torch.randn(5, 7, generator=generator()))
+    return features, stream.subset(slice(0, N)), stream.subset(slice(N, None))
+
+
+def explicit(features: GatedFeatures, *streams: ImageStream) -> tuple[np.ndarray, np.ndarray]:
+    blocks = [block for stream in streams for block in stream.blocks(1000)]
+    phi = torch.cat([features(images) for images, _ in blocks])
+    return phi.double().numpy(), torch.cat([y for _, y in blocks]).double().numpy()
+
+
+def assert_optimal(solution, phi, targets):
+    """The solution has the optimal objective, and the scores of the reference optimum."""
+    weights, bias = reference.ridge_optimum(phi, targets, solution.beta)
+    best = reference.gated_objective(phi, weights, bias, targets, solution.beta)
+    found = reference.gated_objective(phi, solution.weights, solution.bias, targets, solution.beta)
+    assert best * (1 - 1e-12) <= found <= best * (1 + 1e-7)
+    np.testing.assert_allclose(
+        phi @ solution.weights.double().numpy().T + solution.bias.double().numpy(),
+        phi @ weights.T + bias,
+        atol=1e-3,
+    )
+
+
+@EVERY_STREAM
+@EVERY_SOLVER
+@pytest.mark.parametrize("beta", [1e-3, 0.03, 1.0])
+@pytest.mark.parametrize("chunk", [8, 20, 2000])
+def test_one_beta_gives_the_reference_optimum(solver, mirror, beta, chunk):
+    features, train, _ = make_problem(mirror)
+    solution = solver([beta], chunk=chunk).solve(features, train)
+    assert solution.beta == beta
+    assert solution.solver == solver.name
+    assert solution.weights.shape == (K, features.n_features)
+    assert solution.bias.shape == (K,)
+    assert solution.residual < 1e-4
+    assert solution.held_out_scores is None
+    assert_optimal(solution, *explicit(features, train))
+
+
+@EVERY_STREAM
+@EVERY_SOLVER
+def test_a_path_is_solved_chosen_from_and_solved_again_on_all_rows(solver, mirror):
+    features, train, held_out = make_problem(mirror)
+    solution = solver(BETAS, chunk=20).solve(features, train, held_out)
+    phi, targets = explicit(features, train)
+    held_phi, held_targets = explicit(features, held_out.without_mirror())
+    assert [point.beta for point in solution.path] == BETAS
+    for point in solution.path:
+        weights, bias = reference.ridge_optimum(phi, targets, point.beta)
+        loss = reference.squared_loss(phi @ weights.T + bias, targets)
+        assert point.train["loss"] == pytest.approx(loss, rel=1e-3)
+        scores = held_phi @ weights.T + bias
+        accuracy = (scores.argmax(1) == held_targets.argmax(1)).mean()
+        assert point.validation["loss"] == pytest.approx(
+            reference.squared_loss(scores, held_targets), rel=1e-3
+        )
+        assert point.validation["accuracy"] == pytest.approx(accuracy)
+    assert solution.beta == best_point(solution.path).beta
+    assert_optimal(solution, *explicit(features, train, held_out))
+
+
+@EVERY_STREAM
+@EVERY_SOLVER
+def test_held_out_scores_come_from_before_the_images_joined(solver, mirror):
+    features, train, held_out = make_problem(mirror)
+    solution = solver(BETAS, chunk=20).solve(features, train, held_out)
+    phi, targets = explicit(features, train)
+    held_phi, _ = explicit(features, held_out.without_mirror())
+    weights, bias = reference.ridge_optimum(phi, targets, solution.beta)
+    assert solution.held_out_scores.shape == (HELD_OUT, K)
+    np.testing.assert_allclose(solution.held_out_scores, held_phi @ weights.T + bias, atol=2e-3)
+
+
+@EVERY_STREAM
+def test_both_solvers_agree(mirror):
+    features, train, held_out = make_problem(mirror)
+    one, other = (s(BETAS).solve(features, train, held_out) for s in (Direct, Kernel))
+    assert one.beta == other.beta
+    torch.testing.assert_close(one.weights, other.weights, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(one.bias, other.bias, rtol=1e-2, atol=1e-3)
+    for mine, theirs in zip(one.path, other.path, strict=True):
+        assert mine.train["loss"] == pytest.approx(theirs.train["loss"], rel=1e-3)
+        assert mine.validation["accuracy"] == theirs.validation["accuracy"]
+
+
+@EVERY_SOLVER
+def test_the_default_path_spans_four_decades_around_the_mean_variance(solver):
+    features, train, held_out = make_problem()
+    solution = solver().solve(features, train, held_out)
+    phi, _ = explicit(features, train)
+    betas = [point.beta for point in solution.path]
+    np.testing.assert_allclose(betas, phi.var(0).mean() * np.array(DEFAULT_PATH), rtol=1e-4)
+    assert betas[-1] / betas[0] == pytest.approx(1e4)
+    losses = [point.train["loss"] for point in solution.path]
+    assert losses == sorted(losses)
+
+
+@EVERY_SOLVER
+def test_solving_twice_gives_the_same_bits(solver):
+    features, train, held_out = make_problem()
+    first, second = (solver(BETAS).solve(features, train, held_out) for _ in range(2))
+    assert torch.equal(first.weights, second.weights)
+    assert torch.equal(first.bias, second.bias)
+
+
+@pytest.mark.parametrize(
+    ("solver", "phases"),
+    [
+        (Direct, ["statistics", "factorisation", "path", "validation", "refit"]),
+        (Kernel, ["kernel", "factorisation", "path", "refit", "refinement"]),
+    ],
+)
+def test_every_phase_is_told_and_timed(solver, phases):
+    features, train, held_out = make_problem()
+    events = []
+    solution = solver(BETAS).solve(features, train, held_out, events.append)
+    assert [event["phase"] for event in events] == list(solution.seconds) == phases
+    assert [event["step"] for event in events] == list(range(1, 6))
+    assert all(event["steps"] is None for event in events)
+    times = [event["seconds"] for event in events]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(sum(solution.seconds.values()))
+    json.dumps(events)
+
+
+@EVERY_SOLVER
+def test_an_interruption_from_the_callback_comes_through(solver):
+    def interrupt(event):
+        raise KeyboardInterrupt
+
+    features, train, _ = make_problem()
+    with pytest.raises(KeyboardInterrupt):
+        solver([0.1]).solve(features, train, None, interrupt)
+
+
+def test_ties_in_accuracy_go_to_the_largest_beta():
+    path = [
+        PathPoint(beta, validation={"accuracy": accuracy, "loss": 0.0})
+        for beta, accuracy in [(1.0, 0.5), (0.1, 0.7), (0.3, 0.7), (0.01, 0.6)]
+    ]
+    assert best_point(path).beta == 0.3
+
+
+def test_measures_are_means_over_images():
+    scores = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    targets = torch.eye(2)
+    assert squared_measures(scores, targets) == {"loss": 0.5, "accuracy": 0.5}
+
+
+def test_scores_leave_mirror_images_out():
+    features, _, held_out = make_problem(mirror=True)
+    weights = torch.randn(features.n_features, K, generator=generator(1))
+    scores = scores_of(features, held_out, weights, torch.ones(K))
+    phi = features(held_out.block(slice(None))[0])
+    torch.testing.assert_close(scores, phi @ weights + 1)
