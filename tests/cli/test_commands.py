@@ -1,0 +1,453 @@
+"""The commands as a user types them, on images small enough for seconds."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convexcnn.cli.application import main
+from convexcnn.errors import RunError
+
+SMALL = ["--filter-size", "3", "--whiten", "8", "--gates", "gaussian", "--n-gates", "4"]
+FIT_FILES = {
+    "config.toml",
+    "figures",
+    "filters.safetensors",
+    "metrics.jsonl",
+    "model.json",
+    "model.safetensors",
+    "report.html",
+    "result.json",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Type a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def type_command(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err
+        assert isinstance(exit_.value.code, int)
+        return Outcome(exit_.value.code, output.out, output.err)
+
+    return type_command
+
+
+def stripes(n: int, seed: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy grey images with horizontal (0) or vertical (1) stripes."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    pattern = np.where(np.arange(size) % 4 < 2, 200.0, 50.0)
+    images = np.where(labels[:, None, None] == 0, pattern[:, None], pattern[None, :])
+    noisy = images + rng.normal(0, 40, images.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz of striped images with test images."""
+    path = tmp_path_factory.mktemp("data") / "stripes.npz"
+    images, labels = stripes(80, 0)
+    test_images, test_labels = stripes(20, 1)
+    np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    out = tmp_path_factory.mktemp("runs") / "with space" / "run"
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", str(data), "--out", str(out), *SMALL])
+    assert exit_.value.code == 0
+    return out
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_fit_writes_a_whole_run(trained: Path) -> None:
+    assert names(trained.parent) == {"run"}
+    assert names(trained) == FIT_FILES
+    result = json.loads((trained / "result.json").read_text())
+    assert result["kind"] == "fit"
+    assert result["formulation"] == "gated"
+    assert result["test"]["accuracy"] > 0.8
+    assert np.sum(result["confusion"]) == 20
+    (block,) = result["blocks"]
+    assert block["gates"] == 4
+    assert 0 < block["neurons"] <= 4 * 9
+    assert 0 <= block["certificate"]["relative_gap"] < 1e-3
+    assert result["settings"]["n_gates"] == 4
+    assert result["peak_memory_bytes"] > 1e7
+    assert result["versions"]["torch"]
+
+
+def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) -> None:
+    done = run("fit", data, "--out", "my run", *SMALL)
+    assert done.code == 0
+    assert "training images" in done.out
+    assert "test images" in done.out
+    assert "Certificate: optimal among networks with these 4 gates" in done.out
+    assert done.out.endswith(f"Report: {Path('my run') / 'report.html'}\n")
+    assert "gates" in done.err
+
+
+def test_fit_json_is_one_object(run: Run, data: Path) -> None:
+    done = run("fit", data, "--out", "run", "--json", "--no-certificate", *SMALL)
+    assert done.code == 0
+    printed = done.json()
+    assert printed["report"] == "run/report.html"
+    assert printed["blocks"][0]["certificate"] is None
+    assert printed["test"] == json.loads(Path("run/result.json").read_text())["test"]
+
+
+def test_the_settings_of_a_run_repeat_it(run: Run, data: Path, trained: Path) -> None:
+    assert run("fit", data, "--out", "again", "--config", trained / "config.toml").code == 0
+    first = (trained / "model.safetensors").read_bytes()
+    assert Path("again/model.safetensors").read_bytes() == first
+
+
+def test_options_override_the_settings_file(run: Run, data: Path) -> None:
+    Path("small.toml").write_text(
+        'filter_size = 3\nwhiten = 0\ngates = "gaussian"\nn_gates = 9\n'
+        "betas = [0.1, 1.0]\nlimit = 40\n"
+    )
+    done = run("fit", data, "--out", "run", "--config", "small.toml", "--n-gates", "3", "--json")
+    settings = done.json()["settings"]
+    assert (settings["n_gates"], settings["filter_size"], settings["whiten"]) == (3, 3, 0)
+    assert len(done.json()["blocks"][0]["path"]) == 2
+    assert done.json()["data"]["n_train"] == 40
+
+
+def test_the_non_convex_network_is_trained_too(run: Run, data: Path) -> None:
+    options = ["--filter-size", "3", "--whiten", "8", "--n-filters", "4", "--beta", "0.001"]
+    done = run("fit", data, "--out", "run", "--formulation", "non-convex", *options, "--json")
+    assert done.code == 0
+    assert names(Path("run")) == FIT_FILES
+    block = done.json()["blocks"][0]
+    assert (block["gates"], block["neurons"], block["certificate"]) == (None, 4, None)
+    assert block["beta"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--filter-size", "9"], "filter_size 9 is larger than the 8x8 image"),
+        (["--formulation", "non-convex", "--n-gates", "4"], "no setting 'n_gates'"),
+        (["--formulation", "non-convex", "--beta", "1", "--beta", "2"], "takes one beta, not 2"),
+        (["--n-filters", "4"], "no setting 'n_filters' with formulation gated"),
+        (["--loss", "cross_entropy", *SMALL], "solver sgd"),
+        (["--device", "gpu"], "device 'gpu' is not known"),
+        (["--config", "typo.toml"], "did you mean 'stride'?"),
+        (["--config", "nested.toml"], "[gates] is a table"),
+        (["--config", "model.toml"], "model 'layerwise' is not known"),
+        (["--config", "formulation.toml"], "formulation 'gate' is not known"),
+    ],
+)
+def test_settings_that_cannot_work_are_wrong_use(
+    options: list[str], message: str, run: Run, data: Path
+) -> None:
+    Path("typo.toml").write_text("strid = 2")
+    Path("nested.toml").write_text("[gates]\nnumber = 2")
+    Path("model.toml").write_text('model = "layerwise"')
+    Path("formulation.toml").write_text('formulation = "gate"')
+    done = run("fit", data, "--out", "run", *options)
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.splitlines()[-1].startswith("Error: ")
+    assert not Path("run").exists()
+    assert not Path("run.partial").exists()
+
+
+def write_bad_data() -> None:
+    images, labels = stripes(20, 0)
+    np.savez("one_class.npz", images=images, labels=np.zeros(20, int))
+    nan = images.astype(np.float32)
+    nan[3, 0, 0] = np.nan
+    np.savez("nan.npz", images=nan, labels=labels)
+    np.savez("no_labels.npz", images=images)
+    Path("cut.npz").write_bytes(Path("nan.npz").read_bytes()[:500])
+    Path("empty").mkdir()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "missing.npz",
+        "one_class.npz",
+        "nan.npz",
+        "no_labels.npz",
+        "cut.npz",
+        "empty",
+        "cifar1",
+    ],
+)
+def test_bad_data_is_one_line_and_no_run(source: str, run: Run) -> None:
+    write_bad_data()
+    done = run("fit", source, "--out", "run", *SMALL)
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.startswith("Error: ")
+    assert done.err.count("\n") == 1
+    assert not list(Path().glob("run*"))
+    assert run("fit", source, "--out", "run", "--json").json()["error"]
+
+
+def test_an_existing_run_is_kept_unless_overwrite(run: Run, data: Path) -> None:
+    assert run("fit", data, "--out", "run", *SMALL).code == 0
+    before = Path("run/result.json").read_bytes()
+    done = run("fit", data, "--out", "run", *SMALL)
+    assert done.code == 1
+    assert "--overwrite" in done.err
+    assert Path("run/result.json").read_bytes() == before
+    assert run("fit", data, "--out", "run", *SMALL, "--seed", "3", "--overwrite").code == 0
+    assert json.loads(Path("run/result.json").read_text())["seed"] == 3
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_leaves_nothing(signal_: int, data: Path, tmp_path: Path) -> None:
+    command = ["fit", str(data), "--out", str(tmp_path / "run"), "--json"]
+    endless = ["--formulation", "non-convex", "--solver", "sgd", "--n-filters", "9999"]
+    endless += ["--filter-size", "3", "--whiten", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "convexcnn", *command, *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("sgd")
+        process.send_signal(signal_)
+        out, err = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "interrupted; nothing was saved" in json.loads(out)["error"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "run/result.json")
+
+    monkeypatch.setattr("convexcnn.cli.run_folder.RunFolder.write_result", full)
+    done = run("fit", data, "--out", "run", *SMALL)
+    assert done.code == 1
+    assert "No space left on device; free some space" in done.err
+    assert not list(Path().iterdir())
+
+
+def test_a_run_outlives_its_report(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Path) -> Path:
+        raise RunError("no picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convexcnn.report.build_report", broken)
+        done = run("fit", data, "--out", "run", *SMALL)
+    assert done.code == 0
+    assert "the report could not be built (no picture)" in done.err
+    assert names(Path("run")) == FIT_FILES - {"report.html", "figures"}
+    again = run("report", "run", "--json")
+    assert Path(again.json()["report"]).exists()
+    assert names(Path("run")) == FIT_FILES
+
+
+def test_evaluate_agrees_with_the_run(run: Run, data: Path, trained: Path) -> None:
+    done = run("evaluate", trained, data, "--json")
+    result = json.loads((trained / "result.json").read_text())
+    assert done.json()["accuracy"] == result["test"]["accuracy"]
+    assert done.json()["loss"] == pytest.approx(result["test"]["loss"], rel=1e-6)
+    assert done.json()["confusion"] == result["confusion"]
+    everything = run("evaluate", trained, data, "--split", "all", "--json").json()
+    assert everything["images"] == 100
+    for_people = run("evaluate", trained, data)
+    assert "most often taken for" in for_people.out
+    assert "of 20 images (test)" in for_people.out
+
+
+def test_evaluate_refuses_other_images_and_classes(run: Run, trained: Path) -> None:
+    large, labels = stripes(20, 0, size=12)
+    np.savez("large.npz", images=large, labels=labels)
+    small, _ = stripes(21, 0)
+    np.savez("three.npz", images=small, labels=np.arange(21) % 3)
+    np.savez("colour.npz", images=np.stack([small] * 3, 3), labels=np.arange(21) % 2)
+    for source, message in [
+        ("large.npz", "read it with --image-size 8"),
+        ("three.npz", "classes that the model does not know (2)"),
+        ("colour.npz", "8x8 pixels (colour), and the model was trained on 8x8 pixels (grey)"),
+    ]:
+        done = run("evaluate", trained, source)
+        assert done.code == 1
+        assert message in done.err
+    assert run("evaluate", trained, "large.npz", "--image-size", "8").code == 0
+
+
+def write_pictures(folder: Path) -> None:
+    (folder / "more").mkdir(parents=True)
+    images, _ = stripes(4, 5, size=16)
+    for number, image in enumerate(images):
+        place = folder / "more" if number > 1 else folder
+        Image.fromarray(image).save(place / f"{number}.png")
+    (folder / "notes.txt").write_text("no picture")
+
+
+def test_predict_labels_files_and_folders(run: Run, trained: Path) -> None:
+    write_pictures(Path("pictures"))
+    done = run("predict", trained, "pictures", "pictures/0.png", "--json", "--csv", "labels.csv")
+    predictions = done.json()["predictions"]
+    assert [p["image"] for p in predictions] == [
+        "pictures/0.png",
+        "pictures/1.png",
+        "pictures/more/2.png",
+        "pictures/more/3.png",
+        "pictures/0.png",
+    ]
+    assert all(p["label"] in ("0", "1") and 0.5 <= p["probability"] <= 1 for p in predictions)
+    with Path("labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [p["label"] for p in predictions]
+    assert "8x8 pixels" in done.err
+
+
+def test_predict_ranks_labels(run: Run, trained: Path) -> None:
+    write_pictures(Path("pictures"))
+    done = run("predict", trained, "pictures", "--top", "9", "--json", "--csv", "labels.csv")
+    for prediction in done.json()["predictions"]:
+        first, second = prediction["top"]
+        assert first["probability"] >= second["probability"]
+        assert first["probability"] + second["probability"] == pytest.approx(1)
+    header = Path("labels.csv").read_text().splitlines()[0]
+    assert header == "image,label,probability,label_2,probability_2"
+    assert "label 2" in run("predict", trained, "pictures", "--top", "2").out
+
+
+def test_predict_names_what_it_cannot_read(run: Run, trained: Path) -> None:
+    write_pictures(Path("pictures"))
+    Path("pictures/broken.png").write_bytes(b"not a picture")
+    stopped = run("predict", trained, "pictures")
+    assert stopped.code == 1
+    assert "broken.png" in stopped.err
+    skipped = run("predict", trained, "pictures", "--skip-bad", "--json")
+    assert skipped.json()["skipped"] == ["pictures/broken.png"]
+    assert len(skipped.json()["predictions"]) == 4
+    Path("nothing").mkdir()
+    assert "holds no pictures" in run("predict", trained, "nothing").err
+    assert "no such file" in run("predict", trained, "missing.png").err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_run_that_is_none_is_named(command: str, run: Run, data: Path) -> None:
+    done = run(command, "no-run", data)
+    assert done.code == 1
+    assert "no-run: there is no such run" in done.err
+    Path("no-run").mkdir()
+    assert "model.json is missing" in run(command, "no-run", data).err
+
+
+COMPARE = ["--epochs", "2", "--batch-size", "20", "--filters", "4", "--filter-size", "3"]
+COMPARE += ["--stride", "2", "--seeds", "2"]
+
+
+def test_compare_writes_both_formulations(run: Run, data: Path) -> None:
+    done = run("compare", data, "--out", "run", *COMPARE)
+    assert done.code == 0
+    assert "gated" in done.out
+    assert "non-convex" in done.out
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["kind"] == "compare"
+    assert [(r["formulation"], r["seed"]) for r in result["runs"]] == [
+        ("gated", 0),
+        ("non-convex", 0),
+        ("gated", 1),
+        ("non-convex", 1),
+    ]
+    assert {"config.toml", "metrics.jsonl", "models", "report.html"} <= names(Path("run"))
+    assert "name one of its models" in run("evaluate", "run", data).err
+    for model in ("gated", "non-convex"):
+        assert run("evaluate", f"run/models/{model}", data).code == 0
+
+
+def test_an_interrupted_compare_continues(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        if "non-convex" in event["phase"]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convexcnn.cli.console._plain_progress", lambda _: interrupt)
+        done = run("compare", data, "--out", "run", *COMPARE)
+    assert done.code == 1
+    assert "run.partial" in done.err
+    assert "same command" in done.err
+    assert not Path("run").exists()
+    (finished,) = Path("run.partial").rglob("unit.json")
+    before = finished.stat().st_mtime_ns
+
+    other = run("compare", data, "--out", "run", *COMPARE, "--momentum", "0.5")
+    assert "momentum 0.9" in other.err
+    done = run("compare", data, "--out", "run", *COMPARE)
+    assert done.code == 0
+    assert "Continuing" in done.err
+    assert not Path("run.partial").exists()
+    assert (Path("run") / finished.relative_to("run.partial")).stat().st_mtime_ns == before
+
+
+def test_demo_replaces_its_own_run(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convexcnn.cli import demo
+
+    settings = {"filter_size": 3, "whiten": 8, "gates": "gaussian", "n_gates": 4}
+    monkeypatch.setattr(demo, "DATA", str(data))
+    monkeypatch.setattr(demo, "SETTINGS", settings)
+    for _ in range(2):
+        done = run("demo")
+        assert done.code == 0
+        assert done.out.endswith(f"Report: {Path('runs/demo/report.html')}\n")
+    assert names(Path("runs")) == {"demo"}
+
+
+def test_data_list_and_info(run: Run, data: Path) -> None:
+    listed = run("data", "list", "--json").json()["datasets"]
+    assert "photos" in [entry["name"] for entry in listed]
+    assert "photos" in run("data", "list").out
+    info = run("data", "info", data, "--json").json()
+    assert (info["n_train"], info["n_test"]) == (80, 20)
+    assert info["train_per_class"] == {"0": 40, "1": 40}
+    assert info["fingerprint"] in run("data", "info", data).out
