@@ -1,0 +1,142 @@
+"""From the variables of a convex program to neurons, and to a plain ``torch.nn.Sequential``.
+
+A filter v of (R) is the neuron u = v / sqrt|v| with head weight sqrt|v| (or -sqrt|v| for w):
+their part in the regulariser of (P), (|u|^2 + |w|^2) / 2, is |v|, so that (P) at the recovered
+network equals (R) at its solution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.whiten import PatchTransform
+from convexcnn.programs.cones import cone_decomposition
+from convexcnn.programs.program import Program
+from convexcnn.programs.regularisers import gate_matrices
+
+NEGLIGIBLE = 1e-9
+"""Neurons whose strength is below this part of the strongest one's are left out."""
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A two-layer ReLU network on patches: F(x) = sum_j w_j average (x_l . u_j)_+ + b.
+
+    Args:
+        filters: u, (m, d), in the coordinates of the patches.
+        head: w, (k, cells, m).
+        bias: b, (k,).
+    """
+
+    filters: Tensor
+    head: Tensor
+    bias: Tensor
+
+    def scores(self, patches: Tensor) -> Tensor:
+        """Return the scores (n, k) of patches (n, cells, q, d), scaled as in ``Program``."""
+        responses = (patches @ self.filters.T).clamp_min(0).sum(2)
+        return torch.einsum("ncm,kcm->nk", responses, self.head) + self.bias
+
+    def objective(self, program: Program) -> float:
+        """Return (P): the mean loss plus (beta/2) (|u|^2 + |w|^2) over all neurons."""
+        scores = self.scores(program.patches)
+        loss = float(program.loss_function.value(scores, program.targets)) / len(scores)
+        squares = float(self.filters.square().sum() + self.head.square().sum())
+        return loss + 0.5 * program.beta * squares
+
+    def to_sequential(self, geometry: PatchGeometry, transform: PatchTransform) -> nn.Sequential:
+        """Return the same network on scaled images (n, channels, height, width).
+
+        Args:
+            geometry: where patches and pooling cells lie.
+            transform: raw patch -> the coordinates of the filters.
+
+        Returns:
+            Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear.
+        """
+        channels, side = geometry.image_shape[0], geometry.filter_size
+        m, (k, cells) = len(self.filters), self.head.shape[:2]
+        conv = nn.Conv2d(channels, m, side, geometry.stride, geometry.padding)
+        linear = nn.Linear(m * cells, k)
+        filters, biases = transform.double().to_filters(self.filters)
+        values = {
+            "0.weight": filters.view(m, channels, side, side),
+            "0.bias": biases,
+            "4.weight": self.head.transpose(1, 2).reshape(k, -1),
+            "4.bias": self.bias,
+        }
+        pool = nn.AdaptiveAvgPool2d(geometry.cells)
+        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear)
+        network.load_state_dict(values)
+        return network
+
+
+def relu_neurons(weights: Tensor, bias: Tensor) -> Neurons:
+    """Recover the network of a solution of (R): one neuron per filter that is not zero.
+
+    Args:
+        weights: V and W, (2, k, cells, g, d), inside their cones.
+        bias: b, (k,).
+    """
+    strength = weights.norm(dim=-1)
+    kept = strength > NEGLIGIBLE * strength.max()
+    sign, owner, cell, _ = kept.nonzero().unbind(1)
+    root = strength[kept].sqrt()
+    head = weights.new_zeros(*weights.shape[1:3], len(root))
+    head[owner, cell, torch.arange(len(root))] = torch.where(sign == 0, root, -root)
+    return Neurons(weights[kept] / root[:, None], head, bias)
+
+
+def decomposed_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
+    """Turn a solution of (G) with `l2` or the group norm into a ReLU network, by its cones.
+
+    Scores on the training images stay the same; the objective (P) may be larger than (G).
+
+    Args:
+        program: the gated program that was solved.
+        weights: V, (k, cells, g, d).
+        bias: b, (k,).
+    """
+    return relu_neurons(cone_decomposition(program, weights), bias)
+
+
+def factored_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
+    """Turn a solution of (G) into a ReLU network with shared filters, by the factors of every V_i.
+
+    V_i = sum_r s_r p_r q_r' has gated filters sqrt(s_r) p_r with heads sqrt(s_r) q_r; each is the
+    difference of two ReLU filters, (sqrt(s_r) p_r + t a_i) and t a_i, in the cone of its gate.
+
+    Args:
+        program: the gated program that was solved.
+        weights: V, (k, cells, g, d).
+        bias: b, (k,).
+    """
+    if program.formulation != "gated":
+        raise SettingError("solutions of formulation relu have neurons already; use relu_neurons")
+    k, cells = weights.shape[:2]
+    left, values, right = torch.linalg.svd(gate_matrices(weights), full_matrices=False)
+    gate, factor = (values > NEGLIGIBLE * values.max()).nonzero().unbind(1)
+    root = values[gate, factor].sqrt()
+    filters = root[:, None] * left[gate, :, factor]
+    heads = (root[:, None] * right[gate, factor]).view(-1, k, cells).permute(1, 2, 0)
+    shift = _shift(program, filters, gate)[:, None] * program.gates[gate]
+    needed = shift.norm(dim=1) > 0
+    return Neurons(
+        torch.cat([filters + shift, shift[needed]]),
+        torch.cat([heads, -heads[..., needed]], 2),
+        bias,
+    )
+
+
+def _shift(program: Program, filters: Tensor, gate: Tensor) -> Tensor:
+    """The smallest t >= 0 with u + t a_i in the cone of gate i over all patches, (m,)."""
+    patches = program.patches.flatten(0, 2)
+    sign = 2 * program.on.flatten(0, 2).T[gate] - 1
+    outside = -(filters @ patches.T) * sign
+    reach = (program.gates @ patches.T)[gate] * sign
+    return torch.where((outside > 0) & (reach > 0), outside / reach, 0.0).amax(1)

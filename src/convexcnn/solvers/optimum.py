@@ -1,0 +1,53 @@
+"""What the solvers of programs in memory return."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+from torch import Tensor
+
+
+class Status(Enum):
+    """How a solver ended; the value says what to try next if it did not converge."""
+
+    OPTIMAL = "the relative duality gap is below the tolerance"
+    ITERATION_LIMIT = "more iterations are needed: raise max_iterations or the tolerance"
+    STALLED = "rounding stopped progress: raise the tolerance or beta"
+
+
+@dataclass
+class Optimum:
+    """The minimiser that a solver found.
+
+    Args:
+        weights: V, (k, cells, g, d); V and W, (2, k, cells, g, d), for (R).
+        bias: b, (k,).
+        status: how the solver ended.
+        history: one dictionary per iteration: ``seconds``, ``primal``, ``dual``,
+            ``relative_gap``, as the solver saw them.
+        multipliers: mu of the cones of (R), (2, k, cells, g, n q); None for (G).
+    """
+
+    weights: Tensor
+    bias: Tensor
+    status: Status
+    history: list[dict[str, float]] = field(default_factory=list)
+    multipliers: Tensor | None = None
+
+
+class History:
+    """The record of a solver's iterations, timed from its making."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.rows: list[dict[str, float]] = []
+        self._start = time.perf_counter()
+
+    def add(self, primal: float, dual: float) -> bool:
+        """Record an iteration; whether its relative gap is within the tolerance."""
+        gap = (primal - dual) / abs(primal) if primal else 0.0
+        seconds = time.perf_counter() - self._start
+        self.rows.append({"seconds": seconds, "primal": primal, "dual": dual, "relative_gap": gap})
+        return gap <= self.tolerance
