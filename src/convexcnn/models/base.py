@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_tra
 from convexcnn.programs.losses import get_loss
 
 WHITENING_IMAGES = 8000
+SCORED_AT_ONCE = 32
 AUGMENTATIONS = ("none", "flip")
 
 
@@ -31,7 +33,7 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
     """A two-layer convolutional classifier with one block of patches, gates or filters, and a head.
 
     Subclasses set their parameters in ``__init__``, train in ``_train`` and score in
-    ``_block_scores``; every parameter named here is one of theirs.
+    ``_scorer``; every parameter named here is one of theirs.
     """
 
     filter_size: int
@@ -94,8 +96,8 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         """Train and return the fitted attributes, by name; nothing is set before it succeeds."""
 
     @abstractmethod
-    def _block_scores(self, images: Tensor) -> Tensor:
-        """Scores (n, k) of scaled images."""
+    def _scorer(self) -> Callable[[Tensor], Tensor]:
+        """A function from scaled images (n, channels, height, width) to scores (n, k)."""
 
     @abstractmethod
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
@@ -138,9 +140,10 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         return fit_whitening(images, geometry, self.whiten)
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
-        kept, held_out = train_validation_split(
-            stream.labels, self.validation_fraction, self.random_state or 0
-        )
+        fraction = self.validation_fraction
+        if not 0 < fraction < 1:
+            raise SettingError(f"validation_fraction is {fraction}; give a number between 0 and 1")
+        kept, held_out = train_validation_split(stream.labels, fraction, self.random_state or 0)
         if not len(held_out):
             raise DataError("y has too few images to hold any out; give betas=[one value]")
         return stream.subset(kept), stream.subset(held_out)
@@ -186,7 +189,8 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         device = resolve_device(self.device)
         stream = ImageStream(images, labels, len(self.classes_), self.scaler_, device=device)
         with torch.no_grad(), fast_float32():
-            scores = [self._block_scores(block).cpu() for block, _ in stream.blocks(256)]
+            score = self._scorer()
+            scores = [score(block).cpu() for block, _ in stream.blocks(SCORED_AT_ONCE)]
         result: NDArray[np.float32] = torch.cat(scores).numpy()
         return result
 

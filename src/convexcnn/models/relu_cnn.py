@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -101,7 +103,7 @@ class NonConvexConvClassifier(BlockClassifier):
         transform: PatchTransform,
         generator: torch.Generator,
     ) -> dict[str, Any]:
-        if self.n_filters < 1 or self.beta < 0:
+        if self.n_filters < 1 or not 0 <= self.beta < math.inf:
             raise SettingError(
                 f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
                 f"a beta of 0 or more"
@@ -142,15 +144,17 @@ class NonConvexConvClassifier(BlockClassifier):
             return SGD(epochs=20, batch_size=500, learning_rate=8e-3, method="adam")
         raise SettingError(f"solver {self.solver!r} is not known; choose adam or sgd")
 
-    def _block_scores(self, images: Tensor) -> Tensor:
-        geometry = self.geometry()
+    def _scorer(self) -> Callable[[Tensor], Tensor]:
         program = ReluProgram(
-            geometry, self.transform_, len(self.filters_), len(self.classes_), get_loss(self.loss)
+            self.geometry(),
+            self.transform_,
+            len(self.filters_),
+            len(self.classes_),
+            get_loss(self.loss),
         )
         program.filters, program.head, program.bias = self.filters_, self.coef_, self.intercept_
-        step = program.block_size
-        return torch.cat(
-            [program.scores(images[i : i + step]) for i in range(0, len(images), step)]
+        return lambda images: torch.cat(
+            [program.scores(block) for block in torch.split(images, program.block_size)]
         )
 
     def filters(self, n_filters: int = 64) -> dict[str, NDArray[np.float32]]:

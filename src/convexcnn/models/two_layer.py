@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from convexcnn.errors import SettingError
-from convexcnn.models.base import BlockClassifier, available_memory_gb
+from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier, available_memory_gb
 from convexcnn.models.gates import choose_gates
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
@@ -259,7 +261,7 @@ class ConvexConvClassifier(BlockClassifier):
                 raise SettingError(
                     f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}"
                 )
-        if isinstance(self.solver, str) and self.solver not in SOLVERS:
+        if not isinstance(self.solver, (Direct, Kernel, SGD)) and self.solver not in SOLVERS:
             raise SettingError(
                 f"solver {self.solver!r} is not known; choose one of {', '.join(SOLVERS)}"
             )
@@ -271,19 +273,33 @@ class ConvexConvClassifier(BlockClassifier):
             )
         if self.n_gates is not None and self.n_gates < 1:
             raise SettingError(f"n_gates is {self.n_gates}; give at least 1")
-        if min(self._betas()) < 0 or (exact and self.betas is not None and min(self._betas()) <= 0):
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise SettingError(f"memory_gb is {self.memory_gb}; give a positive number")
+        self._check_betas(exact)
+
+    def _check_betas(self, exact: bool) -> None:
+        values = self._betas()
+        sound = values and all(0 <= value < math.inf for value in values)
+        if not sound or (exact and self.betas is not None and 0 in values):
             raise SettingError(f"betas is {self.betas}; give positive numbers")
-        if not exact and len(self._betas()) > 1:
-            raise SettingError(f"solver sgd trains at one beta, and betas has {len(self._betas())}")
+        if not exact and len(values) > 1:
+            raise SettingError(f"solver sgd trains at one beta, and betas has {len(values)}")
+        if isinstance(self.solver, (Direct, Kernel)) and self.betas is not None:
+            raise SettingError(
+                f"betas is {self.betas}, and the solver is an object with betas of its own; "
+                f"give {type(self.solver).__name__}(betas=...) only"
+            )
 
-    def _block_scores(self, images: Tensor) -> Tensor:
-        features = self._features()
-        scores: Tensor = features(images) @ self.coef_.flatten(1).T + self.intercept_
-        return scores
+    def _scorer(self) -> Callable[[Tensor], Tensor]:
+        features = GatedFeatures(self.geometry(), self.transform_, self.gates_)
+        weights = self.coef_.flatten(1).T
+        phi = weights.new_empty(SCORED_AT_ONCE, features.n_features)
 
-    def _features(self) -> GatedFeatures:
-        geometry = self.geometry()
-        return GatedFeatures(geometry, self.transform_, self.gates_)
+        def score(images: Tensor) -> Tensor:
+            scores: Tensor = features(images, phi[: len(images)]) @ weights + self.intercept_
+            return scores
+
+        return score
 
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
         """Return the strongest filters of every class, as filters on raw (standardised) pixels.
