@@ -74,6 +74,7 @@ POSITIVE = click.IntRange(min=1)
     "betas",
     type=click.FloatRange(min=0, min_open=True),
     multiple=True,
+    metavar="BETA",
     help="Weight of the regulariser; given more than once, validation picks.",
 )
 @click.option("--augment", type=click.Choice(["none", "flip"]), help="Add mirrored images.")
@@ -86,6 +87,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--seed",
     type=click.IntRange(min=0, max=2**32 - 1),
+    metavar="N",
     help="Seed of everything random.  [default: 0]",
 )
 @click.option(

@@ -77,6 +77,7 @@ def seed_option(command: Command) -> Command:
     return click.option(
         "--seed",
         type=click.IntRange(min=0, max=2**32 - 1),
+        metavar="N",
         default=0,
         show_default=True,
         help="Seed of everything random.",
