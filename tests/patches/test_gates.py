@@ -69,6 +69,19 @@ def test_a_patch_gate_is_off_for_the_asked_share_of_patches(quantile):
     torch.testing.assert_close(off, torch.full((7,), quantile), rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize("quantile", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_no_patch_lies_on_the_boundary_of_a_patch_gate(quantile):
+    """An even background makes many patches equal, and a plateau in the responses."""
+    images = torch.nn.functional.pad(IMAGES, (4, 4, 4, 4), value=0.3)
+    geometry = PatchGeometry((3, 16, 16), 4, stride=2)
+    transform = fit_whitening(images, geometry, 10)
+    gates = patch_gates(20, images, geometry, transform, generator(), quantile=quantile)
+    patches = transform(extract_patches(images, geometry)).flatten(0, 1)
+    responses = patches.double() @ gates.double().T
+    rounding = 1e-6 * patches.norm(dim=1, keepdim=True) * gates.norm(dim=1)
+    assert (responses.abs() > rounding).all()
+
+
 @pytest.mark.parametrize("transform", [RAW, WHITENED], ids=["raw", "whitened"])
 def test_a_patch_gate_points_along_a_patch_of_the_data(transform):
     gates = patch_gates_of(transform)[:, : transform.projection.shape[1]]

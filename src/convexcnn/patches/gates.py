@@ -51,7 +51,7 @@ def patch_gates(
     """Use random patches of the data, normalised, each on for its most similar patches.
 
     Args:
-        n_gates: g.
+        n_gates: g; there are fewer if the images have not as many patches.
         images: (n, channels, height, width) scaled images to draw from.
         geometry: where the patches lie.
         transform: raw patch -> d coordinates; needs its constant coordinate for the threshold.
@@ -69,6 +69,20 @@ def patch_gates(
         gates[:, -1] = 0
     gates /= gates.norm(dim=1, keepdim=True).clamp_min(1e-12)
     if transform.constant:
-        threshold = torch.quantile(sample @ gates.T, quantile, dim=0)
-        gates[:, -1] = -threshold / transform.constant
+        gates[:, -1] = -_threshold(sample @ gates.T, quantile) / transform.constant
     return gates
+
+
+def _threshold(responses: Tensor, quantile: float) -> Tensor:
+    """A threshold (g,) near the quantile of responses (n, g), in a gap between two of them.
+
+    Never at a response: equal patches, such as an even background, would all lie on the gate's
+    boundary, and rounding would decide on which side.
+    """
+    ordered = responses.sort(dim=0).values
+    gaps = ordered.diff(dim=0)
+    place = torch.arange(len(gaps), device=gaps.device)[:, None] - quantile * (len(gaps) - 1)
+    wide = gaps > 1e-5 * (ordered[-1] - ordered[0])
+    nearest = torch.where(wide, place.abs(), torch.inf).argmin(dim=0, keepdim=True)
+    middle: Tensor = (ordered.gather(0, nearest) + ordered.gather(0, nearest + 1)) / 2
+    return middle[0]

@@ -20,7 +20,7 @@ class CholeskyFactor:
 
     Args:
         matrix: (m, m) symmetric positive semi-definite; only its lower triangle is read, and it is
-            overwritten. The strict upper triangle is left as it is, block by block.
+            overwritten. What is left above the diagonal means nothing.
         shift: added to the diagonal, > 0.
 
     Raises:

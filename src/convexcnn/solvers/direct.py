@@ -15,7 +15,13 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cg import conjugate_gradients
 from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
-from convexcnn.solvers.path import TOLERANCE, measure_path, relative_path, scores_of
+from convexcnn.solvers.path import (
+    TOLERANCE,
+    check_choice,
+    measure_path,
+    relative_path,
+    scores_of,
+)
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 from convexcnn.solvers.statistics import BAND, GramStatistics, pilot_mean
 
@@ -67,12 +73,16 @@ class Direct:
         Args:
             features: the operator Phi.
             train: training images.
-            validation: held-out images; None skips the choice, and then one beta must be given.
+            validation: held-out images; None skips the choice, which needs one beta.
             callback: called with one event per phase.
 
         Returns:
             The solution at the chosen beta on all images given.
+
+        Raises:
+            SettingError: betas that are not positive, or several without ``validation``.
         """
+        check_choice(self.betas, validation)
         clock = PhaseClock(callback)
         statistics = GramStatistics(
             features, train.n_classes, pilot_mean(features, train), chunk=self.chunk

@@ -14,7 +14,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
-from convexcnn.solvers.path import TOLERANCE, relative_path, squared_measures
+from convexcnn.solvers.path import TOLERANCE, check_choice, relative_path, squared_measures
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 from convexcnn.solvers.statistics import pilot_mean
 
@@ -63,12 +63,16 @@ class Kernel:
         Args:
             features: the operator Phi.
             train: training images.
-            validation: held-out images; None skips the choice, and then one beta must be given.
+            validation: held-out images; None skips the choice, which needs one beta.
             callback: called with one event per phase.
 
         Returns:
             The solution at the chosen beta on all images given.
+
+        Raises:
+            SettingError: betas that are not positive, or several without ``validation``.
         """
+        check_choice(self.betas, validation)
         clock = PhaseClock(callback)
         streams = [train] if validation is None else [train, validation]
         shift = pilot_mean(features, train)

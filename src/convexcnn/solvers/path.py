@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import PathPoint
@@ -16,6 +18,20 @@ TOLERANCE = 1e-5
 
 DEFAULT_PATH = tuple(10.0 ** (-3 + i / 3) for i in range(13))
 """Default betas, relative to the mean variance of a feature."""
+
+
+def check_choice(betas: Sequence[float] | None, validation: ImageStream | None) -> None:
+    """Check that betas are positive, and one only where no held-out images can choose.
+
+    Raises:
+        SettingError: otherwise.
+    """
+    if betas is not None and not (betas and all(0 < beta < math.inf for beta in betas)):
+        raise SettingError(f"betas is {betas}; give positive numbers")
+    if validation is None and (betas is None or len(betas) > 1):
+        raise SettingError(
+            f"betas is {betas}, and no held-out images are there to choose by; give one beta"
+        )
 
 
 def relative_path(
