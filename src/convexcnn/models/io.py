@@ -47,11 +47,10 @@ def save_model(model: BlockClassifier, folder: Path | str) -> None:
         "transform.projection": transform.projection,
         **{name: getattr(model, name) for name in model.tensors},
     }
-    params = {k: v for k, v in model.get_params().items() if isinstance(v, _PLAIN)}
     description = {
         "format": FORMAT,
         "class": type(model).__name__,
-        "parameters": params,
+        "parameters": _plain_parameters(model),
         "classes": model.classes_.tolist(),
         "class_names": list(getattr(model, "class_names", ()) or ()),
         "image_shape": list(model.image_shape_),
@@ -91,7 +90,7 @@ def load_model(folder: Path | str) -> BlockClassifier:
     tensors = _read_tensors(folder / "model.safetensors")
     try:
         return _assemble(description, tensors)
-    except (KeyError, TypeError, ValueError, ConvexcnnError) as error:
+    except (*_MISFITS, ConvexcnnError) as error:
         reason = f"{error}" if isinstance(error, ConvexcnnError) else repr(error)
         raise RunError(
             f"{folder}: model.json and model.safetensors do not fit together ({reason}); "
@@ -100,6 +99,20 @@ def load_model(folder: Path | str) -> BlockClassifier:
 
 
 _PLAIN = (str, int, float, bool, list, tuple, type(None))
+_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _plain_parameters(model: BlockClassifier) -> dict[str, Any]:
+    """The parameters that JSON can hold: all but solver objects and callbacks."""
+    parameters = {name: _plain(value) for name, value in model.get_params().items()}
+    return {name: value for name, value in parameters.items() if isinstance(value, _PLAIN)}
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, inside lists and tuples too."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _replace(path: Path, write: Any) -> None:
@@ -124,7 +137,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else None
         raise RunError(f"{path} has format {found!r}; this version reads format {FORMAT}")
-    if description.get("class") not in MODELS:
+    if description.get("class") not in list(MODELS):
         raise RunError(f"{path} names the model {description.get('class')!r}, which is not known")
     return description
 
