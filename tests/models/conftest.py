@@ -3,26 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tiny_models import MAKERS
 
-from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
-from convexcnn.solvers.sgd import SGD
 from small import stripes
-
-SMALL = {"filter_size": 3, "stride": 2, "whiten": 5}
-
-
-def convex(**kwargs) -> ConvexConvClassifier:
-    """A convex classifier that trains in a blink."""
-    return ConvexConvClassifier(**{"n_gates": 4, "gates": "patches", **SMALL, **kwargs})
-
-
-def non_convex(**kwargs) -> NonConvexConvClassifier:
-    """A non-convex classifier that trains in a blink."""
-    solver = SGD(epochs=15, batch_size=20, learning_rate=0.02, method="adam")
-    return NonConvexConvClassifier(**{"n_filters": 8, "solver": solver, **SMALL, **kwargs})
-
-
-MAKERS = {"convex": convex, "non-convex": non_convex}
 
 
 @pytest.fixture(params=MAKERS)

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_models import convex, non_convex
 
-from conftest import convex, non_convex
 from convexcnn.errors import DataError
 from convexcnn.solvers.sgd import SGD
 from small import stripes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_models import non_convex
 
-from conftest import non_convex
 from convexcnn import reference
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny_models import MAKERS, convex, non_convex
 
-from conftest import MAKERS, convex, non_convex
 from convexcnn.errors import SettingError
 from convexcnn.models.base import resolve_device
 from convexcnn.solvers.direct import Direct

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_models import convex
 
-from conftest import convex
 from convexcnn import reference
 from convexcnn.errors import SettingError
 from convexcnn.models.two_layer import EXACT_SOLVERS

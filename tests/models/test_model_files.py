@@ -1,0 +1,247 @@
+"""Models survive their files to the last bit; damaged files are refused in one line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import convex, non_convex
+
+from convexcnn.errors import RunError
+from convexcnn.models import ConvexConvClassifier, load_model, save_model
+from small import stripes
+
+IMAGES, LABELS = stripes(60)
+
+VARIANTS = {
+    "convex": convex,
+    "convex on pixels": lambda: convex(whiten=None, gates="gaussian", centre=False, pooling=1),
+    "convex, one beta": lambda: convex(betas=(0.1,), augment="none", random_state=5),
+    "non-convex": non_convex,
+    "non-convex on pixels": lambda: non_convex(whiten=None, stride=1, padding=1),
+}
+
+
+def assert_same(found, model):
+    """The loaded model is the saved one, in every tensor, number, parameter and score."""
+    assert type(found) is type(model)
+    for name in model.tensors:
+        assert torch.equal(getattr(found, name), getattr(model, name))
+    for name in model.numbers:
+        assert getattr(found, name) == getattr(model, name)
+    for name in ("image_shape_", "n_features_in_", "n_train_", "scaler_"):
+        assert getattr(found, name) == getattr(model, name)
+    np.testing.assert_array_equal(found.classes_, model.classes_)
+    assert found.classes_.dtype == model.classes_.dtype
+    np.testing.assert_array_equal(found.scores(IMAGES), model.scores(IMAGES))
+    np.testing.assert_array_equal(found.predict_proba(IMAGES), model.predict_proba(IMAGES))
+
+
+@pytest.mark.parametrize("maker", VARIANTS.values(), ids=VARIANTS)
+def test_a_model_survives_its_files(maker, tmp_path):
+    model = maker().fit(IMAGES, LABELS)
+    save_model(model, tmp_path / "new" / "folder")
+    found = load_model(str(tmp_path / "new" / "folder"))
+    assert_same(found, model)
+    assert found.get_params() == model.get_params() | {"solver": found.solver}
+    assert [p.name for p in sorted((tmp_path / "new" / "folder").iterdir())] == [
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("names", [("ash", "beech", "cedar"), (7, -2, 30), (0.5, 1.0, 5.0)])
+def test_labels_come_back_as_they_were(make, names, tmp_path):
+    y = np.array(names)[LABELS]
+    if y.dtype.kind == "f":
+        y = np.rint(2 * y)
+    model = make().fit(IMAGES, y)
+    save_model(model, tmp_path)
+    found = load_model(tmp_path)
+    assert_same(found, model)
+    np.testing.assert_array_equal(found.predict(IMAGES), model.predict(IMAGES))
+
+
+def test_names_of_classes_and_data_come_back(model, tmp_path):
+    model.class_names, model.fingerprint_ = ("across", "along", "askew"), "0123abcd"
+    try:
+        save_model(model, tmp_path)
+    finally:
+        del model.class_names, model.fingerprint_
+    found = load_model(tmp_path)
+    assert found.class_names == ("across", "along", "askew")
+    assert found.fingerprint_ == "0123abcd"
+
+
+def test_parameters_made_by_numpy_come_back(tmp_path):
+    """As a grid search sets them: an integer that is dropped would come back as the default."""
+    settings = {"stride": np.int64(1), "betas": [np.float32(0.5)], "filter_size": np.int32(4)}
+    model = convex(**settings).fit(IMAGES, LABELS)
+    save_model(model, tmp_path)
+    found = load_model(tmp_path)
+    assert_same(found, model)
+    assert (found.stride, found.betas, found.filter_size) == (1, (0.5,), 4)
+
+
+def test_a_loaded_model_is_certified_like_the_trained_one(trained, tmp_path):
+    save_model(trained["convex"], tmp_path)
+    found = load_model(tmp_path)
+    assert isinstance(found, ConvexConvClassifier)
+    assert found.certify(IMAGES, LABELS) == trained["convex"].certify(IMAGES, LABELS)
+    np.testing.assert_allclose(
+        found.filters()["convex"], trained["convex"].filters()["convex"], atol=1e-7
+    )
+
+
+def test_a_loaded_model_trains_again(model, tmp_path):
+    save_model(model, tmp_path)
+    found = load_model(tmp_path)
+    assert found.fit(IMAGES, LABELS).score(IMAGES, LABELS) > 0.8
+
+
+def test_saving_replaces_the_files_whole(trained, tmp_path):
+    save_model(trained["convex"], tmp_path)
+    save_model(trained["non-convex"], tmp_path)
+    assert_same(load_model(tmp_path), trained["non-convex"])
+
+
+def test_an_untrained_model_is_not_saved(make, tmp_path):
+    with pytest.raises(RunError, match="the model is not trained; call fit"):
+        save_model(make(), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(model, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(RunError, match="taken: the model cannot be written"):
+        save_model(model, tmp_path / "taken")
+
+
+# Damage
+
+
+def rewrite_json(change):
+    def damage(folder):
+        path = folder / "model.json"
+        description = json.loads(path.read_text())
+        path.write_text(json.dumps(change(description) or description))
+
+    return damage
+
+
+def rewrite_tensors(change):
+    def damage(folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+
+    return damage
+
+
+def setting(*keys, value):
+    """Put a value deep into model.json."""
+
+    def change(description):
+        for key in keys[:-1]:
+            description = description[key]
+        description[keys[-1]] = value
+
+    return rewrite_json(change)
+
+
+def tensor(name, change):
+    """Replace one tensor by a function of it."""
+    return rewrite_tensors(lambda tensors: tensors.update({name: change(tensors[name])}))
+
+
+def with_nan(x):
+    x = x.clone()
+    x.view(-1)[-1] = torch.nan
+    return x
+
+
+def truncate(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+
+
+MISFIT = "do not fit together"
+DAMAGE = {
+    "no json": (lambda f: (f / "model.json").unlink(), r"model\.json is missing"),
+    "no tensors": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+    "truncated json": (truncate("model.json"), r"model\.json cannot be read as JSON"),
+    "truncated tensors": (truncate("model.safetensors"), r"model\.safetensors is damaged"),
+    "binary json": (
+        lambda f: (f / "model.json").write_bytes(b"\x80\x04\x95"),
+        r"model\.json cannot be read as JSON",
+    ),
+    "empty tensors": (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged"),
+    "pickled tensors": (lambda f: torch.save({}, f / "model.safetensors"), "is damaged"),
+    "json is a list": (lambda f: (f / "model.json").write_text("[1]"), "has format None"),
+    "future format": (setting("format", value=2), "has format 2; this version reads format 1"),
+    "no format": (rewrite_json(lambda d: d.pop("format") and None), "has format None"),
+    "unknown class": (setting("class", value="Oracle"), "names the model 'Oracle', which is not"),
+    "class is a list": (setting("class", value=["x"]), "which is not known"),
+    "NaN tensor": (tensor("coef_", with_nan), "coef_ is not finite float32"),
+    "float64 tensor": (tensor("coef_", torch.Tensor.double), "coef_ is not finite float32"),
+    "missing tensor": (rewrite_tensors(lambda t: t.pop("coef_")), MISFIT),
+    "flat tensor": (tensor("coef_", torch.Tensor.flatten), "coef_ has shape"),
+    "one weight less": (tensor("coef_", lambda x: x[..., :-1].contiguous()), "coef_ has shape"),
+    "one class less": (tensor("intercept_", lambda x: x[:-1].clone()), "intercept_ has shape"),
+    "wrong projection": (
+        tensor("transform.projection", lambda x: x[:-1].clone()),
+        r"transform\.projection has shape",
+    ),
+    "scalar projection": (tensor("transform.projection", torch.Tensor.sum), MISFIT),
+    "wrong mean": (tensor("transform.mean", lambda x: x[:-1].clone()), r"transform\.mean has"),
+    "other filter": (setting("parameters", "filter_size", value=4), "has shape"),
+    "impossible filter": (setting("parameters", "filter_size", value=40), "larger than the"),
+    "filter is a word": (setting("parameters", "filter_size", value="big"), MISFIT),
+    "unknown parameter": (setting("parameters", "colour", value="blue"), MISFIT),
+    "parameters are a list": (setting("parameters", value=[]), MISFIT),
+    "one class name more": (setting("classes", value=["a", "b", "c", "d"]), "has shape"),
+    "classes are a number": (setting("classes", value=3), MISFIT),
+    "other image": (setting("image_shape", value=[3, 8, 8]), MISFIT),
+    "flat image": (setting("image_shape", value=[64]), MISFIT),
+    "bad scaler": (setting("scaler", value={"mean": [0.0], "scale": [0.0]}), "a saved scaler"),
+    "scaler of colours": (
+        setting("scaler", value={"mean": [0.0] * 3, "scale": [1.0] * 3}),
+        "the scaler has another number of channels",
+    ),
+    "no scaler": (rewrite_json(lambda d: d.pop("scaler") and None), MISFIT),
+    "beta is NaN": (setting("numbers", "beta_", value=float("nan")), "beta_ is nan"),
+    "no temperature": (rewrite_json(lambda d: d["numbers"].pop("temperature_") and None), MISFIT),
+    "infinitely many images": (setting("training", "images", value=float("inf")), MISFIT),
+    "no training": (setting("training", value=None), MISFIT),
+}
+
+
+@pytest.mark.parametrize(("damage", "complaint"), DAMAGE.values(), ids=DAMAGE)
+def test_what_is_damaged_is_refused_by_name(model, damage, complaint, tmp_path):
+    save_model(model, tmp_path)
+    damage(tmp_path)
+    with pytest.raises(RunError, match=complaint) as caught:
+        load_model(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match="is this the folder of a finished run"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_nothing_is_left_of_a_write_that_fails(model, tmp_path, monkeypatch):
+    save_model(model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
+        save_model(model, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
