@@ -63,7 +63,6 @@ def test_optimum_is_certified(choice: tuple[Any, ...], solver: Any) -> None:
         assert optimum.history[-1]["primal"] == pytest.approx(bound.primal, rel=1e-9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("choice", PROGRAMS, ids=lambda c: "-".join(map(str, c)))
 def test_optimum_equals_an_interior_point_oracle(choice: tuple[Any, ...]) -> None:
     program = tiny_program(*choice[:3], cells=choice[3], intercept=choice[4])
@@ -72,14 +71,6 @@ def test_optimum_equals_an_interior_point_oracle(choice: tuple[Any, ...]) -> Non
         optimum = solver.solve(program)
         weights, bias = optimum.weights, optimum.bias
         assert program.objective(weights, bias) == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [("gated", "nuclear", "cross_entropy", 4, True), ("relu", "group", "squared", 1, False)],
-)
-def test_two_of_them_equal_the_oracle_every_time(choice: tuple[Any, ...]) -> None:
-    test_optimum_equals_an_interior_point_oracle(choice)
 
 
 @pytest.mark.parametrize("side", [GramSide, DenseKernelSide, MaskedKernelSide])
