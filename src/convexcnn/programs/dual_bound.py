@@ -97,6 +97,8 @@ def best_bound(
 ) -> float:
     """The best dual value over the multiples t L of a dual point.
 
+    Where classes fall apart, with squared loss and no nuclear norm, each has a t of its own.
+
     Args:
         loss: name of the loss.
         regulariser: name of the regulariser.
@@ -105,7 +107,15 @@ def best_bound(
         pulled: Phi' L as (k, cells, g, d), or with a leading axis of 2 for the two signs of (R).
         beta: weight of the regulariser.
     """
-    n = len(targets)
+    n, k = targets.shape
+    if k > 1 and loss == "squared" and regulariser != "nuclear":
+        columns = [slice(c, c + 1) for c in range(k)]
+        return sum(
+            best_bound(
+                loss, regulariser, dual_point[:, c], targets[:, c], pulled[..., c, :, :, :], beta
+            )
+            for c in columns
+        )
     quadratic, limit = 0.0, float("inf")
     if regulariser == "l2":
         quadratic = float(pulled.square().sum()) / (2 * beta * n**2)
