@@ -15,6 +15,7 @@ import convexcnn
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors",
+    "environment",
     "data",
     "patches",
     "programs",
@@ -22,7 +23,6 @@ ORDER = [
     "models",
     "explain",
     "report",
-    "environment",
     "cli",
 ]
 """Imports run from right to left only."""
