@@ -29,6 +29,9 @@ _LEFT = 0.105
 _FONT_SIZE = 11
 _DASHES = (0, (5, 1.6))
 _LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES}
+_SETTLED = 0.02
+"""Part of a loss curve, from its start, that does not decide how high the chart reaches."""
+
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 
@@ -158,8 +161,13 @@ def _power_of_ten(value: float, _position: int) -> str:
 
 
 def _limit(axes: Axes, chart: LineChart) -> None:
-    """Fit the axes to the finite data; accuracies never leave 0 to 100 %."""
-    finite = np.concatenate([line.y[np.isfinite(line.y)] for line in chart.lines])
+    """Fit the axes to the finite data; accuracies never leave 0 to 100 %.
+
+    A loss may start far above where it soon is: its first steps may leave through the top.
+    """
+    skipped = 0.0 if chart.in_percent else _SETTLED
+    settled = [line.y[int(skipped * len(line.y)) :] for line in chart.lines]
+    finite = np.concatenate([y[np.isfinite(y)] for y in settled])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if chart.level is not None:
         low, high = min(low, chart.level), max(high, chart.level)
