@@ -174,7 +174,21 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         return probabilities(self.scores(X), self.temperature_)
 
     def scores(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Return the scores (n, k) of images, one column per class, before any calibration."""
+        """Return the scores (n, k) of images, one column per class, before any calibration.
+
+        Computed where the model's tensors are: where it was trained, or on the CPU once loaded.
+        """
+        images = self._images_like_trained(X)
+        labels, k = np.zeros(len(images), np.int64), len(self.classes_)
+        device = str(self.transform_.mean.device)
+        stream = ImageStream(images, labels, k, self.scaler_, device=device)
+        with torch.no_grad(), fast_float32():
+            score = self._scorer()
+            scores = [score(block).cpu() for block, _ in stream.blocks(SCORED_AT_ONCE)]
+        result: NDArray[np.float32] = torch.cat([torch.zeros(0, k), *scores]).numpy()
+        return result
+
+    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
         if not hasattr(self, "classes_"):
             from sklearn.exceptions import NotFittedError
 
@@ -185,14 +199,7 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
                 f"X has images of shape {images.shape[1:]}; the model was trained on "
                 f"{self.image_shape_}"
             )
-        labels = np.zeros(len(images), np.int64)
-        device = resolve_device(self.device)
-        stream = ImageStream(images, labels, len(self.classes_), self.scaler_, device=device)
-        with torch.no_grad(), fast_float32():
-            score = self._scorer()
-            scores = [score(block).cpu() for block, _ in stream.blocks(SCORED_AT_ONCE)]
-        result: NDArray[np.float32] = torch.cat(scores).numpy()
-        return result
+        return images
 
     def _flat_shape(self, X: ArrayLike) -> tuple[int, ...] | None:
         return self.image_shape_ if np.ndim(X) == 2 else None

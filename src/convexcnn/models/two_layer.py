@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from convexcnn.errors import SettingError
+from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier, available_memory_gb
 from convexcnn.models.gates import choose_gates
 from convexcnn.patches.extract import PatchGeometry
@@ -334,12 +334,19 @@ class ConvexConvClassifier(BlockClassifier):
             The certificate.
 
         Raises:
+            DataError: images or labels of another kind than the model was trained on.
             SettingError: there is no certificate for this loss or formulation yet.
         """
         if self.loss != "squared" or self.formulation != "gated":
             raise SettingError("there is a certificate for squared loss and formulation gated only")
-        images, _, _ = self._check(X, y)
-        labels = np.searchsorted(self.classes_, np.asarray(y))
+        images = self._images_like_trained(X)
+        targets = np.asarray(y)
+        if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
+            raise DataError(
+                f"y must hold one label for each of the {len(images)} images, out of the "
+                f"{len(self.classes_)} that the model was trained on"
+            )
+        labels = np.searchsorted(self.classes_, targets).astype(np.int64)
         stream = ImageStream(
             images, labels, len(self.classes_), self.scaler_, mirror=self.augment == "flip"
         )
