@@ -99,6 +99,11 @@ def test_scores_do_not_depend_on_the_company_an_image_is_in(model):
     np.testing.assert_allclose(alone, together[::7], rtol=1e-4, atol=1e-5)
 
 
+def test_no_images_have_no_scores(model):
+    assert model.scores(IMAGES[:0]).shape == model.predict_proba(IMAGES[:0]).shape == (0, 3)
+    assert model.predict(IMAGES[:0]).shape == (0,)
+
+
 def test_flat_and_black_images_have_scores_too(model):
     flat = np.stack([np.full((1, 8, 8), level, np.uint8) for level in (0, 100, 255)])
     together = model.scores(flat)

@@ -96,6 +96,13 @@ def test_a_loaded_model_is_certified_like_the_trained_one(trained, tmp_path):
     )
 
 
+def test_a_model_trained_elsewhere_predicts_here(model, tmp_path):
+    """Its parameters may name a device that this machine has not."""
+    save_model(model, tmp_path)
+    setting("parameters", "device", value="cuda:7")(tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).scores(IMAGES), model.scores(IMAGES))
+
+
 def test_a_loaded_model_trains_again(model, tmp_path):
     save_model(model, tmp_path)
     found = load_model(tmp_path)

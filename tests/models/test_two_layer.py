@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 from tiny_models import convex
 
 from convexcnn import reference
-from convexcnn.errors import SettingError
+from convexcnn.errors import DataError, SettingError
+from convexcnn.models import two_layer
 from convexcnn.models.two_layer import EXACT_SOLVERS
+from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes
@@ -82,6 +85,30 @@ def test_an_even_background_does_not_spoil_the_certificate(settings):
     assert model.certify(images, LABELS).relative_gap < 1e-5
 
 
+def test_labels_of_any_kind_are_certified():
+    names = np.array(["ash", "beech", "cedar"])[LABELS]
+    by_name = convex().fit(IMAGES, names).certify(IMAGES, names)
+    assert by_name == convex().fit(IMAGES, LABELS).certify(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "complaint"),
+    [
+        (IMAGES, LABELS + 1, "out of the 3 that the model was trained on"),
+        (IMAGES, LABELS[1:], "one label for each of the 60 images"),
+        (IMAGES[..., 1:], LABELS, "the model was trained on"),
+    ],
+)
+def test_other_images_or_labels_are_not_certified(trained, X, y, complaint):
+    with pytest.raises(DataError, match=complaint):
+        trained["convex"].certify(X, y)
+
+
+def test_an_untrained_model_is_not_certified():
+    with pytest.raises(NotFittedError, match="call fit first"):
+        convex().certify(IMAGES, LABELS)
+
+
 def test_a_worse_solution_has_a_larger_gap():
     model = convex(betas=1e-3).fit(IMAGES, LABELS)
     optimum = model.certify(IMAGES, LABELS)
@@ -150,11 +177,22 @@ def test_the_default_number_of_gates_fits_the_memory():
     assert 1 < len(tight.gates_) < 128
 
 
-def test_the_penalised_program_trains_by_sgd():
+def test_the_penalised_program_trains_by_sgd(monkeypatch):
+    """What it predicts with is V - W."""
+    programs = []
+
+    class Recorded(PenalisedConeProgram):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            programs.append(self)
+
+    monkeypatch.setattr(two_layer, "PenalisedConeProgram", Recorded)
     solver = SGD(epochs=30, batch_size=20, learning_rate=0.05)
     model = convex(formulation="relu-penalised", solver=solver, centre=False, betas=1e-3)
     assert model.fit(IMAGES, LABELS).score(IMAGES, LABELS) > 0.6
     assert not model.intercept_.any()
+    v, w = programs[0].weights
+    assert torch.equal(model.coef_.flatten(1), v - w)
 
 
 def test_cross_entropy_trains_by_sgd():

@@ -13,7 +13,7 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.solvers import cholesky, direct, statistics
+from convexcnn.solvers import cholesky, direct, kernel, statistics
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.kernel import Kernel
 from convexcnn.solvers.path import DEFAULT_PATH, scores_of, squared_measures
@@ -112,6 +112,21 @@ def test_held_out_scores_come_from_before_the_images_joined(solver, mirror):
     weights, bias = reference.ridge_optimum(phi, targets, solution.beta)
     assert solution.held_out_scores.shape == (HELD_OUT, K)
     np.testing.assert_allclose(solution.held_out_scores, held_phi @ weights.T + bias, atol=2e-3)
+
+
+@EVERY_SOLVER
+@pytest.mark.parametrize("offset", [-0.3, 0.0, 0.2])
+def test_the_pilot_mean_is_for_rounding_only(solver, offset, monkeypatch):
+    """Any shift of the features gives the same optimum; the mean only keeps float32 sums small."""
+
+    def pilot(features, train):
+        return torch.full((features.n_features,), offset)
+
+    monkeypatch.setattr(direct, "pilot_mean", pilot)
+    monkeypatch.setattr(kernel, "pilot_mean", pilot)
+    features, train, held_out = make_problem()
+    solution = solver(BETAS, chunk=20).solve(features, train, held_out)
+    assert_optimal(solution, *explicit(features, train, held_out))
 
 
 @EVERY_STREAM

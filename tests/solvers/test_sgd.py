@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,6 +123,23 @@ def test_events_say_how_far_and_how_well():
     seconds = [event["seconds"] for event in events]
     assert seconds == sorted(seconds)
     json.dumps(events)
+
+
+@pytest.mark.parametrize("log_every", [2, 3, 100])
+def test_an_event_holds_the_means_since_the_last_one(log_every):
+    """Without steps (learning rate 0) the measures of a batch do not depend on its turn."""
+
+    def logged(every):
+        solver = SGD(epochs=1, batch_size=8, learning_rate=0.0, log_every=every)
+        return solve(solver, network())
+
+    each, sizes = logged(1), [8, 8, 8, 6]
+    for event in logged(log_every):
+        stop = event["step"]
+        rows = slice((stop - 1) // log_every * log_every, stop)
+        for name in ("train_loss", "train_accuracy"):
+            values = [e[name] for e in each[rows]]
+            assert event[name] == pytest.approx(np.average(values, weights=sizes[rows]))
 
 
 def test_measures_are_taken_before_each_step():
