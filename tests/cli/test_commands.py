@@ -390,6 +390,7 @@ def test_compare_writes_both_formulations(run: Run, data: Path) -> None:
     assert done.code == 0
     assert "gated" in done.out
     assert "non-convex" in done.out
+    assert "±" in done.out
     result = json.loads(Path("run/result.json").read_text())
     assert result["kind"] == "compare"
     assert [(r["formulation"], r["seed"]) for r in result["runs"]] == [

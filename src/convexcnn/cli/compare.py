@@ -18,6 +18,7 @@ from convexcnn.cli.options import (
 )
 
 POSITIVE = click.IntRange(min=1)
+MEASURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
 @click.command(name="compare", short_help="Train both formulations as the paper did, side by side.")
@@ -143,26 +144,24 @@ def command(
 
 def _show(result: dict[str, Any], out: Path, console: Console) -> None:
     rows = []
+    several = len({run["seed"] for run in result["runs"]}) > 1
     for formulation, summary in result["summary"].items():
-        rows.append([formulation, *(_cell(summary, measure) for measure in _MEASURES)])
+        rows.append([formulation, *(_cell(summary, measure, several) for measure in MEASURES)])
         if formulation in result["paper"]:
             paper = result["paper"][formulation]
-            rows.append(["  in the paper", *(_paper_cell(paper, m) for m in _MEASURES)])
-    console.table(["", *(measure.replace("_", " ") for measure in _MEASURES)], rows)
+            rows.append(["  in the paper", *(_paper_cell(paper, m) for m in MEASURES)])
+    console.table(["", *(measure.replace("_", " ") for measure in MEASURES)], rows)
     console.show(f"Time: {duration(result['seconds'])}")
     console.show(f"Report: {out / 'report.html'}")
 
 
-_MEASURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-
-
-def _cell(summary: dict[str, Any], measure: str) -> str:
+def _cell(summary: dict[str, Any], measure: str, several: bool) -> str:
     value = summary.get(measure)
     if not value or value["mean"] is None:
         return "-"
     if measure.endswith("accuracy"):
-        return f"{percent(value['mean'])} ± {100 * (value['std'] or 0):.1f}"
-    return f"{value['mean']:.4f} ± {value['std'] or 0:.4f}"
+        return percent(value["mean"]) + (f" ± {100 * value['std']:.1f}" if several else "")
+    return f"{value['mean']:.4f}" + (f" ± {value['std']:.4f}" if several else "")
 
 
 def _paper_cell(paper: dict[str, float], measure: str) -> str:

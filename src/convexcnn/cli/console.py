@@ -75,7 +75,7 @@ class Console:
             TextColumn("{task.fields[metrics]}", markup=False),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=RichConsole(stderr=True)) as bars:
+        with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bars:
             yield _bar_progress(bars)
 
 
