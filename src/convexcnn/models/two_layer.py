@@ -23,6 +23,7 @@ from convexcnn.programs.gated import GatedProgram, PenalisedConeProgram
 from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, PhaseClock, Solution
 from convexcnn.solvers.sgd import SGD
 
@@ -103,7 +104,7 @@ class ConvexConvClassifier(BlockClassifier):
         formulation: str = "gated",
         regulariser: str = "l2",
         loss: str = "squared",
-        solver: str | Direct | Kernel | SGD = "auto",
+        solver: str | PathSolver | SGD = "auto",
         filter_size: int = 6,
         stride: int = 2,
         padding: int = 0,
@@ -164,7 +165,7 @@ class ConvexConvClassifier(BlockClassifier):
         return {"gates_": gates, "n_train_": len(stream.images), **trained}
 
     def _optimise(
-        self, solver: Direct | Kernel, features: GatedFeatures, stream: ImageStream
+        self, solver: PathSolver, features: GatedFeatures, stream: ImageStream
     ) -> dict[str, Any]:
         """The exact optimum, with beta from held-out images."""
         train, held_out = (stream, None) if self._one_beta() else self._split(stream)
@@ -212,7 +213,7 @@ class ConvexConvClassifier(BlockClassifier):
     def _one_beta(self) -> bool:
         return self.betas is not None and len(self._betas()) == 1
 
-    def _solver(self, features: GatedFeatures, rows: int) -> Direct | Kernel | SGD:
+    def _solver(self, features: GatedFeatures, rows: int) -> PathSolver | SGD:
         """The solver asked for, or the cheaper exact one that fits into the memory budget."""
         if not isinstance(self.solver, str):
             return self.solver
@@ -261,11 +262,11 @@ class ConvexConvClassifier(BlockClassifier):
                 raise SettingError(
                     f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}"
                 )
-        if not isinstance(self.solver, (Direct, Kernel, SGD)) and self.solver not in SOLVERS:
+        if not isinstance(self.solver, (PathSolver, SGD)) and self.solver not in SOLVERS:
             raise SettingError(
                 f"solver {self.solver!r} is not known; choose one of {', '.join(SOLVERS)}"
             )
-        exact = self.solver in EXACT_SOLVERS or isinstance(self.solver, (Direct, Kernel))
+        exact = self.solver in EXACT_SOLVERS or isinstance(self.solver, PathSolver)
         if exact and (self.loss != "squared" or self.formulation != "gated"):
             raise SettingError(
                 f"solver {self.solver} is exact for squared loss and formulation gated; "
@@ -284,7 +285,7 @@ class ConvexConvClassifier(BlockClassifier):
             raise SettingError(f"betas is {self.betas}; give positive numbers")
         if not exact and len(values) > 1:
             raise SettingError(f"solver sgd trains at one beta, and betas has {len(values)}")
-        if isinstance(self.solver, (Direct, Kernel)) and self.betas is not None:
+        if isinstance(self.solver, PathSolver) and self.betas is not None:
             raise SettingError(
                 f"betas is {self.betas}, and the solver is an object with betas of its own; "
                 f"give {type(self.solver).__name__}(betas=...) only"

@@ -6,8 +6,6 @@ minimise (1/2n) |Phi V + 1 b' - Y|^2 + (beta/2) |V|^2  is solved by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -16,8 +14,7 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cg import conjugate_gradients
 from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
 from convexcnn.solvers.path import (
-    TOLERANCE,
-    check_choice,
+    PathSolver,
     measure_path,
     relative_path,
     scores_of,
@@ -38,28 +35,10 @@ def symmetric_product(lower: Tensor, right: Tensor) -> Tensor:
     return out
 
 
-class Direct:
-    """Ridge regression on the gated features from sufficient statistics (primal side).
-
-    Args:
-        betas: weights of the regulariser to try; None for ten around the mean variance of a
-            feature.
-        tolerance: on the relative residual of the normal equations.
-        chunk: rows of Phi held in memory.
-    """
+class Direct(PathSolver):
+    """Ridge regression on the gated features from sufficient statistics (primal side)."""
 
     name = "direct"
-
-    def __init__(
-        self,
-        betas: Sequence[float] | None = None,
-        *,
-        tolerance: float = TOLERANCE,
-        chunk: int = 2000,
-    ) -> None:
-        self.betas = betas
-        self.tolerance = tolerance
-        self.chunk = chunk
 
     def solve(
         self,
@@ -68,21 +47,7 @@ class Direct:
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        """Solve the path on ``train``, choose beta on ``validation``, and solve it on both.
-
-        Args:
-            features: the operator Phi.
-            train: training images.
-            validation: held-out images; None skips the choice, which needs one beta.
-            callback: called with one event per phase.
-
-        Returns:
-            The solution at the chosen beta on all images given.
-
-        Raises:
-            SettingError: betas that are not positive, or several without ``validation``.
-        """
-        check_choice(self.betas, validation)
+        self._check_choice(validation)
         clock = PhaseClock(callback)
         statistics = GramStatistics(
             features, train.n_classes, pilot_mean(features, train), chunk=self.chunk

@@ -14,7 +14,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
-from convexcnn.solvers.path import TOLERANCE, check_choice, relative_path, squared_measures
+from convexcnn.solvers.path import PathSolver, relative_path, squared_measures
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 from convexcnn.solvers.statistics import pilot_mean
 
@@ -24,32 +24,15 @@ REFINED = 1e-6
 MAX_REFINEMENTS = 3
 
 
-class Kernel:
+class Kernel(PathSolver):
     """Ridge regression on the gated features from the kernel of the images (dual side).
 
     The held-out images come last in the kernel, so the leading block of its Cholesky factor
     is the factor of the training images: one factorisation serves the path on the training images,
     the scores of the held-out ones, and the final solution on all of them.
-
-    Args:
-        betas: weights of the regulariser to try; None for ten around the mean variance of a
-            feature.
-        tolerance: on the relative residual of the kernel system.
-        chunk: rows of Phi held in memory.
     """
 
     name = "kernel"
-
-    def __init__(
-        self,
-        betas: Sequence[float] | None = None,
-        *,
-        tolerance: float = TOLERANCE,
-        chunk: int = 2000,
-    ) -> None:
-        self.betas = betas
-        self.tolerance = tolerance
-        self.chunk = chunk
 
     def solve(
         self,
@@ -58,21 +41,7 @@ class Kernel:
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        """Solve the path on ``train``, choose beta on ``validation``, and solve it on both.
-
-        Args:
-            features: the operator Phi.
-            train: training images.
-            validation: held-out images; None skips the choice, which needs one beta.
-            callback: called with one event per phase.
-
-        Returns:
-            The solution at the chosen beta on all images given.
-
-        Raises:
-            SettingError: betas that are not positive, or several without ``validation``.
-        """
-        check_choice(self.betas, validation)
+        self._check_choice(validation)
         clock = PhaseClock(callback)
         streams = [train] if validation is None else [train, validation]
         shift = pilot_mean(features, train)

@@ -1,8 +1,9 @@
-"""A path of beta: its default values, and how every point does on held-out images."""
+"""A path of beta: who solves it, its default values, how every point does on held-out images."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.result import PathPoint
+from convexcnn.solvers.result import Callback, PathPoint, Solution
 
 TOLERANCE = 1e-5
 """Relative residual to which a path is solved."""
@@ -20,18 +21,60 @@ DEFAULT_PATH = tuple(10.0 ** (-3 + i / 3) for i in range(13))
 """Default betas, relative to the mean variance of a feature."""
 
 
-def check_choice(betas: Sequence[float] | None, validation: ImageStream | None) -> None:
-    """Check that betas are positive, and one only where no held-out images can choose.
+class PathSolver(ABC):
+    """Solves a whole path of beta exactly, and lets held-out images choose from it.
 
-    Raises:
-        SettingError: otherwise.
+    Args:
+        betas: weights of the regulariser to try; None for thirteen around the mean variance of a
+            feature.
+        tolerance: on the relative residual of the linear system.
+        chunk: rows of Phi held in memory.
     """
-    if betas is not None and not (betas and all(0 < beta < math.inf for beta in betas)):
-        raise SettingError(f"betas is {betas}; give positive numbers")
-    if validation is None and (betas is None or len(betas) > 1):
-        raise SettingError(
-            f"betas is {betas}, and no held-out images are there to choose by; give one beta"
-        )
+
+    name: str
+
+    def __init__(
+        self,
+        betas: Sequence[float] | None = None,
+        *,
+        tolerance: float = TOLERANCE,
+        chunk: int = 2000,
+    ) -> None:
+        self.betas = betas
+        self.tolerance = tolerance
+        self.chunk = chunk
+
+    @abstractmethod
+    def solve(
+        self,
+        features: GatedFeatures,
+        train: ImageStream,
+        validation: ImageStream | None = None,
+        callback: Callback | None = None,
+    ) -> Solution:
+        """Solve the path on ``train``, choose beta on ``validation``, and solve it on both.
+
+        Args:
+            features: the operator Phi.
+            train: training images.
+            validation: held-out images; None skips the choice, which needs one beta.
+            callback: called with one event per phase.
+
+        Returns:
+            The solution at the chosen beta on all images given.
+
+        Raises:
+            SettingError: betas that are not positive, or several without ``validation``.
+        """
+
+    def _check_choice(self, validation: ImageStream | None) -> None:
+        betas = self.betas
+        if betas is not None and not (betas and all(0 < beta < math.inf for beta in betas)):
+            raise SettingError(f"betas is {betas}; give positive numbers")
+        if validation is None and (betas is None or len(betas) > 1):
+            raise SettingError(
+                f"betas is {betas}, and no held-out images are there to choose by; give one beta"
+            )
 
 
 def relative_path(
