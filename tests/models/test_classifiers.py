@@ -217,9 +217,7 @@ def test_events_are_json_with_phase_step_and_seconds(make_events, phases):
         assert event["steps"] is None or event["steps"] >= event["step"]
 
 
-def test_mirrored_training_halves_a_mirror_preference(make):
-    """A network trained with flips scores images and their mirror images more alike."""
-
+def test_training_on_mirror_images_makes_scores_more_symmetric(make):
     def difference(augment):
         model = make(augment=augment).fit(IMAGES, LABELS)
         return np.abs(model.scores(IMAGES) - model.scores(IMAGES[..., ::-1])).mean()

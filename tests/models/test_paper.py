@@ -6,12 +6,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from convexcnn.data.dataset import ImageDataset, ImageSplit
 from convexcnn.errors import DataError
 from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier, load_model
 from convexcnn.models.paper import FORMULATIONS, LOSS_SCALE, PAPER, run_paper_protocol
+from convexcnn.solvers.sgd import SGD
 from small import stripes
 
 SETTINGS = {
@@ -122,6 +124,30 @@ def test_filters_and_models_are_those_of_the_first_seed(finished, dataset):
         assert model.fingerprint_ == dataset.fingerprint()
         accuracy = model.score(dataset.test.images, dataset.test.labels)
         assert accuracy == pytest.approx(run["test"]["accuracy"])
+
+
+def test_both_networks_are_trained_as_the_paper_says(finished, dataset):
+    """Raw centred pixels, one pooling cell, squared loss, no regulariser, SGD with momentum 0.9."""
+    _, folder, _ = finished
+    settings = {
+        "filter_size": 3,
+        "stride": 2,
+        "pooling": 1,
+        "whiten": None,
+        "centre": True,
+        "augment": "none",
+        "loss": "squared",
+        "solver": SGD(4, 15, 0.004 * LOSS_SCALE, 0.9),
+    }
+    models = {
+        "gated": ConvexConvClassifier(n_gates=6, gates="gaussian", betas=0.0, **settings),
+        "non-convex": NonConvexConvClassifier(n_filters=6, validation_fraction=0.0, **settings),
+    }
+    for formulation, model in models.items():
+        model.fit(dataset.train.images, dataset.train.labels)
+        found = load_model(folder / "models" / formulation)
+        for name in model.tensors:
+            assert torch.equal(getattr(found, name), getattr(model, name))
 
 
 def test_events_name_formulation_and_seed(finished):
