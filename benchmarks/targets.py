@@ -2,7 +2,7 @@
 
 Each name below is one run of the command line, its targets, and a results file:
 
-    python benchmarks/targets.py NAME --root DATA [--runs runs]
+    python benchmarks/targets.py NAME --root DATA [--runs runs] [-- OPTIONS OF THE COMMAND]
 
 The result is the run's own result.json (settings, machine and versions included) with the command
 and every target beside the number reached, written to benchmarks/results/NAME.json. No choice is
@@ -124,8 +124,10 @@ def main() -> int:
     parser.add_argument("name", choices=RUNS)
     parser.add_argument("--root", type=Path, help="folder of the official files")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("options", nargs="*", help="after --: options that override the run's")
     arguments = parser.parse_args()
     command, targets = RUNS[arguments.name]
+    command = [*command, *arguments.options]
     run = arguments.runs / arguments.name
     words = [*command, "--out", str(run)]
     if command[0] != "demo":  # which replaces its own run anyway
