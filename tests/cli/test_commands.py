@@ -355,7 +355,12 @@ def test_predict_ranks_labels(run: Run, trained: Path) -> None:
         assert first["probability"] + second["probability"] == pytest.approx(1)
     header = Path("labels.csv").read_text().splitlines()[0]
     assert header == "image,label,probability,label_2,probability_2"
-    assert "label 2" in run("predict", trained, "pictures", "--top", "2").out
+    deep = Path("a" * 60, "b" * 60)
+    deep.parent.mkdir()
+    Path("pictures").rename(deep)
+    table = run("predict", trained, deep, "--top", "2").out
+    assert "label 2" in table
+    assert str(deep / "more" / "2.png") in table
 
 
 def test_predict_names_what_it_cannot_read(run: Run, trained: Path) -> None:

@@ -21,6 +21,9 @@ Callback = Callable[[dict[str, Any]], None]
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where stderr is no terminal."""
 
+UNLIMITED_WIDTH = 100_000
+"""Columns of a table that goes to a file or pipe: its lines are never broken."""
+
 
 class Console:
     """One command's voice: a single JSON object on stdout with `as_json`, else text for people."""
@@ -48,10 +51,11 @@ class Console:
 
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        RichConsole(highlight=False).print(table)
+        width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
+        RichConsole(highlight=False, width=width).print(table)
         click.echo()
 
     def result(self, result: Mapping[str, Any]) -> None:
