@@ -124,10 +124,11 @@ def main() -> int:
     parser.add_argument("name", choices=RUNS)
     parser.add_argument("--root", type=Path, help="folder of the official files")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("options", nargs="*", help="after --: options that override the run's")
-    arguments = parser.parse_args()
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:split])
     command, targets = RUNS[arguments.name]
-    command = [*command, *arguments.options]
+    command = [*command, *words[split + 1 :]]
     run = arguments.runs / arguments.name
     words = [*command, "--out", str(run)]
     if command[0] != "demo":  # which replaces its own run anyway
