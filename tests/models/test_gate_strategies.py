@@ -75,3 +75,11 @@ def test_more_gates_than_the_width_widen_the_network():
         found = learned_gates(12, STREAM, GEOMETRY, WHITENED, generator(), width=4, updates=1)
     assert found.shape == (12, WHITENED.dim)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(12))
+
+
+def test_training_the_network_that_lends_its_gates_is_told_step_by_step():
+    events: list[dict[str, object]] = []
+    learned_gates(2, STREAM, GEOMETRY, WHITENED, generator(), callback=events.append)
+    assert {event["phase"] for event in events} == {"network that lends gates"}
+    assert events[-1]["step"] == events[-1]["steps"]
+    assert all("train_accuracy" in event for event in events)

@@ -137,7 +137,7 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
             return identity_transform(geometry.patch_dim)
         order = torch.randperm(len(stream.images), generator=generator).numpy()
         images, _ = stream.block(order[:WHITENING_IMAGES])
-        return fit_whitening(images, geometry, self.whiten)
+        return fit_whitening(images, geometry, min(self.whiten, geometry.patch_dim))
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
         fraction = self.validation_fraction

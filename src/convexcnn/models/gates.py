@@ -12,6 +12,7 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.losses import CrossEntropyLoss
 from convexcnn.programs.relu_cnn import ReluProgram
+from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 
 STRATEGIES = ("gaussian", "patches", "sgd")
@@ -28,6 +29,7 @@ def choose_gates(
     geometry: PatchGeometry,
     transform: PatchTransform,
     generator: torch.Generator,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Return gates (n_gates, d) in transformed coordinates.
 
@@ -38,6 +40,7 @@ def choose_gates(
         geometry: where the patches lie.
         transform: raw patch -> d coordinates.
         generator: source of every random choice.
+        callback: called while a network that lends its gates is trained.
 
     Raises:
         SettingError: if the strategy is not known.
@@ -49,7 +52,7 @@ def choose_gates(
         images, _ = stream.block(order[:SAMPLE])
         return patch_gates(n_gates, images, geometry, transform, generator)
     if strategy == "sgd":
-        return learned_gates(n_gates, stream, geometry, transform, generator)
+        return learned_gates(n_gates, stream, geometry, transform, generator, callback=callback)
     raise SettingError(f"gates {strategy!r} is not known; choose one of {', '.join(STRATEGIES)}")
 
 
@@ -63,6 +66,7 @@ def learned_gates(
     width: int = 256,
     updates: int = 750,
     batch_size: int = 500,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Train a non-convex network of the same architecture briefly; take its strongest filters.
 
@@ -77,6 +81,7 @@ def learned_gates(
         width: filters of the network; at least ``n_gates`` are trained.
         updates: mini-batches, at most; small data sets get fewer epochs than that would take.
         batch_size: images per mini-batch.
+        callback: called with one event per logged step.
 
     Returns:
         (n_gates, d), each of unit norm.
@@ -92,7 +97,9 @@ def learned_gates(
     batches = -(-len(stream.images) // batch_size)
     epochs = min(40, max(1, round(updates / batches)))
     solver = SGD(epochs=epochs, batch_size=batch_size, learning_rate=LEARNING_RATE, method="adam")
-    solver.solve(program, stream, generator=generator)
+    solver.solve(
+        program, stream, generator=generator, callback=callback, phase="network that lends gates"
+    )
     head = program.head.view(stream.n_classes, geometry.n_cells, -1)
     strength = program.filters.norm(dim=1) * head.norm(dim=(0, 1))
     strongest = program.filters[strength.argsort(descending=True)[:n_gates]]

@@ -70,8 +70,8 @@ class ConvexConvClassifier(BlockClassifier):
         n_gates: number of gates, g; None for 128, or fewer where ``memory_gb`` asks for it.
         gates: ``gaussian``, ``patches`` or ``sgd`` (the strongest filters of a non-convex
             network of the same architecture that was trained briefly).
-        whiten: number of whitened principal directions that patches are reduced to; None takes
-            raw pixels.
+        whiten: number of whitened principal directions that patches are reduced to, at most all
+            of a patch; None takes raw pixels.
         centre: whether every image loses its mean first.
         betas: weights of the regulariser to choose from; None for a path that fits the data. One
             value needs no held-out images.
@@ -153,7 +153,9 @@ class ConvexConvClassifier(BlockClassifier):
         self._check_settings()
         clock = PhaseClock(self.callback)
         n_gates = self.n_gates or self._affordable_gates(geometry, transform.dim, len(stream))
-        gates = choose_gates(self.gates, n_gates, stream, geometry, transform, generator)
+        gates = choose_gates(
+            self.gates, n_gates, stream, geometry, transform, generator, self.callback
+        )
         clock.lap("gates")
         features = GatedFeatures(geometry, transform, gates)
         solver = self._solver(features, len(stream))
