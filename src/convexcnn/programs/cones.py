@@ -26,13 +26,6 @@ def cone_responses(program: Program, weights: Tensor) -> Tensor:
     return (weights @ patches.transpose(1, 2)) * sign
 
 
-def cone_pull(program: Program, multipliers: Tensor) -> Tensor:
-    """Return the adjoint of :func:`cone_responses`: (..., k, cells, g, m) -> (..., d)."""
-    patches = program.patches.permute(1, 0, 2, 3).flatten(1, 2)
-    sign = 2 * program.on.permute(1, 3, 0, 2).flatten(2) - 1
-    return (multipliers * sign) @ patches
-
-
 def relative_violation(program: Program, weights: Tensor) -> float:
     """Return the worst violation of a cone, relative to the largest response of any patch."""
     responses = cone_responses(program, weights)
