@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = Path.home() / ".cache" / "convexcnn-peers"
@@ -43,21 +44,24 @@ def main() -> None:
     from convexcnn.solvers.interior_point import InteriorPoint
 
     problem = planted_problem()
-    runs = []
-    for gap in RELATIVE_GAPS:
+
+    def solve(gap: float) -> dict[str, Any]:
         run, optimum = ours(problem, "relu", InteriorPoint(gap), relu_measures, 1)
         bound = certify(
             as_program(problem, "relu"), optimum.weights, optimum.bias, optimum.multipliers
         )
-        runs.append({**run, "certificate": bound.to_dict()})
+        return {**run, "certificate": bound.to_dict()}
+
+    runs = [solve(gap) for gap in RELATIVE_GAPS]
     if arguments.settings == "full":
         options = ["relu", "1e-6", "float32", str(arguments.threads)]
         theirs = peer("scnn", problem, options, relu_measures, arguments.environments)
+        runs.append(solve(RELATIVE_GAPS[0]))  # before and after: the machine may have changed
     else:
         theirs = RECORDED_SCNN
     claim = __doc__.splitlines()[0].removeprefix("Claim: ")
-    faster = theirs["seconds"] / runs[0]["seconds"]
-    write_report(arguments.out, claim, [*runs, theirs], times_faster=faster)
+    slowest = max(run["seconds"] for run in runs if run["tolerance"] == RELATIVE_GAPS[0])
+    write_report(arguments.out, claim, [*runs, theirs], times_faster=theirs["seconds"] / slowest)
 
 
 if __name__ == "__main__":

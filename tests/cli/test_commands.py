@@ -252,6 +252,8 @@ def test_an_interrupted_fit_leaves_nothing(signal_: int, data: Path, tmp_path: P
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell's background jobs, which these tests may be, start with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("sgd")
