@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from convexcnn.models.convert import relu_neurons
 from convexcnn.programs.certify import certify
+from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.program import Program
 from convexcnn.solvers.interior_point import InteriorPoint
 

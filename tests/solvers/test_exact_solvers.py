@@ -75,7 +75,7 @@ def test_one_beta_gives_the_reference_optimum(solver, mirror, beta, chunk):
     assert solution.solver == solver.name
     assert solution.weights.shape == (K, features.n_features)
     assert solution.bias.shape == (K,)
-    assert solution.residual < 1e-4
+    assert solution.relative_gap < 1e-4
     assert solution.held_out_scores is None
     assert_optimal(solution, *explicit(features, train))
 

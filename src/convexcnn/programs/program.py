@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import Loss, get_loss
 from convexcnn.programs.regularisers import Regulariser, get_regulariser
 
-FORMULATIONS = ("gated", "relu")
 BLOCK = 256
 
 
@@ -53,60 +54,56 @@ class Program:
     intercept: bool = True
 
     def __post_init__(self) -> None:
-        if self.formulation not in FORMULATIONS:
-            raise SettingError(
-                f"formulation {self.formulation!r} is not known; choose one of "
-                f"{', '.join(FORMULATIONS)}"
-            )
+        _ = self.kind
         if not self.beta > 0:
             raise SettingError(f"beta is {self.beta}; give a positive number")
-        if self.formulation == "relu" and self.regulariser == "nuclear":
-            raise SettingError(
-                "regulariser nuclear has no exact program with formulation relu; "
-                "use formulation gated, or regulariser group"
-            )
-        get_loss(self.loss)
-        get_regulariser(self.regulariser)
+
+    @property
+    def kind(self) -> ProgramKind:
+        """The program without its data and beta."""
+        return ProgramKind(self.formulation, self.regulariser, self.loss, self.intercept)
 
     @classmethod
-    def from_stream(
+    def from_streams(
         cls,
+        kind: ProgramKind,
         features: GatedFeatures,
-        stream: ImageStream,
+        streams: Sequence[ImageStream],
         beta: float,
-        *,
-        loss: str = "squared",
-        regulariser: str = "group",
-        formulation: str = "gated",
-        intercept: bool = True,
     ) -> Program:
-        """Gather the patches of a stream in memory.
+        """Gather the patches of streams in memory.
 
         Args:
+            kind: which program.
             features: geometry, transform and gates.
-            stream: training images.
+            streams: training images.
             beta: weight of the regulariser, > 0.
-            loss: as in :class:`Program`, like the arguments below.
-            regulariser: see there.
-            formulation: see there.
-            intercept: see there.
         """
         cells = features.geometry.n_cells
         patches, targets = [], []
-        for images, block_targets in stream.blocks(BLOCK):
-            pooled = features.pooling(images)
-            patches.append(pooled.view(len(images), cells, -1, pooled.shape[-1]).double())
-            targets.append(block_targets.double())
+        for stream in streams:
+            for images, block_targets in stream.blocks(BLOCK):
+                pooled = features.pooling(images)
+                patches.append(pooled.view(len(images), cells, -1, pooled.shape[-1]).double())
+                targets.append(block_targets.double())
         return cls(
             torch.cat(patches),
             features.gates.double(),
             torch.cat(targets),
             beta,
-            loss,
-            regulariser,
-            formulation,
-            intercept,
+            kind.loss,
+            kind.regulariser,
+            kind.formulation,
+            kind.intercept,
         )
+
+    def at(self, beta: float) -> Program:
+        """The same program at another beta, with what was computed already."""
+        other = replace(self, beta=beta)
+        for name in ("on", "features"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -81,7 +81,7 @@ class Direct(PathSolver):
             bias=statistics.intercept(best),
             beta=beta,
             solver=self.name,
-            residual=residual,
+            relative_gap=residual,
             path=path,
             seconds=clock.seconds,
             held_out_scores=held_out,

@@ -9,13 +9,16 @@ O'Donoghue & Candes 2015). b moves like the weight of one more feature.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from convexcnn.errors import SettingError
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 from convexcnn.solvers.duality import dual_point, dual_value, negative_gradient
 from convexcnn.solvers.optimum import History, Optimum, Status
+from convexcnn.solvers.warm_path import InMemorySolver
 
 POWER_STEPS = 50
 SAFETY = 1.02
@@ -23,7 +26,8 @@ CURVATURE = {"squared": 1.0, "cross_entropy": 0.5}
 """Largest second derivative of the loss of one image."""
 
 
-class Fista:
+@dataclass(frozen=True)
+class Fista(InMemorySolver):
     """Proximal gradient descent with momentum, for all of Phi in memory.
 
     Args:
@@ -31,30 +35,17 @@ class Fista:
         max_iterations: at most this many.
     """
 
+    tolerance: float = 1e-4
+    max_iterations: int = 20000
+
     name = "fista"
 
-    def __init__(self, tolerance: float = 1e-4, max_iterations: int = 20000) -> None:
-        self.tolerance = tolerance
-        self.max_iterations = max_iterations
+    def handles(self, kind: ProgramKind) -> bool:
+        return kind.formulation == "gated"
 
     def solve(self, program: Program, start: Optimum | None = None) -> Optimum:
-        """Solve (G) with any regulariser and loss.
-
-        Args:
-            program: formulation ``gated``.
-            start: where to begin, such as the optimum at the last beta; zero by default.
-
-        Returns:
-            The optimum.
-
-        Raises:
-            SettingError: formulation ``relu``, whose cones have no cheap projection.
-        """
-        if program.formulation != "gated":
-            raise SettingError(
-                "solver fista cannot keep weights in the cones of formulation relu; "
-                "use solver interior-point"
-            )
+        """Solve (G) with any regulariser and loss, from zero by default."""
+        self.check(program.kind)
         descent = _Descent(program, start)
         history = History(self.tolerance)
         status = Status.ITERATION_LIMIT

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from convexcnn.errors import SettingError
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 from convexcnn.solvers import second_order_cone as soc
 from convexcnn.solvers.block_system import BlockSystem
 from convexcnn.solvers.cone_rows import ConeRows
 from convexcnn.solvers.duality import dual_point, dual_value, negative_gradient
 from convexcnn.solvers.optimum import History, Optimum, Status
+from convexcnn.solvers.warm_path import InMemorySolver
 
 TO_BOUNDARY = 0.99
 START = 30.0
@@ -154,7 +156,8 @@ class _Problem:
         return primal, dual_value(self.program, dual, slopes)
 
 
-class InteriorPoint:
+@dataclass(frozen=True)
+class InteriorPoint(InMemorySolver):
     """Newton's method along the central path, for all of Phi in memory.
 
     Args:
@@ -162,20 +165,21 @@ class InteriorPoint:
         max_iterations: at most this many.
     """
 
+    tolerance: float = 1e-6
+    max_iterations: int = 80
+
     name = "interior-point"
 
-    def __init__(self, tolerance: float = 1e-6, max_iterations: int = 80) -> None:
-        self.tolerance = tolerance
-        self.max_iterations = max_iterations
+    def handles(self, kind: ProgramKind) -> bool:
+        return kind.regulariser != "nuclear"
 
-    def solve(self, program: Program) -> Optimum:
+    def solve(self, program: Program, start: Optimum | None = None) -> Optimum:
         """Solve (G) or (R) with `l2` or the group norm, and any loss.
 
-        Raises:
-            SettingError: the nuclear norm, which needs ``fista``.
+        It always begins well inside the cones: an optimum lies on their boundary, where an
+        interior-point method cannot start.
         """
-        if program.regulariser == "nuclear":
-            raise SettingError("solver interior-point has no nuclear norm; use solver fista")
+        self.check(program.kind)
         problem = _Problem(program)
         history = History(self.tolerance)
         point, status = problem.start(), Status.ITERATION_LIMIT

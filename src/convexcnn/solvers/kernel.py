@@ -83,7 +83,7 @@ class Kernel(PathSolver):
             bias=bias - weights @ shift,
             beta=beta,
             solver=self.name,
-            residual=residual,
+            relative_gap=residual,
             path=path,
             seconds=clock.seconds,
             held_out_scores=held_out,

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexcnn.errors import SettingError
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 from convexcnn.solvers.bounded_quadratic import bounded_minimum
 from convexcnn.solvers.kernel_sides import Measure, Side, choose_side
 from convexcnn.solvers.optimum import History, Optimum, Status
+from convexcnn.solvers.warm_path import InMemorySolver
 
 SCALING_STEPS = 2
 SMALLEST_STEP = 1e-4
 
 
 @dataclass(frozen=True)
-class MultipleKernel:
+class MultipleKernel(InMemorySolver):
     """Group lasso by Newton's method on kernel weights.
 
     Args:
@@ -37,35 +38,30 @@ class MultipleKernel:
 
     name = "multiple-kernel"
 
-    def solve(self, program: Program, start: Tensor | None = None) -> Optimum:
-        """Solve (G) with squared loss and the group norm.
+    def handles(self, kind: ProgramKind) -> bool:
+        return (kind.formulation, kind.loss, kind.regulariser) == ("gated", "squared", "group")
 
-        Args:
-            program: formulation ``gated``, loss ``squared``, regulariser ``group``.
-            start: weights (k, cells, g, d) of a near-by program, such as the last beta's.
+    def solve(self, program: Program, start: Optimum | None = None) -> Optimum:
+        """Solve (G) with squared loss and the group norm, class by class.
 
-        Returns:
-            The optimum; the history runs over classes one after the other.
-
-        Raises:
-            SettingError: a program of another kind.
+        The history runs over classes one after the other, in sums; its last row is the whole
+        program.
         """
-        kind = program.formulation, program.loss, program.regulariser
-        if kind != ("gated", "squared", "group"):
-            raise SettingError(
-                f"solver {self.name} is for formulation gated, loss squared, regulariser group, "
-                f"not {', '.join(kind)}; use solver interior-point or fista"
-            )
+        self.check(program.kind)
         side = choose_side(program)
         beta = len(program.targets) * program.beta
         history = History(self.tolerance)
         weights = torch.zeros(program.shape, dtype=torch.float64)
         statuses = []
+        primal = dual = 0.0
         for column in range(len(weights)):
-            eta = None if start is None else start[column].double().norm(dim=-1).flatten()
+            eta = None if start is None else start.weights[column].double().norm(dim=-1).flatten()
             eta, measure, status = self._solve_class(side, beta, column, eta, history)
             weights[column] = (eta[:, None] * measure.pulled / beta).view(program.shape[1:])
             statuses.append(status)
+            primal += history.rows[-1]["primal"]
+            dual += history.rows[-1]["dual"]
+        history.add(primal / len(program.targets), dual / len(program.targets))
         bias = torch.zeros(len(weights), dtype=torch.float64)
         if program.intercept:
             bias = (program.targets - program.scores(weights, bias)).mean(0)

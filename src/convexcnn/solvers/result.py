@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from convexcnn.solvers.optimum import Status
+
 Callback = Callable[[dict[str, Any]], None]
 """Receives one JSON-able event per logged step or finished phase."""
 
@@ -30,25 +32,31 @@ class Solution:
     """The minimiser that a solver found.
 
     Args:
-        weights: V, (k, n_features).
+        weights: V, (k, n_features); V and W, (2, k, n_features), for (R).
         bias: b, (k,).
         beta: weight of the regulariser it was solved for.
         solver: name of the solver.
-        residual: largest relative residual of the optimality conditions, as the solver saw it.
+        relative_gap: relative duality gap, as the solver saw it; NaN if it saw none.
         path: the betas that were tried; empty if there was one.
         seconds: time by phase.
         held_out_scores: scores (n_validation, k) of the held-out images before they were added
             to the training images; None without validation.
+        status: how the solver ended.
+        history: one dictionary per iteration of the last beta; see :class:`Optimum`.
+        reason: why this solver was chosen; empty if it was asked for.
     """
 
     weights: Tensor
     bias: Tensor
     beta: float
     solver: str
-    residual: float
+    relative_gap: float
     path: list[PathPoint] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     held_out_scores: Tensor | None = None
+    status: Status = Status.OPTIMAL
+    history: list[dict[str, float]] = field(default_factory=list)
+    reason: str = ""
 
 
 def best_point(path: list[PathPoint]) -> PathPoint:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.models.convert import decomposed_neurons, factored_neurons, relu_neurons
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.neurons import decomposed_neurons, factored_neurons, relu_neurons
 from convexcnn.programs.program import Program
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
@@ -65,7 +66,7 @@ def test_sequential_computes_the_scores_of_the_program(
     images: tuple[GatedFeatures, ImageStream], formulation: str
 ) -> None:
     features, stream = images
-    program = Program.from_stream(features, stream, 0.01, formulation=formulation)
+    program = Program.from_streams(ProgramKind(formulation, "group"), features, [stream], 0.01)
     if formulation == "relu":
         optimum = InteriorPoint(1e-6).solve(program)
         neurons = relu_neurons(optimum.weights, optimum.bias)
@@ -82,6 +83,6 @@ def test_sequential_computes_the_scores_of_the_program(
 
 def test_features_in_memory_equal_the_operator(images: tuple[GatedFeatures, ImageStream]) -> None:
     features, stream = images
-    program = Program.from_stream(features, stream, 0.01)
+    program = Program.from_streams(ProgramKind(regulariser="group"), features, [stream], 0.01)
     phi = features(stream.block(slice(None))[0]).double()
     torch.testing.assert_close(program.features, phi, rtol=1e-5, atol=1e-6)

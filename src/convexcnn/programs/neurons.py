@@ -37,6 +37,10 @@ class Neurons:
     head: Tensor
     bias: Tensor
 
+    def single(self) -> Neurons:
+        """The same network in float32."""
+        return Neurons(self.filters.float(), self.head.float(), self.bias.float())
+
     def scores(self, patches: Tensor) -> Tensor:
         """Return the scores (n, k) of patches (n, cells, q, d), scaled as in ``Program``."""
         responses = (patches @ self.filters.T).clamp_min(0).sum(2)

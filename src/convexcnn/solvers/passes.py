@@ -1,0 +1,70 @@
+"""Passes over all images: Phi block by block in a buffer that is reused, never all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+
+
+def feature_blocks(
+    features: GatedFeatures, streams: Sequence[ImageStream], size: int | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield rows, Phi (b, n_features) and targets (b, k) of all streams in turn.
+
+    Args:
+        features: the operator Phi.
+        streams: images, one stream after the other.
+        size: rows per block; by default as many as stay in the processor's cache.
+
+    Phi lies in a buffer that the next block overwrites.
+    """
+    size = size or features.block_size
+    buffer = features.gates.new_empty(size + 1, features.n_features)
+    start = 0
+    for stream in streams:
+        for images, targets in stream.blocks(size):
+            phi = features(images, buffer[: len(images)])
+            yield slice(start, start + len(images)), phi, targets
+            start += len(images)
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """How large features and their correlations with the targets are.
+
+    Args:
+        rows: n.
+        slopes: (1/n) (Phi - mean)' (Y - mean), (k, n_features); nothing is centred without an
+            intercept.
+        total_variance: (1/n) sum |phi - mean phi|^2, or of |phi|^2.
+    """
+
+    rows: int
+    slopes: Tensor
+    total_variance: float
+
+
+def feature_scale(
+    features: GatedFeatures, streams: Sequence[ImageStream], *, intercept: bool = True
+) -> FeatureScale:
+    """Measure correlations and variance in one pass."""
+    gates, k = features.gates, streams[0].n_classes
+    cross = gates.new_zeros(k, features.n_features)
+    phi_sum = gates.new_zeros(features.n_features)
+    target_sum, square, rows = gates.new_zeros(k), 0.0, 0
+    for _, phi, targets in feature_blocks(features, streams):
+        cross.addmm_(targets.T, phi)
+        phi_sum += phi.sum(0)
+        target_sum += targets.sum(0)
+        square += float(phi.square().sum())
+        rows += len(phi)
+    if intercept:
+        cross -= torch.outer(target_sum, phi_sum) / rows
+        square -= float(phi_sum.square().sum()) / rows
+    return FeatureScale(rows, cross / rows, square / rows)

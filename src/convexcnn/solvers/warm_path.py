@@ -1,0 +1,211 @@
+"""A path of beta by any solver that takes one beta at a time: each starts at the last optimum."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.losses import get_loss
+from convexcnn.programs.neurons import relu_neurons
+from convexcnn.programs.program import Program
+from convexcnn.programs.regularisers import Norm, get_regulariser
+from convexcnn.solvers.optimum import Optimum
+from convexcnn.solvers.passes import feature_blocks, feature_scale
+from convexcnn.solvers.path import DEFAULT_PATH, PathSolver
+from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
+
+AtBeta = Callable[[float, Optimum | None], Optimum]
+"""Solves a prepared program at a beta, from the optimum of a near-by one or from nothing."""
+
+NORM_PATH = tuple(10.0 ** (-0.5 - i / 3) for i in range(10))
+"""Default betas of a norm, relative to the smallest one at which all weights are zero."""
+
+PATIENCE = 2
+"""Points of a default path that may fall below the best validation accuracy before it ends."""
+
+
+class BetaSolver(ABC):
+    """Solves a kind of program at one beta, to a relative duality gap.
+
+    Args:
+        tolerance: relative duality gap.
+    """
+
+    name: ClassVar[str]
+    tolerance: float
+
+    @abstractmethod
+    def handles(self, kind: ProgramKind) -> bool:
+        """Whether this solver can solve programs of a kind."""
+
+    @abstractmethod
+    def prepare(
+        self,
+        kind: ProgramKind,
+        features: GatedFeatures,
+        streams: Sequence[ImageStream],
+        callback: Callback | None = None,
+    ) -> AtBeta:
+        """Do what all betas share, and return the function that solves one.
+
+        Args:
+            kind: which program; one that it handles.
+            features: the operator Phi.
+            streams: training images, one stream after the other.
+            callback: called with events while it works.
+        """
+
+    def check(self, kind: ProgramKind) -> None:
+        """Raise SettingError, naming the solvers that can, if this one does not handle a kind."""
+        if not self.handles(kind):
+            from convexcnn.solvers.registry import solvers_for
+
+            raise SettingError(
+                f"solver {self.name} cannot solve {kind}; use solver "
+                f"{' or '.join(solvers_for(kind))}"
+            )
+
+
+class InMemorySolver(BetaSolver):
+    """A solver that needs all patches of all images in memory, in float64."""
+
+    @abstractmethod
+    def solve(self, program: Program, start: Optimum | None = None) -> Optimum:
+        """Solve one program.
+
+        Args:
+            program: of a kind that this solver handles.
+            start: where to begin, such as the optimum at the last beta.
+
+        Raises:
+            SettingError: a program of another kind.
+        """
+
+    def prepare(
+        self,
+        kind: ProgramKind,
+        features: GatedFeatures,
+        streams: Sequence[ImageStream],
+        callback: Callback | None = None,
+    ) -> AtBeta:
+        self.check(kind)
+        program = Program.from_streams(kind, features, streams, 1.0)
+        return lambda beta, start: self.solve(program.at(beta), start)
+
+
+class WarmPath(PathSolver):
+    """Solves a path of beta from the largest down, each from the last one's optimum.
+
+    Args:
+        solver: what solves one beta.
+        kind: which program.
+        betas: weights of the regulariser to try; None for a path that fits the data, which ends
+            early once held-out images have had enough.
+    """
+
+    def __init__(
+        self, solver: BetaSolver, kind: ProgramKind, betas: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(betas, tolerance=solver.tolerance)
+        solver.check(kind)
+        self.solver = solver
+        self.kind = kind
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.solver.name
+
+    def solve(
+        self,
+        features: GatedFeatures,
+        train: ImageStream,
+        validation: ImageStream | None = None,
+        callback: Callback | None = None,
+    ) -> Solution:
+        self._check_choice(validation)
+        clock = PhaseClock(callback)
+        betas = self.betas or self._default_betas(features, train)
+        betas = sorted((float(beta) for beta in betas), reverse=True)
+        at_beta = self.solver.prepare(self.kind, features, [train], callback)
+        clock.lap("preparation")
+        path: list[PathPoint] = []
+        optimum: Optimum | None = None
+        scores: list[Tensor] = []
+        for beta in betas:
+            optimum = at_beta(beta, optimum)
+            path.append(PathPoint(beta, {"objective": optimum.history[-1]["primal"]}))
+            if validation is None:
+                continue
+            scores.append(held_out_scores(self.kind, features, validation, optimum))
+            path[-1].validation = self._measures(scores[-1], validation)
+            if self.betas is None and path.index(best_point(path)) < len(path) - PATIENCE:
+                break
+        clock.lap("path")
+        assert optimum is not None
+        beta, held_out = betas[0], None
+        if validation is not None:
+            chosen = best_point(path)
+            beta, held_out = chosen.beta, scores[path.index(chosen)]
+            at_beta = self.solver.prepare(self.kind, features, [train, validation], callback)
+            optimum = at_beta(beta, optimum)
+            clock.lap("refit")
+        return Solution(
+            weights=optimum.weights,
+            bias=optimum.bias,
+            beta=beta,
+            solver=self.name,
+            relative_gap=optimum.history[-1]["relative_gap"],
+            status=optimum.status,
+            history=optimum.history,
+            path=path,
+            seconds=clock.seconds,
+            held_out_scores=held_out,
+        )
+
+    def _measures(self, scores: Tensor, stream: ImageStream) -> dict[str, float]:
+        labels = torch.from_numpy(stream.labels).to(scores.device)
+        targets = torch.nn.functional.one_hot(labels, stream.n_classes).to(scores.dtype)
+        return {
+            "loss": float(get_loss(self.kind.loss).value(scores, targets)) / len(scores),
+            "accuracy": float((scores.argmax(1) == labels).double().mean()),
+        }
+
+    def _default_betas(self, features: GatedFeatures, train: ImageStream) -> list[float]:
+        """Relative to what makes all weights zero (a norm), or to a feature's variance (l2)."""
+        scale = feature_scale(features, [train], intercept=self.kind.intercept)
+        regulariser = get_regulariser(self.kind.regulariser)
+        if isinstance(regulariser, Norm):
+            slopes = scale.slopes.view(-1, *features.shape)
+            largest = float(regulariser.dual_norm(slopes))
+            return [largest * relative for relative in NORM_PATH]
+        variance = scale.total_variance / features.n_features
+        return [variance * relative for relative in DEFAULT_PATH]
+
+
+def held_out_scores(
+    kind: ProgramKind, features: GatedFeatures, stream: ImageStream, optimum: Optimum
+) -> Tensor:
+    """Scores (n, k) of images that were not trained on; mirror images are left out.
+
+    (R) is a ReLU network: on new images its filters respond as ReLU neurons, not by their gates.
+    """
+    plain = [stream.without_mirror()]
+    if kind.formulation == "gated":
+        weights, bias = optimum.weights.flatten(1).float(), optimum.bias.float()
+        blocks = feature_blocks(features, plain)
+        return torch.cat([phi @ weights.T + bias for _, phi, _ in blocks])
+    neurons = relu_neurons(optimum.weights, optimum.bias).single()
+    cells = features.geometry.n_cells
+    scores = []
+    for images, _ in plain[0].blocks(features.block_size):
+        patches = features.pooling(images)
+        scores.append(neurons.scores(patches.view(len(images), cells, -1, patches.shape[-1])))
+    return torch.cat(scores)
