@@ -19,7 +19,7 @@ from convexcnn.errors import SettingError
 from convexcnn.models.base import BlockClassifier
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
-from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.extract import PatchGeometry, extract_patches
 from convexcnn.patches.operator import CACHE_BYTES, PatchPooling
 from convexcnn.patches.whiten import PatchTransform
 
@@ -73,6 +73,10 @@ class PatchBlock:
         torch.ge(on, 0, out=on)
         shape = n, self.geometry.n_cells, -1
         return patches.view(*shape, dim), on.view(*shape, len(self.gates))
+
+    def flat_patches(self, images: Tensor) -> Tensor:
+        """Patches x_l of scaled images in row-major order, (n, p, d)."""
+        return self.transform(extract_patches(images, self.geometry))
 
     def to_grid(self, values: Tensor) -> Tensor:
         """Sum what the cells say of every patch.
