@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tiny_models import convex, non_convex
 
 from small import stripes
+from tiny_models import convex, non_convex
 
 ARRANGEMENTS = {
     "convex": (convex, {}),
