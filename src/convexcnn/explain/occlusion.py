@@ -35,7 +35,7 @@ def occlusion_map(
     window: Box = 8,
     stride: Box = 2,
     fill: float | ArrayLike | None = None,
-    batch_size: int = 256,
+    batch_size: int = 32,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Return how much the target's score falls, on average, when a pixel is covered.
