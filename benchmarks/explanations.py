@@ -72,7 +72,7 @@ def colours(model: BlockClassifier, dataset: ImageDataset) -> dict[str, object]:
     strongest = class_colours(strongest_filters(model, 32))
     rows = {
         name: {
-            "mean_weight_rgb": [round(float(v), 4) for v in found.mean[c]],
+            "mean_weight_rgb": [round(float(v), 5) for v in found.mean[c]],
             "mean_weight_rgb_32_strongest": [round(float(v), 4) for v in strongest.mean[c]],
             "energy_share_rgb": [round(float(v), 3) for v in found.share[c]],
             "dominant": "RGB"[int(found.dominant[c])],

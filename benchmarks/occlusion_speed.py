@@ -3,8 +3,8 @@
 One 32x32 image, an 8x8 window, stride 2: 169 windows, the mean colour of the training images as
 filling, on one model: the gated block of a run, or one trained on a few CIFAR-10 images. captum's
 ``Occlusion`` runs as it is called by default, one window per call, and with all windows in one
-batch; on the block as a torch module, and on ``model.scores``, the fastest way to score it. All take
-turns, several times; the claim is about the faster of captum's two default runs.
+batch; on the block as a torch module, and on ``model.scores``, the fastest way to score it. All
+take turns, several times; the claim is about the faster of captum's two default runs.
 
     python benchmarks/occlusion_speed.py --root DATA [--run RUN] [--out FILE]
 """

@@ -62,7 +62,8 @@ def test_colours_are_measured_per_class() -> None:
     ones = np.ones((2, 2), np.float32)
     colours = class_colours(ClassFilters(filters, ones, ones, ones.astype(int), ones.astype(int)))
     assert colours.dominant.tolist() == [2, 1]
-    np.testing.assert_allclose(colours.mean, [[1, 0, 2], [0, 3, 0]])
+    root = np.sqrt([[5 / 3], [3]])
+    np.testing.assert_allclose(colours.mean, np.array([[1, 0, 2], [0, 3, 0]]) / root, rtol=1e-6)
     np.testing.assert_allclose(colours.share, [[0.2, 0, 0.8], [0, 1, 0]], rtol=1e-6)
     np.testing.assert_allclose(colours.dominance, [0.5, 1])
 

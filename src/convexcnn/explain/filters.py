@@ -40,8 +40,9 @@ class Colours:
     """The colours of every class's filters.
 
     Args:
-        mean: (k, channels), mean weight of a channel over pixels and filters; what a flat patch of
-            that colour adds, on average, behind open gates.
+        mean: (k, channels), mean weight of a channel over pixels and filters, in units of the root
+            mean square of the class's weights: positive where a flat patch of that colour, behind
+            open gates, speaks for the class.
         share: (k, channels), share of a channel in all squared weights; sums to 1.
         dominant: (k,), the channel with the largest mean weight.
         dominance: (k,), by how much it leads the next, relative to the largest |mean|.
@@ -140,7 +141,8 @@ def class_colours(filters: ClassFilters) -> Colours:
         filters: of a model; the more per class the better.
     """
     weights = filters.filters.astype(np.float64)
-    mean = weights.mean((1, 3, 4))
+    size = np.sqrt(np.square(weights).mean((1, 2, 3, 4)))
+    mean = weights.mean((1, 3, 4)) / np.maximum(size, 1e-30)[:, None]
     squares = np.square(weights).sum((1, 3, 4))
     share = squares / np.maximum(squares.sum(1, keepdims=True), 1e-30)
     ordered = np.sort(mean, axis=1)
