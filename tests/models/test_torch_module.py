@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import convex, non_convex
 
 from small import stripes
+from tiny_models import convex, non_convex
 
 ARRANGEMENTS = {
     "whitened": {},

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
 from convexcnn.models.base import BlockClassifier
-from convexcnn.programs.neurons import Neurons
 from convexcnn.models.torch_module import relu_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.programs.neurons import Neurons
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.neurons import Neurons
