@@ -42,11 +42,12 @@ class LocalOcclusion:
         self.device = block.gates.device
         self.centre = scaler.centre
         self._standardise = Standardise(replace(scaler, centre=False)).to(self.device)
-        self._masks = windows.masks().to(self.device)
+        self._masks = windows.masks.to(self.device)
         self._touched = _Touched.of(block.geometry, windows)
         shares, group = torch.unique(_cell_shares(block.geometry), dim=0, return_inverse=True)
         self._group = group
-        self._members = [(group == number).nonzero()[:, 0] for number in range(len(shares))]
+        members = [(group == number).nonzero()[:, 0] for number in range(len(shares))]
+        self._members = [places.to(self.device) for places in members]
         self._shares = shares.to(self.device, block.weights.dtype)
 
     @torch.no_grad()
@@ -84,14 +85,18 @@ class LocalOcclusion:
         geometry, near = self.block.geometry, self._touched
         pad, side, stride = geometry.padding, geometry.filter_size, geometry.stride
         padded = torch.nn.functional.pad(covered, (pad, pad, pad, pad))
-        cut = padded.unfold(2, side, stride).unfold(3, side, stride).permute(0, 2, 3, 1, 4, 5)
-        down, across = near.rows[rows, :, None], near.columns[rows, None, :]
-        chosen = cut[torch.arange(len(covered))[:, None, None], down, across]
-        patches = self.block.transform(chosen.reshape(-1, geometry.patch_dim))
-        group = self._group[(down * geometry.grid[1] + across).flatten()]
+        down, across = near.rows[rows], near.columns[rows]
+        height, width = ((places.shape[1] - 1) * stride + side for places in (down, across))
+        boxes = padded.unfold(2, height, 1).unfold(3, width, 1)[
+            torch.arange(len(covered)), :, down[:, 0] * stride, across[:, 0] * stride
+        ]
+        cut = boxes.unfold(2, side, stride).unfold(3, side, stride).permute(0, 2, 3, 1, 4, 5)
+        patches = self.block.transform(cut.reshape(-1, geometry.patch_dim))
+        places = down[:, :, None] * geometry.grid[1] + across[:, None, :]
+        group = self._group[places.flatten()]
         values = patches.new_zeros(len(patches))
         for number, weight in enumerate(weights):
-            members = (group == number).nonzero()[:, 0]
+            members = (group == number).nonzero()[:, 0].to(self.device)
             if not len(members):
                 continue
             x = patches[members]

@@ -100,7 +100,7 @@ def _under_windows(
     def scores(image: Tensor, filling: Tensor, target: int) -> Tensor:
         found = []
         for start in range(0, len(windows), batch_size):
-            masks = windows.masks(slice(start, start + batch_size)).to(image.device)
+            masks = windows.masks[start : start + batch_size].to(image.device)
             found.append(score(torch.where(masks, filling, image))[:, target])
         return torch.cat(found)
 

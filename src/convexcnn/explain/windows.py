@@ -70,12 +70,13 @@ class Windows:
         places = torch.cartesian_prod(*(torch.arange(len(axis)) for axis in axes))
         return torch.stack([axis[places[:, i]] for i, axis in enumerate(axes)], 1)
 
-    def masks(self, rows: slice = slice(None)) -> Tensor:
+    @cached_property
+    def masks(self) -> Tensor:
         """(m, channels, height, width): True where a window lies."""
         inside = []
         for axis, whole in enumerate(self.image_shape):
             place = torch.arange(whole)
-            start, end = self.bounds[rows, axis].unbind(1)
+            start, end = self.bounds[:, axis].unbind(1)
             inside.append((place >= start[:, None]) & (place < end[:, None]))
         channels, height, width = inside
         return channels[:, :, None, None] & height[:, None, :, None] & width[:, None, None, :]
@@ -89,7 +90,7 @@ class Windows:
         Returns:
             (n, channels, height, width).
         """
-        masks = self.masks().flatten(1).to(differences.dtype)
+        masks = self.masks.flatten(1).to(differences.dtype)
         maps = differences @ masks / masks.sum(0)
         return maps.view(len(differences), *self.image_shape)
 
