@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
 from small import stripes
 from tiny_models import convex, non_convex
@@ -27,6 +28,11 @@ def test_network_has_the_scores_of_its_classifier(make_model, name: str) -> None
     with torch.no_grad():
         scores = model.to_torch()(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_untrained_model_says_so(make) -> None:
+    with pytest.raises(NotFittedError, match="call fit first"):
+        make().to_torch()
 
 
 def test_layers_are_plain_and_named(trained) -> None:

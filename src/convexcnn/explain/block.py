@@ -100,6 +100,8 @@ def block_of(model: BlockClassifier) -> PatchBlock:
     Raises:
         SettingError: a model of another kind.
     """
+    if isinstance(model, BlockClassifier):
+        model.check_trained()
     if isinstance(model, ConvexConvClassifier):
         gates, weights = model.gates_, model.coef_
     elif isinstance(model, NonConvexConvClassifier):

@@ -187,9 +187,10 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
 
         Computed where the model's tensors are: where it was trained, or on the CPU once loaded.
         """
+        blocks = self.scaled_blocks(X)
         with torch.no_grad(), fast_float32():
             score = self._scorer()
-            scores = [score(block).cpu() for block in self.scaled_blocks(X)]
+            scores = [score(block).cpu() for block in blocks]
         empty = torch.zeros(0, len(self.classes_))
         result: NDArray[np.float32] = torch.cat([empty, *scores]).numpy()
         return result
@@ -205,11 +206,15 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         stream = ImageStream(images, labels, k, self.scaler_, device=device)
         return (block for block, _ in stream.blocks(SCORED_AT_ONCE))
 
-    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
+    def check_trained(self) -> None:
+        """Raise scikit-learn's NotFittedError before ``fit``."""
         if not hasattr(self, "classes_"):
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError(f"this {type(self).__name__} is not trained; call fit first")
+
+    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
+        self.check_trained()
         images = as_images(X, self.image_shape or self._flat_shape(X))
         if images.shape[1:] != self.image_shape_:
             raise DataError(

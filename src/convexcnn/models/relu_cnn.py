@@ -161,6 +161,7 @@ class NonConvexConvClassifier(BlockClassifier):
 
     def to_torch(self) -> nn.Sequential:
         """Return the network as layers ``scale, conv, relu, pool, flatten, head``."""
+        self.check_trained()
         geometry = self.geometry()
         head = self.coef_.cpu().view(len(self.classes_), geometry.n_cells, -1)
         neurons = Neurons(self.filters_.cpu().double(), head, self.intercept_.cpu())

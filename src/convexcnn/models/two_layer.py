@@ -307,6 +307,7 @@ class ConvexConvClassifier(BlockClassifier):
 
     def to_torch(self) -> nn.Sequential:
         """Return the gated network as layers ``scale, features, pool, flatten, head``."""
+        self.check_trained()
         return gated_network(
             self.scaler_,
             self.geometry(),
