@@ -72,7 +72,7 @@ def gradient_times_input(
     """
     pixels = as_tensor(images, model)
     start = starting_colour(model, baseline, pixels)
-    score = as_scorer(model)(pixels)
+    score = as_scorer(model, batch_size)(pixels)
     targets = resolve_target(target, lambda: score, len(pixels))
     scores = picked(score, targets)
     if isinstance(model, BlockClassifier):

@@ -89,7 +89,7 @@ def deletion_curve(
     *,
     steps: int = 16,
     fill: float | ArrayLike | None = None,
-    batch_size: int = 544,
+    batch_size: int = 136,
 ) -> Curve:
     """Return the target's value while pixels are covered, the map's highest first.
 
@@ -122,7 +122,7 @@ def insertion_curve(
     *,
     steps: int = 16,
     fill: float | ArrayLike | None = None,
-    batch_size: int = 544,
+    batch_size: int = 136,
 ) -> Curve:
     """Return the target's value while covered pixels are shown again, the map's highest first.
 
@@ -198,11 +198,11 @@ def _mean_and_error(areas: Floats) -> tuple[float, float]:
     return float(areas.mean()), float(areas.std(ddof=1) / np.sqrt(len(areas)))
 
 
-def _values(model: Explainable) -> Scorer:
+def _values(model: Explainable, batch_size: int = 32) -> Scorer:
     """Probabilities of a fitted classifier, and whatever anything else gives."""
     if isinstance(model, BlockClassifier):
         return lambda images: torch.from_numpy(model.predict_proba(images))
-    return as_scorer(model)
+    return as_scorer(model, batch_size)
 
 
 def _curve(
@@ -218,7 +218,7 @@ def _curve(
 ) -> Curve:
     if steps < 1:
         raise SettingError(f"steps is {steps}; give at least 1")
-    pixels, value = as_tensor(images, model), _values(model)
+    pixels, value = as_tensor(images, model), _values(model, batch_size)
     filling = starting_colour(model, fill, pixels)
     targets = resolve_target(target, lambda: value(pixels), len(pixels))
     ranks = _ranks(maps, pixels).to(pixels.device)

@@ -64,7 +64,7 @@ def grad_cam(
         maps = _of_classifier(model, pixels, target)
     else:
         module = model.to_torch() if isinstance(model, BlockClassifier) else model
-        targets = resolve_target(target, lambda: as_scorer(module)(pixels), len(pixels))
+        targets = resolve_target(target, lambda: as_scorer(module, batch_size)(pixels), len(pixels))
         hooked = _named(module, layer)
         maps = torch.cat(
             [

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from convexcnn.errors import SettingError
 from convexcnn.explain.affine import starting_colour
 from convexcnn.explain.block import block_of
 from convexcnn.explain.local_occlusion import LocalOcclusion
@@ -73,12 +72,10 @@ def occlusion_map(
     """
     pixels = as_tensor(images, model)
     windows = Windows.of(pixels.shape[1:], window, stride)
-    score = as_scorer(model)
+    score = as_scorer(model, batch_size)
     before = score(pixels)
     targets = resolve_target(target, lambda: before, len(pixels)).to(before.device)
     filling = starting_colour(model, fill, pixels)
-    if batch_size < 1:
-        raise SettingError(f"batch_size is {batch_size}; give at least 1")
     under = _under_windows(model, score, windows, batch_size)
     differences = before.new_empty(len(pixels), len(windows))
     reference = picked(before, targets)

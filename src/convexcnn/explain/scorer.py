@@ -27,23 +27,29 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 
-def as_scorer(model: Explainable) -> Scorer:
+def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
     """Return a function from images in pixels to scores, without gradients.
 
     Args:
         model: a fitted classifier is asked for ``scores``; a module is called in its evaluation
             mode, and left in the mode it was in; any other callable is called as it is.
+        batch_size: images per call of a module or callable.
+
+    Raises:
+        SettingError: a model that cannot be called, or no image per call.
     """
+    if batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size}; give at least 1")
     if isinstance(model, BlockClassifier):
         return lambda images: torch.from_numpy(model.scores(images))
     if isinstance(model, nn.Module):
-        return lambda images: _call_module(model, images)
+        return lambda images: _call_module(model, images, batch_size)
     if not callable(model):
         raise SettingError(
             f"model is a {type(model).__name__}; give a fitted classifier, a torch module, or a "
             f"function from images (n, channels, height, width) to scores (n, k)"
         )
-    return lambda images: _checked(torch.as_tensor(model(images)), images)
+    return lambda images: _call(model, images, batch_size)
 
 
 def as_module(model: BlockClassifier | nn.Module) -> nn.Module:
@@ -106,14 +112,19 @@ def picked(scores: Tensor, targets: Tensor) -> Tensor:
     return scores.gather(1, targets.to(scores.device)[:, None])[:, 0]
 
 
-def _call_module(module: nn.Module, images: Tensor) -> Tensor:
+def _call_module(module: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            return _checked(module(images), images)
+            return _call(module, images, batch_size)
     finally:
         module.train(training)
+
+
+def _call(function: Scorer, images: Tensor, batch_size: int) -> Tensor:
+    parts = torch.split(images, batch_size)
+    return torch.cat([_checked(torch.as_tensor(function(part)), part) for part in parts])
 
 
 def _checked(scores: Tensor, images: Tensor) -> Tensor:
