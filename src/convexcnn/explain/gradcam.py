@@ -66,14 +66,8 @@ def grad_cam(
         module = model.to_torch() if isinstance(model, BlockClassifier) else model
         targets = resolve_target(target, lambda: as_scorer(module, batch_size)(pixels), len(pixels))
         hooked = _named(module, layer)
-        maps = torch.cat(
-            [
-                _of_module(module, hooked, layer, part, targets[start : start + len(part)])
-                for start, part in zip(
-                    range(0, len(pixels), batch_size), torch.split(pixels, batch_size), strict=True
-                )
-            ]
-        )
+        batches = blocks_with_targets(iter([pixels]), targets, batch_size)
+        maps = torch.cat([_of_module(module, hooked, layer, *batch) for batch in batches])
     maps = maps.clamp_min(0) if positive else maps
     result: NDArray[np.float32] = maps.cpu().float().numpy()
     return result
