@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from convexcnn.errors import DataError, SettingError
+from convexcnn.explain import affine
 from convexcnn.explain.affine import gradient_times_input
 from convexcnn.explain.block import block_of
 from convexcnn.explain.contributions import exact_contributions, spread_evenly
@@ -58,6 +59,16 @@ def test_spreading_keeps_the_sum(name: str) -> None:
     pixels = spread_evenly(maps, geometry)
     assert pixels.shape == (3, *geometry.image_shape[1:])
     np.testing.assert_allclose(pixels.sum((1, 2)), maps.sum((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_classifier_without_a_block_is_differentiated(
+    model, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece = gradient_times_input(model, data[0][:2], 0)
+    monkeypatch.setattr(affine, "has_block", lambda model: False)
+    other = gradient_times_input(model, data[0][:2], 0)
+    np.testing.assert_allclose(other.pixels, piece.pixels, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(other.constant, piece.constant, rtol=0, atol=1e-4)
 
 
 def test_pixels_and_constant_add_up_and_are_the_gradient(model, data) -> None:

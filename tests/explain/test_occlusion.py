@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from convexcnn.errors import DataError, SettingError
+from convexcnn.explain import occlusion
 from convexcnn.explain.occlusion import occlusion_map
 from convexcnn.explain.windows import Windows
 
@@ -37,6 +38,14 @@ def test_classifiers_have_the_maps_of_captum(model, data, window: str) -> None:
     expected = captums(model.to_torch(), images, [0, 1, 2], *WINDOWS[window], colour)
     size, stride = WINDOWS[window]
     close(occlusion_map(model, data[0][:3], [0, 1, 2], window=size, stride=stride), expected)
+
+
+def test_a_classifier_without_a_block_is_asked_for_its_scores(
+    model, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = occlusion_map(model, data[0][:2], 0, window=4)
+    monkeypatch.setattr(occlusion, "has_block", lambda model: False)
+    close(occlusion_map(model, data[0][:2], 0, window=4), local)
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import DataError
-from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets
-from convexcnn.explain.scorer import Target, as_scorer, as_tensor, picked, resolve_target
+from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
+from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
 from convexcnn.models.base import BlockClassifier
 from convexcnn.patches.float32 import fast_float32
 
@@ -75,10 +75,10 @@ def gradient_times_input(
     score = as_scorer(model, batch_size)(pixels)
     targets = resolve_target(target, lambda: score, len(pixels))
     scores = picked(score, targets)
-    if isinstance(model, BlockClassifier):
+    if has_block(model):
         gradient = _of_classifier(model, pixels, targets)
     else:
-        gradient = _of_module(model, pixels, targets, batch_size)
+        gradient = _of_module(as_module(model), pixels, targets, batch_size)
     parts = gradient.cpu() * (pixels - start).cpu()
     constant = scores.cpu().double() - parts.double().sum((1, 2, 3))
     return AffinePiece(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -94,25 +95,29 @@ class PatchBlock:
         return grid[..., :-1].reshape(*values.shape[:2], rows, columns)
 
 
+def has_block(model: object) -> TypeGuard[ConvexConvClassifier | NonConvexConvClassifier]:
+    """Whether a model is a classifier of one block; any other is explained by its scores alone."""
+    return isinstance(model, (ConvexConvClassifier, NonConvexConvClassifier))
+
+
 def block_of(model: BlockClassifier) -> PatchBlock:
     """Return the block of a fitted two-layer classifier.
 
     Raises:
         SettingError: a model of another kind.
     """
-    if isinstance(model, BlockClassifier):
-        model.check_trained()
-    if isinstance(model, ConvexConvClassifier):
-        gates, weights = model.gates_, model.coef_
-    elif isinstance(model, NonConvexConvClassifier):
-        gates = model.filters_
-        head = model.coef_.view(len(model.classes_), -1, len(gates))
-        weights = head[..., None] * gates
-    else:
+    if not has_block(model):
         raise SettingError(
             f"model is a {type(model).__name__}; give a fitted ConvexConvClassifier or "
             f"NonConvexConvClassifier"
         )
+    model.check_trained()
+    if isinstance(model, ConvexConvClassifier):
+        gates, weights = model.gates_, model.coef_
+    else:
+        gates = model.filters_
+        head = model.coef_.view(len(model.classes_), -1, len(gates))
+        weights = head[..., None] * gates
     return PatchBlock(model.geometry(), model.transform_, gates, weights, model.intercept_)
 
 

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
-from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets
-from convexcnn.explain.scorer import Target, as_scorer, as_tensor, picked, resolve_target
+from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
+from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
 from convexcnn.models.base import BlockClassifier
 from convexcnn.patches.float32 import fast_float32
 
@@ -60,10 +60,10 @@ def grad_cam(
     Source: Selvaraju et al. 2017, *Grad-CAM*.
     """
     pixels = as_tensor(images, model)
-    if isinstance(model, BlockClassifier) and layer is None:
+    if layer is None and has_block(model):
         maps = _of_classifier(model, pixels, target)
     else:
-        module = model.to_torch() if isinstance(model, BlockClassifier) else model
+        module = as_module(model)
         targets = resolve_target(target, lambda: as_scorer(module, batch_size)(pixels), len(pixels))
         hooked = _named(module, layer)
         batches = blocks_with_targets(iter([pixels]), targets, batch_size)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from convexcnn.explain.affine import starting_colour
-from convexcnn.explain.block import block_of
+from convexcnn.explain.block import block_of, has_block
 from convexcnn.explain.local_occlusion import LocalOcclusion
 from convexcnn.explain.scorer import (
     Explainable,
@@ -23,7 +23,6 @@ from convexcnn.explain.scorer import (
     resolve_target,
 )
 from convexcnn.explain.windows import Box, Windows
-from convexcnn.models.base import BlockClassifier
 
 
 def occlusion_map(
@@ -91,7 +90,7 @@ def _under_windows(
     model: Explainable, score: Scorer, windows: Windows, batch_size: int
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
     """A function from an image, its filling and a class to the scores under every window."""
-    if isinstance(model, BlockClassifier):
+    if has_block(model):
         return LocalOcclusion(block_of(model), model.scaler_, windows).scores
 
     def scores(image: Tensor, filling: Tensor, target: int) -> Tensor:
