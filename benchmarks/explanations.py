@@ -4,7 +4,8 @@ A convex block on CIFAR-10, from a run or trained here. On every test image, con
 patches, and of gates, plus the intercept are compared with the scores, relative to the largest
 score. On the first test images every method is measured: deletion (low is good), insertion (high is
 good), likeness to the maps of a model with shuffled weights (0 is good), and random maps beside
-them. Colours of the filters, class by class, are recorded too: the paper saw blue in airplanes.
+them. Colours of the filters, class by class, are recorded too, of this model and of one in the
+paper's architecture (raw pixels, Gaussian gates, SGD): the paper saw blue in airplanes.
 
     python benchmarks/explanations.py --root DATA [--run RUN] [--images N] [--out FILE]
 """
@@ -30,9 +31,11 @@ from convexcnn.data import ImageDataset
 from convexcnn.environment import machine, versions
 from convexcnn.explain import class_colours, gate_activity
 from convexcnn.models.base import BlockClassifier
+from convexcnn.solvers.sgd import SGD
 
 TARGET = 1e-5
 AT_ONCE = 1024
+PAPERS = {"whiten": None, "gates": "gaussian", "stride": 4, "pooling": 1, "centre": False}
 SHIFT = 10
 """By how many of 255 levels a colour is raised to see which classes gain."""
 
@@ -85,6 +88,14 @@ def colours(model: BlockClassifier, dataset: ImageDataset) -> dict[str, object]:
     return {"raised_by": SHIFT, "classes": rows, "gate_activity_quartiles": quantiles}
 
 
+def papers_model(dataset: ImageDataset) -> ConvexConvClassifier:
+    """The paper's architecture, trained briefly by SGD on the same images."""
+    solver = SGD(epochs=20, batch_size=500, learning_rate=1e-3)
+    model = ConvexConvClassifier(n_gates=128, solver=solver, betas=1e-4, **PAPERS)
+    few = dataset.train.take(np.arange(min(10_000, len(dataset.train))))
+    return model.fit(few.images, few.labels)
+
+
 def main() -> None:
     """Measure, print and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -120,6 +131,7 @@ def main() -> None:
         "table_seconds": round(seconds, 1),
         "table": [row.to_dict() for row in table],
         "colours": colours(model, dataset),
+        "colours_of_the_papers_architecture": colours(papers_model(dataset), dataset),
         "versions": versions(),
         "machine": machine(),
     }
