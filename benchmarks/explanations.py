@@ -121,8 +121,8 @@ def main() -> None:
     worst = max(added["largest_error_patches"], added["largest_error_gates"])
     result = {
         "claim": __doc__.splitlines()[0].removeprefix("Claim: "),
-        "train_images": len(dataset.train) if arguments.run is None else None,
-        "run": None if arguments.run is None else arguments.run.name,
+        "train_images": model.n_train_,
+        "gates": len(getattr(model, "gates_", ())),
         "test_accuracy": model.score(dataset.test.images, dataset.test.labels),
         "sums": added,
         "target": TARGET,
