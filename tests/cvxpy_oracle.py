@@ -70,8 +70,7 @@ def oracle_optimum(program: Program) -> float:
     if program.loss == "squared":
         loss = cp.sum_squares(scores - targets) / 2
     else:
-        rows = [cp.log_sum_exp(scores[r]) - targets[r] @ scores[r] for r in range(n)]
-        loss = sum(rows)
+        loss = cp.sum(cp.log_sum_exp(scores, axis=1)) - cp.sum(cp.multiply(targets, scores))
     problem = cp.Problem(
         cp.Minimize(loss / n + program.beta * _penalty(program, columns)), constraints
     )

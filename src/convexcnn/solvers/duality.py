@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from convexcnn.programs.program import Program
-from convexcnn.programs.regularisers import Norm
+from convexcnn.programs.losses import Loss
+from convexcnn.programs.regularisers import Norm, Regulariser
 
 
-def negative_gradient(program: Program, scores: Tensor) -> Tensor:
+class DualTerms(Protocol):
+    """What the dual of a program depends on besides Phi: a ``Program`` has it all."""
+
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def loss(self) -> str: ...
+    @property
+    def intercept(self) -> bool: ...
+    @property
+    def loss_function(self) -> Loss: ...
+    @property
+    def regulariser_function(self) -> Regulariser: ...
+
+
+def negative_gradient(program: DualTerms, scores: Tensor) -> Tensor:
     """L = -loss'(scores), (n, k)."""
     return -program.loss_function.gradient(scores, program.targets)
 
 
-def dual_point(program: Program, scores: Tensor) -> Tensor:
-    """L with columns that sum to zero if the intercept asks for it.
+def dual_mixture(program: DualTerms, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return s and c (k,) with which s L + (1 - s) Y - c is a dual point.
 
-    Squared loss: the centred residual. Cross-entropy: Y - P, with P mixed with one fixed
-    distribution so that its mean is that of Y and its rows stay in the simplex.
+    Its columns sum to zero if the intercept asks for it. Squared loss: the centred residual, s = 1.
+    Cross-entropy: Y - P, with P mixed with one fixed distribution so that its mean is that of Y
+    and its rows stay in the simplex.
+
+    Args:
+        program: whose dual it is.
+        gradient: L of :func:`negative_gradient`, (n, k).
     """
-    dual = negative_gradient(program, scores)
+    one = gradient.new_ones(())
     if not program.intercept:
-        return dual
+        return one, gradient.new_zeros(gradient.shape[1])
     if program.loss == "squared":
-        return dual - dual.mean(0)
-    chances = program.targets - dual
-    have, want = chances.mean(0), program.targets.mean(0)
+        return one, gradient.mean(0)
+    want = program.targets.mean(0)
+    have = want - gradient.mean(0)
     kept = (want / have).min().clamp_max(1)
-    return program.targets - kept * chances - (want - kept * have)
+    return kept, want - kept * have
 
 
-def dual_value(program: Program, dual: Tensor, slopes: Tensor) -> float:
+def dual_point(program: DualTerms, scores: Tensor) -> Tensor:
+    """L with columns that sum to zero if the intercept asks for it."""
+    gradient = negative_gradient(program, scores)
+    kept, shift = dual_mixture(program, gradient)
+    return kept * gradient + (1 - kept) * program.targets - shift
+
+
+def dual_value(program: DualTerms, dual: Tensor, slopes: Tensor) -> float:
     """The dual objective at the longest multiple of L that is feasible, at most L itself.
 
     Args:
