@@ -10,19 +10,27 @@ import pytest
 import torch
 
 from convexcnn.errors import SettingError
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.whiten import fit_whitening
 from convexcnn.programs.certify import ConeCertificate, certify
 from convexcnn.programs.cone_projection import cones_of
 from convexcnn.programs.cones import cone_decomposition, relative_violation
+from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.losses import get_loss
 from convexcnn.programs.neurons import decomposed_neurons, factored_neurons, relu_neurons
 from convexcnn.programs.program import Program
+from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
+from convexcnn.solvers.kernel import Kernel
 from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.registry import BETA_SOLVERS
-from convexcnn.solvers.warm_path import InMemorySolver
+from convexcnn.solvers.warm_path import InMemorySolver, WarmPath
 from cvxpy_oracle import oracle_feature, oracle_optimum, oracle_rows, tiny_program
+from small import generator, stripe_stream
 
 LOSSES = ("squared", "cross_entropy")
 PROGRAMS = [
@@ -141,3 +149,46 @@ def test_programs_without_an_exact_max_are_refused() -> None:
         ProgramKind(pooling="median")
     with pytest.raises(SettingError, match="interior-point"):
         MultipleKernel().solve(tiny_program("relu", pooling="max"))
+
+
+STREAM = stripe_stream(24)
+GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2, cells=2)
+
+
+def max_features() -> GatedFeatures:
+    transform = fit_whitening(STREAM.block(slice(None))[0], GEOMETRY, 4)
+    gates = torch.randn(3, transform.dim, generator=generator(4))
+    return GatedFeatures(GEOMETRY, transform, gates, "max")
+
+
+@pytest.mark.parametrize("solver", [Direct, Kernel])
+def test_ridge_solvers_take_features_of_max_pooling(solver: Any) -> None:
+    features = max_features()
+    kind = ProgramKind("gated", "l2", pooling="max")
+    solution = solver([0.02]).solve(features, STREAM)
+    program = Program.from_streams(kind, features, [STREAM], 0.02)
+    weights = solution.weights.double().view(program.shape)
+    bound = certify(program, weights, solution.bias.double())
+    assert bound.relative_gap <= 1e-5
+
+
+@pytest.mark.parametrize("formulation", ["gated", "relu"])
+def test_a_path_is_walked_and_held_out_images_are_pooled_alike(formulation: str) -> None:
+    features, validation = max_features(), stripe_stream(9, seed=5)
+    kind = ProgramKind(formulation, "group", pooling="max")
+    path = WarmPath(InteriorPoint(1e-6), kind, [0.1])
+    held_out = path.solve(features, STREAM, validation).held_out_scores
+    assert held_out is not None
+    optimum = path.solve(features, STREAM)
+    weights, bias = optimum.weights, optimum.bias
+    program = Program.from_streams(kind, features, [validation], 0.1)
+    if formulation == "gated":
+        expected = program.scores(weights, bias)
+    else:
+        expected = relu_neurons(weights, bias, "max").scores(program.patches)
+    torch.testing.assert_close(held_out.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_penalised_cones_are_those_of_averages() -> None:
+    with pytest.raises(SettingError, match="interior-point"):
+        PenalisedConeProgram(max_features(), 3, get_loss("squared"))
