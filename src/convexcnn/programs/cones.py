@@ -1,4 +1,4 @@
-"""The cones of (R): K_i = {v : (2 D_i(x) - 1) x . v >= 0 for every training patch x}.
+"""The cones of (R): K_i = {v : C v >= 0}, with the rows of :mod:`.inequalities`.
 
 On K_i the gated response of v is its ReLU response, so a point of the cone is a ReLU filter.
 """
@@ -12,18 +12,16 @@ from convexcnn.programs.program import Program
 
 
 def cone_responses(program: Program, weights: Tensor) -> Tensor:
-    """Return (2 D_i(x) - 1) x . v_ic for every patch.
+    """Return C v: for average pooling (2 D_i(x) - 1) x . v for every patch.
 
     Args:
         program: whose patches and gates make the cones.
-        weights: (..., k, cells, g, d).
+        weights: (..., cells, g, d).
 
     Returns:
-        (..., k, cells, g, n q), negative outside the cone.
+        (..., cells, g, n q), negative outside the cone.
     """
-    patches = program.patches.permute(1, 0, 2, 3).flatten(1, 2)  # (cells, m, d)
-    sign = 2 * program.on.permute(1, 3, 0, 2).flatten(2) - 1  # (cells, g, m)
-    return (weights @ patches.transpose(1, 2)) * sign
+    return program.inequalities.responses(weights)
 
 
 def relative_violation(program: Program, weights: Tensor) -> float:
@@ -36,17 +34,17 @@ def relative_violation(program: Program, weights: Tensor) -> float:
 def shift_into_cones(program: Program, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return v + t a_i inside its cone, with the smallest t >= 0, and t.
 
-    t = max over patches of -(x . v) / (x . a_i): a gate lies inside its own cone. A patch that
+    t = max over rows c of C of -(c . v) / (c . a_i): a gate lies inside its own cone. A row that
     is orthogonal to its gate is left out: no t helps there.
 
     Args:
         program: whose patches and gates make the cones.
-        weights: (..., k, cells, g, d).
+        weights: (..., cells, g, d).
 
     Returns:
-        the shifted weights, and t (..., k, cells, g).
+        the shifted weights, and t (..., cells, g).
     """
-    inside = cone_responses(program, program.gates.expand(program.shape))
+    inside = cone_responses(program, program.gates.expand(program.shape[1:]))
     outside = -cone_responses(program, weights)
     ratio = torch.where((outside > 0) & (inside > 0), outside / inside, 0.0)
     shift = ratio.amax(-1)

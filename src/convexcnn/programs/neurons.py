@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.cones import cone_decomposition
+from convexcnn.programs.cones import cone_decomposition, shift_into_cones
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import gate_matrices
 
@@ -25,25 +25,28 @@ NEGLIGIBLE = 1e-9
 
 @dataclass(frozen=True)
 class Neurons:
-    """A two-layer ReLU network on patches: F(x) = sum_j w_j average (x_l . u_j)_+ + b.
+    """A two-layer ReLU network on patches: F(x) = sum_j w_j pool_l (x_l . u_j)_+ + b.
 
     Args:
         filters: u, (m, d), in the coordinates of the patches.
         head: w, (k, cells, m).
         bias: b, (k,).
+        pooling: ``average`` or ``max`` over the patches l of a cell.
     """
 
     filters: Tensor
     head: Tensor
     bias: Tensor
+    pooling: str = "average"
 
     def single(self) -> Neurons:
         """The same network in float32."""
-        return Neurons(self.filters.float(), self.head.float(), self.bias.float())
+        return Neurons(self.filters.float(), self.head.float(), self.bias.float(), self.pooling)
 
     def scores(self, patches: Tensor) -> Tensor:
         """Return the scores (n, k) of patches (n, cells, q, d), scaled as in ``Program``."""
-        responses = (patches @ self.filters.T).clamp_min(0).sum(2)
+        responses = (patches @ self.filters.T).clamp_min(0)
+        responses = responses.sum(2) if self.pooling == "average" else responses.amax(2)
         return torch.einsum("ncm,kcm->nk", responses, self.head) + self.bias
 
     def objective(self, program: Program) -> float:
@@ -61,7 +64,7 @@ class Neurons:
             transform: raw patch -> the coordinates of the filters.
 
         Returns:
-            Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear.
+            Conv2d, ReLU, AdaptiveAvgPool2d or AdaptiveMaxPool2d, Flatten, Linear.
         """
         channels, side = geometry.image_shape[0], geometry.filter_size
         m, (k, cells) = len(self.filters), self.head.shape[:2]
@@ -74,18 +77,20 @@ class Neurons:
             "4.weight": self.head.transpose(1, 2).reshape(k, -1),
             "4.bias": self.bias,
         }
-        pool = nn.AdaptiveAvgPool2d(geometry.cells)
+        pools = {"average": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
+        pool = pools[self.pooling](geometry.cells)
         network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear)
         network.load_state_dict(values)
         return network
 
 
-def relu_neurons(weights: Tensor, bias: Tensor) -> Neurons:
+def relu_neurons(weights: Tensor, bias: Tensor, pooling: str = "average") -> Neurons:
     """Recover the network of a solution of (R): one neuron per filter that is not zero.
 
     Args:
         weights: V and W, (2, k, cells, g, d), inside their cones.
         bias: b, (k,).
+        pooling: that of the program.
     """
     strength = weights.norm(dim=-1)
     kept = strength > NEGLIGIBLE * strength.max()
@@ -93,7 +98,7 @@ def relu_neurons(weights: Tensor, bias: Tensor) -> Neurons:
     root = strength[kept].sqrt()
     head = weights.new_zeros(*weights.shape[1:3], len(root))
     head[owner, cell, torch.arange(len(root))] = torch.where(sign == 0, root, -root)
-    return Neurons(weights[kept] / root[:, None], head, bias)
+    return Neurons(weights[kept] / root[:, None], head, bias, pooling)
 
 
 def decomposed_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
@@ -106,7 +111,7 @@ def decomposed_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neuro
         weights: V, (k, cells, g, d).
         bias: b, (k,).
     """
-    return relu_neurons(cone_decomposition(program, weights), bias)
+    return relu_neurons(cone_decomposition(program, weights), bias, program.pooling)
 
 
 def factored_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
@@ -128,19 +133,19 @@ def factored_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons
     root = values[gate, factor].sqrt()
     filters = root[:, None] * left[gate, :, factor]
     heads = (root[:, None] * right[gate, factor]).view(-1, k, cells).permute(1, 2, 0)
-    shift = _shift(program, filters, gate)[:, None] * program.gates[gate]
+    shift = _shift(program, left, values)[gate, factor, None] * program.gates[gate]
     needed = shift.norm(dim=1) > 0
     return Neurons(
         torch.cat([filters + shift, shift[needed]]),
         torch.cat([heads, -heads[..., needed]], 2),
         bias,
+        program.pooling,
     )
 
 
-def _shift(program: Program, filters: Tensor, gate: Tensor) -> Tensor:
-    """The smallest t >= 0 with u + t a_i in the cone of gate i over all patches, (m,)."""
-    patches = program.patches.flatten(0, 2)
-    sign = 2 * program.on.flatten(0, 2).T[gate] - 1
-    outside = -(filters @ patches.T) * sign
-    reach = (program.gates @ patches.T)[gate] * sign
-    return torch.where((outside > 0) & (reach > 0), outside / reach, 0.0).amax(1)
+def _shift(program: Program, left: Tensor, values: Tensor) -> Tensor:
+    """The smallest t >= 0 with sqrt(s_r) p_r + t a_i in its cones in all cells, (g, r)."""
+    filters = (left * values.sqrt()[:, None]).permute(2, 0, 1)[:, None]  # (r, 1, g, d)
+    cells = program.shape[1]
+    _, shift = shift_into_cones(program, filters.expand(-1, cells, -1, -1))
+    return shift.amax(1).T

@@ -119,7 +119,7 @@ def pull_back(
     weights: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of some weights and the slope of the loss there, in one pass.
+    """Scores of some weights and the slope of the loss there, in one pass and their precision.
 
     Args:
         features: the operator Phi.
@@ -135,6 +135,7 @@ def pull_back(
     pulled = torch.zeros_like(weights)
     scores, negative = [], []
     for _, phi, targets in feature_blocks(features, streams):
+        phi = phi.to(weights.dtype)
         block = phi @ columns + bias
         slope = -loss.gradient(block, targets)
         pulled.addmm_(slope.T, phi)
