@@ -26,7 +26,6 @@ from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasu
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 from convexcnn.solvers.statistics import BAND, GramStatistics, pilot_mean
 
-
 CORRECTED = 1e-3
 """Relative residual to which a round of refinement solves for its correction."""
 
