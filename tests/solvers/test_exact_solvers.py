@@ -16,6 +16,7 @@ from convexcnn.patches.whiten import fit_whitening
 from convexcnn.solvers import cholesky, direct, kernel, statistics
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import DEFAULT_PATH, scores_of, squared_measures
 from convexcnn.solvers.result import PathPoint, best_point
@@ -25,7 +26,7 @@ GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2)
 BETAS = [0.3, 0.003, 0.03]
 N, HELD_OUT, K = 48, 18, 3
 
-EVERY_SOLVER = pytest.mark.parametrize("solver", [Direct, Kernel])
+EVERY_SOLVER = pytest.mark.parametrize("solver", [Direct, Kernel, MatrixFree])
 EVERY_STREAM = pytest.mark.parametrize("mirror", [False, True], ids=["plain", "mirrored"])
 
 

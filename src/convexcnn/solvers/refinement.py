@@ -40,6 +40,7 @@ class RidgeMeasure:
         bias: b, (k,).
         residual: R, (n, k), with columns that sum to zero.
         gradient: G, (k, n_features).
+        mean: of the features, (n_features,).
     """
 
     primal: float
@@ -47,6 +48,7 @@ class RidgeMeasure:
     bias: Tensor
     residual: Tensor
     gradient: Tensor
+    mean: Tensor
 
     @property
     def relative_gap(self) -> float:
@@ -96,6 +98,7 @@ class ExactRidge:
             bias=bias,
             residual=residual,
             gradient=gradient,
+            mean=feature_sum / self.rows,
         )
 
     def pull(self, dual: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class Refined:
 def refine(
     ridge: ExactRidge,
     weights: Tensor,
-    correct: Callable[[RidgeMeasure], Tensor],
+    correct: Callable[[RidgeMeasure], Tensor | None],
     tolerance: float,
 ) -> Refined:
     """Measure and correct V until its relative duality gap is within the tolerance.
@@ -135,7 +138,8 @@ def refine(
     Args:
         ridge: what is solved.
         weights: first V, (k, n_features).
-        correct: from the measure of a V to a step (k, n_features) towards the optimum.
+        correct: from the measure of a V to a step (k, n_features) towards the optimum, or to None
+            to end here.
         tolerance: relative duality gap.
 
     Returns:
@@ -146,7 +150,10 @@ def refine(
     best = weights, ridge.measure(weights)
     within = history.add(best[1].primal, best[1].primal - best[1].gap)
     while not within and len(history.rows) < MAX_ROUNDS:
-        weights = (best[0].double() + correct(best[1])).float()
+        step = correct(best[1])
+        if step is None:
+            break
+        weights = (best[0].double() + step).float()
         found = ridge.measure(weights)
         within = history.add(found.primal, found.primal - found.gap)
         stalled = not found.gap <= PROGRESS * best[1].gap
