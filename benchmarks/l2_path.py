@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stopwatch import Stopwatch
 
 from convexcnn.data import ImageScaler, load_dataset
 from convexcnn.data.split import train_validation_split
@@ -48,20 +49,6 @@ ONE_BETA = 0.0036
 
 CHUNK = 4096
 PEAK_SHAPES = ((4096, 4096, 4096), (4096, 1024, 50176), (2048, 2048, 50176))
-
-
-class Stopwatch:
-    """Seconds by the clock, and processor seconds of this process divided by its threads."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter(), time.process_time()
-
-    def read(self) -> dict[str, float]:
-        wall, processor = (time.perf_counter(), time.process_time())
-        return {
-            "clock": wall - self.start[0],
-            "processor": (processor - self.start[1]) / torch.get_num_threads(),
-        }
 
 
 def peak_gflops() -> dict[str, float]:

@@ -12,17 +12,18 @@ what is compared is the training loss alone.
 SGD's final loss is the lower of two: over all images after the last step, and the mean over the
 last epoch's mini-batches. cg runs twice: once to see after how many passes it gets there, and once
 for that many passes, which is timed, and whose loss is measured on all images in float64.
+All times are given by the clock and by processor time per core; the target is on the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from stopwatch import Stopwatch
 
 from convexcnn.data import ImageScaler, load_dataset
 from convexcnn.environment import machine, peak_memory_bytes, versions
@@ -59,19 +60,19 @@ def make_features(stream: ImageStream) -> GatedFeatures:
 
 def descend(stream: ImageStream, epochs: int) -> dict[str, Any]:
     """SGD: its time, and its training loss at the end."""
-    start = time.perf_counter()
+    watch = Stopwatch()
     features = make_features(stream)
     program = GatedProgram(features, stream.n_classes, SquaredLoss())
     per_epoch = -(-len(stream) // BATCH)
     solver = SGD(epochs, BATCH, RATE, MOMENTUM, log_every=per_epoch)
 
     def show(event: dict[str, Any]) -> None:
-        print(event, flush=True)
+        print(event, watch.read(), flush=True)
 
     events = solver.solve(
         program, stream, generator=torch.Generator().manual_seed(0), callback=show
     )
-    seconds = time.perf_counter() - start
+    seconds = watch.read()
     loss = sum(
         0.5 * float((targets - phi @ program.weights.T - program.bias).square().sum())
         for _, phi, targets in feature_blocks(features, [stream])
@@ -86,13 +87,13 @@ def descend(stream: ImageStream, epochs: int) -> dict[str, Any]:
 
 def race(stream: ImageStream, beta: float, rank: int, passes: int, goal: float) -> dict[str, Any]:
     """cg from pixels, for at most so many passes, or until its loss is at the goal."""
-    start = time.perf_counter()
+    watch = Stopwatch()
     events: list[dict[str, Any]] = []
     solver = MatrixFree([beta], rank=rank, max_iterations=passes, tolerance=1e-3)
     features = make_features(stream)
 
     def record(event: dict[str, Any]) -> None:
-        events.append({**event, "seconds": time.perf_counter() - start})
+        events.append({**event, "seconds": watch.read()})
         print(events[-1], flush=True)
         if event["phase"] == PASSES and event["loss"] <= goal:
             raise Reached
@@ -127,10 +128,11 @@ def main() -> None:
             sgd = descend(stream, arguments.epochs)
             goal = min(sgd["loss_over_all_images"], sgd["loss_over_last_epoch"])
         else:
-            sgd, goal = {"seconds": float("nan")}, arguments.goal
+            sgd = {"seconds": {"clock": float("nan"), "processor": float("nan")}}
+            goal = arguments.goal
         scout = race(stream, arguments.beta, arguments.rank, 100, goal)
         cg = race(stream, arguments.beta, arguments.rank, scout["passes"], 0.0)
-    ratio = cg["seconds"] / sgd["seconds"]
+    ratio = {kind: cg["seconds"][kind] / seconds for kind, seconds in sgd["seconds"].items()}
     result = {
         "claim": __doc__.splitlines()[0].removeprefix("Claim: "),
         "images": len(stream),
@@ -139,7 +141,7 @@ def main() -> None:
         "cg": {"rank": arguments.rank, "beta": arguments.beta, "first_run": scout, **cg},
         "ratio": ratio,
         "target": TARGET,
-        "reached": ratio <= TARGET and cg["loss"] <= goal,
+        "reached": ratio["clock"] <= TARGET and cg["loss"] <= goal,
         "peak_memory_gb": round(peak_memory_bytes() / 1e9, 2),
         "versions": versions(),
         "machine": machine(),
