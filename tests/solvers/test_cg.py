@@ -161,3 +161,19 @@ def test_what_is_enough_at_once_needs_no_product():
     solutions, products = shifted_systems().solve(lambda *_: True, 10)
     assert products == 0
     assert not solutions.any()
+
+
+def test_a_start_costs_one_product_and_is_gone_on_from():
+    eye = torch.eye(SIZE, dtype=torch.float64)
+    exact = torch.stack([torch.linalg.solve(MATRIX + s * eye, RIGHT) for s in SHIFTS], 1)
+    start = exact + 1e-3
+    kept = start.clone()
+    solutions, products = shifted_systems().solve(below(1e-3), 200, start)
+    assert torch.equal(start, kept)
+    assert products < shifted_systems().solve(below(1e-3), 200)[1]
+    for shift, solution in zip(SHIFTS, solutions, strict=True):
+        true = RIGHT - MATRIX @ solution - shift * solution
+        assert true.norm() <= 1.001e-3 * RIGHT.norm()
+    solutions, products = shifted_systems().solve(below(1e-9), 1, start)
+    assert products == 1
+    torch.testing.assert_close(solutions, start.transpose(0, 1))

@@ -15,7 +15,7 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
 from convexcnn.programs.certificate import GatedBlock, certify_ridge
-from convexcnn.solvers import cholesky, direct, kernel, matrix_free, nystrom, statistics
+from convexcnn.solvers import cholesky, coarse, direct, kernel, matrix_free, nystrom, statistics
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.kernel import Kernel
 from convexcnn.solvers.matrix_free import MatrixFree
@@ -150,6 +150,7 @@ def test_the_pilot_mean_is_for_rounding_only(solver, offset, monkeypatch):
     monkeypatch.setattr(direct, "pilot_mean", pilot)
     monkeypatch.setattr(kernel, "pilot_mean", pilot)
     monkeypatch.setattr(nystrom, "pilot_mean", pilot)
+    monkeypatch.setattr(coarse, "pilot_mean", pilot)
     features, train, held_out = make_problem()
     solution = solver(BETAS, chunk=20).solve(features, train, held_out)
     assert_optimal(solution, *explicit(features, train, held_out))
@@ -208,7 +209,7 @@ def test_solving_twice_gives_the_same_bits(solver):
     [
         (Direct, ["statistics", "factorisation", "path", "validation", "refit", "refinement"]),
         (Kernel, ["kernel", "factorisation", "path", "refit", "refinement"]),
-        (MatrixFree, ["sketch", "path", "validation", "refinement"]),
+        (MatrixFree, ["sketch", "coarse start", "path", "validation", "refinement"]),
     ],
 )
 def test_every_phase_is_told_and_timed(solver, phases):
@@ -239,16 +240,17 @@ def test_an_interruption_from_the_callback_comes_through(solver):
 
 
 @pytest.mark.parametrize("rank", [1, 6, 1000])
-def test_the_rank_of_the_preconditioner_only_changes_how_many_passes_it_takes(rank):
+@pytest.mark.parametrize("coarse", [1, 14, 1000])
+def test_preconditioner_and_start_only_change_how_many_passes_it_takes(rank, coarse):
     features, train, held_out = make_problem()
-    solution = MatrixFree(BETAS, rank=rank).solve(features, train, held_out)
+    solution = MatrixFree(BETAS, rank=rank, coarse=coarse).solve(features, train, held_out)
     assert solution.status is Status.OPTIMAL
     assert_optimal(solution, *explicit(features, train, held_out))
 
 
 def test_too_few_passes_are_told_with_the_gap_they_reached():
     features, train, _ = make_problem()
-    solution = MatrixFree([1e-3], rank=1, max_iterations=2).solve(features, train)
+    solution = MatrixFree([1e-3], rank=1, coarse=1, max_iterations=2).solve(features, train)
     assert solution.status is Status.ITERATION_LIMIT
     assert solution.relative_gap > 1e-6
     proof = certify_ridge(raw_block(features, solution), train)
@@ -256,9 +258,10 @@ def test_too_few_passes_are_told_with_the_gap_they_reached():
     assert len(solution.history) == 1
 
 
-def test_a_rank_of_nothing_is_refused():
-    with pytest.raises(SettingError, match="rank is 0; give at least 1"):
-        MatrixFree([0.1], rank=0)
+@pytest.mark.parametrize("setting", ["rank", "coarse"])
+def test_a_preconditioner_or_start_of_nothing_is_refused(setting):
+    with pytest.raises(SettingError, match=f"{setting} is 0; give at least 1"):
+        MatrixFree([0.1], **{setting: 0})
 
 
 def test_solvers_are_registered_by_name():

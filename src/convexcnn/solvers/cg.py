@@ -75,14 +75,19 @@ class ShiftedSystems:
         self._shifts = right.new_tensor(shifts)
 
     def solve(
-        self, enough: Callable[[int, Tensor, Tensor], bool], max_iterations: int
+        self,
+        enough: Callable[[int, Tensor, Tensor], bool],
+        max_iterations: int,
+        start: Tensor | None = None,
     ) -> tuple[Tensor, int]:
-        """Iterate from zero until every system has had enough.
+        """Iterate until every system has had enough.
 
         Args:
             enough: index of a shift, X and B - (A + s I) X, both (m, k), to whether X will do;
                 asked before every iteration.
             max_iterations: products at most.
+            start: first X of every system, (m, len(shifts), k), whose residual takes one of the
+                products; zero by default.
 
         Returns:
             solutions (len(shifts), m, k) and the number of products.
@@ -90,12 +95,15 @@ class ShiftedSystems:
         m, k = self._right.shape
         solutions = self._right.new_zeros(len(self._shifts), m, k)
         alive = torch.arange(len(self._shifts))
-        x = self._right.new_zeros(m, len(alive), k)
+        x, used = self._right.new_zeros(m, len(alive), k), 0
         residual = self._right[:, None].repeat(1, len(alive), 1)
+        if start is not None:
+            x, used = start.clone(), 1
+            residual -= self._product(x.flatten(1)).view_as(x) + self._shifts[:, None] * x
         direction, inner = torch.zeros_like(x), torch.ones_like(x[0])
         tiny = torch.finfo(x.dtype).tiny
-        for iteration in range(max_iterations + 1):
-            last = iteration == max_iterations
+        while True:
+            last = used >= max_iterations
             going = [
                 not enough(int(j), x[:, i], residual[:, i]) and not last
                 for i, j in enumerate(alive)
@@ -119,4 +127,5 @@ class ShiftedSystems:
             step = inner / (direction * image).sum(0).clamp_min(tiny)
             x += step * direction
             residual -= step * image
-        return solutions, iteration
+            used += 1
+        return solutions, used

@@ -16,6 +16,7 @@ from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cg import ShiftedSystems
+from convexcnn.solvers.coarse import coarse_solutions
 from convexcnn.solvers.nystrom import Covariance, Moments, sketch_moments
 from convexcnn.solvers.path import (
     CHUNK,
@@ -29,6 +30,9 @@ from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasu
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 
 RANK = 1000
+
+COARSE = 5000
+"""Features of the small ridge regression that a path starts from."""
 
 PATH_GAP = 1e-3
 """Relative duality gap of the points of a path, which only serve to choose beta."""
@@ -55,20 +59,21 @@ def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: i
         rank: of the preconditioner.
     """
     vectors = k * (VECTORS * n_features + MEASURE_VECTORS * (n_features + rows))
-    return 4e-9 * ((chunk + 4 * min(rank, n_features)) * n_features + vectors)
+    return 4e-9 * ((chunk + 4 * min(rank, n_features)) * n_features + vectors + 2 * COARSE**2)
 
 
 class MatrixFree(PathSolver):
     """Ridge regression by Nystrom-preconditioned conjugate gradients on streamed images.
 
-    The points of a path are solved side by side, to a relative duality gap of PATH_GAP; the
-    solution starts at the one that was chosen.
+    The points of a path start at the optima over a few gates, from a Gram matrix, and are solved
+    side by side to a relative duality gap of PATH_GAP; the solution starts at the one chosen.
 
     Args:
         betas: as for every :class:`PathSolver`.
         tolerance: relative duality gap of the solution that is returned.
         chunk: rows of Phi held in memory.
         rank: of the preconditioner; its memory is four times rank x n_features.
+        coarse: features of the small ridge regression that the path starts from.
         max_iterations: products with A at most, of the path and all refinement together.
     """
 
@@ -81,12 +86,15 @@ class MatrixFree(PathSolver):
         tolerance: float = TOLERANCE,
         chunk: int = CHUNK,
         rank: int = RANK,
+        coarse: int = COARSE,
         max_iterations: int = 300,
     ) -> None:
         super().__init__(betas, tolerance=tolerance, chunk=chunk)
-        if rank < 1:
-            raise SettingError(f"rank is {rank}; give at least 1")
+        for setting, value in {"rank": rank, "coarse": coarse}.items():
+            if value < 1:
+                raise SettingError(f"{setting} is {value}; give at least 1")
         self.rank = rank
+        self.coarse = coarse
         self.max_iterations = max_iterations
 
     def solve(
@@ -101,9 +109,11 @@ class MatrixFree(PathSolver):
         moments = sketch_moments(features, train, self.rank, self.chunk)
         betas = relative_path(self.betas, moments.variance, features)
         clock.lap("sketch")
+        start = coarse_solutions(features, train, betas, self.coarse, self.chunk)
+        clock.lap("coarse start")
         goal = 0.5 * self.tolerance if validation is None else PATH_GAP
         covariance = Covariance(features, [train], moments.mean, self.chunk)
-        weights, path, passes = self._path(covariance, moments, betas, goal, clock)
+        weights, path, passes = self._path(covariance, moments, betas, start, goal, clock)
         clock.lap("path")
         beta, best, held_out, streams = betas[0], weights[0], None, [train]
         if validation is not None:
@@ -145,6 +155,7 @@ class MatrixFree(PathSolver):
         covariance: Covariance,
         moments: Moments,
         betas: list[float],
+        start: Tensor,
         goal: float,
         clock: PhaseClock,
     ) -> tuple[Tensor, list[PathPoint], int]:
@@ -165,12 +176,12 @@ class MatrixFree(PathSolver):
             nonlocal done
             event = {"phase": PASSES, "step": done, "steps": self.max_iterations}
             unsolved = x.shape[1] // moments.cross.shape[1]
-            clock.tell({**event, "loss": path[0].train["loss"], "unsolved": unsolved})
+            clock.tell({**event, **path[0].train, "unsolved": unsolved})
             done += 1
             return covariance.product(x)
 
         systems = ShiftedSystems(product, moments.nystrom.precondition, moments.cross, betas)
-        weights, passes = systems.solve(enough, self.max_iterations)
+        weights, passes = systems.solve(enough, self.max_iterations, start)
         return weights, path, passes
 
     def _correction(
