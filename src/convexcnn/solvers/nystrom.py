@@ -25,6 +25,11 @@ ROWS_PER_COLUMN = 2
 """Rows of Phi in a block, per column it is multiplied with: wide sums are then rarely touched."""
 
 
+def _rows(features: GatedFeatures, columns: int, chunk: int) -> int:
+    """Rows of Phi for a block that is multiplied with so many columns."""
+    return max(features.block_size, min(ROWS_PER_COLUMN * columns, chunk))
+
+
 class Covariance:
     """Products with A, of any number of columns, by one pass each.
 
@@ -49,7 +54,7 @@ class Covariance:
 
     def product(self, x: Tensor) -> Tensor:
         """Return A X for X (n_features, c)."""
-        size = max(self.features.block_size, min(ROWS_PER_COLUMN * x.shape[1], self.chunk))
+        size = _rows(self.features, x.shape[1], self.chunk)
         offset, out, rows = self.mean @ x, torch.zeros_like(x), 0
         total = torch.zeros_like(offset)
         for _, phi, _ in feature_blocks(self.features, self.streams, size):
@@ -131,13 +136,13 @@ def sketch_moments(
     sums = shift.new_zeros(size, columns.shape[1] + k)
     total, phi_sum = shift.new_zeros(sums.shape[1]), shift.new_zeros(size)
     square, target_square, rows = 0.0, 0.0, 0
-    for _, phi, targets in feature_blocks(features, [stream], chunk):
+    for _, phi, targets in feature_blocks(features, [stream], _rows(features, len(total), chunk)):
         phi -= shift
         right = torch.cat([phi @ columns, targets], 1)
         sums.addmm_(phi.T, right)
         total += right.sum(0)
         phi_sum += phi.sum(0)
-        square += float(phi.square().sum())
+        square += float(torch.linalg.vector_norm(phi)) ** 2
         target_square += float(targets.square().sum())
         rows += len(phi)
     mean = phi_sum / rows
