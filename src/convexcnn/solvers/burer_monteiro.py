@@ -148,7 +148,8 @@ class BurerMonteiro(BetaSolver):
                 status = Status.STALLED
                 break
             before = best.objective
-        return Optimum(best.weights, best.bias, status, history.rows)
+        weights, bias = best.weights.to(images.dtype), best.bias.to(images.dtype)
+        return Optimum(weights, bias, status, history.rows)
 
 
 class _Best:
@@ -177,6 +178,7 @@ class _AllImages:
         self.regulariser = get_regulariser(kind.regulariser)
         self.totals = image_totals(features, streams)
         self.targets = self.totals.targets.double()
+        self.dtype = features.gates.dtype
 
     def measure(self, program: FactoredProgram) -> tuple[float, float, float]:
         """Set the program's ``grad``s; return its objective, that of (G), and a bound of (G)."""

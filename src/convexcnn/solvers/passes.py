@@ -23,15 +23,15 @@ def feature_blocks(
         streams: images, one stream after the other.
         size: rows per block; by default as many as stay in the processor's cache.
 
-    Phi lies in a buffer that the next block overwrites.
+    Phi lies in a buffer that the next block overwrites, and has the precision of the operator.
     """
     size = size or features.block_size
     buffer = features.gates.new_empty(size + 1, features.n_features)
     start = 0
     for stream in streams:
         for images, targets in stream.blocks(size):
-            phi = features(images, buffer[: len(images)])
-            yield slice(start, start + len(images)), phi, targets
+            phi = features(images.to(buffer.dtype), buffer[: len(images)])
+            yield slice(start, start + len(images)), phi, targets.to(buffer.dtype)
             start += len(images)
 
 
