@@ -11,9 +11,9 @@ from tiny_models import convex
 from convexcnn import reference
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models import two_layer
-from convexcnn.models.two_layer import EXACT_SOLVERS
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
+from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes
 
@@ -165,7 +165,7 @@ def test_auto_takes_the_smaller_system(n_gates, expected):
     assert model.solution_.solver == expected
 
 
-@pytest.mark.parametrize("solver", EXACT_SOLVERS)
+@pytest.mark.parametrize("solver", ["auto", *RIDGE_SOLVERS])
 def test_memory_is_counted_before_it_is_taken(solver):
     with pytest.raises(SettingError, match=r"need .* GB with solver .*; lower n_gates \(now 4\)"):
         convex(solver=solver, memory_gb=1e-6).fit(IMAGES, LABELS)

@@ -38,6 +38,7 @@ def make_block(beta: float = BETA) -> GatedBlock:
     return GatedBlock(
         gates=random(GATES, 1, side, side),
         gate_bias=random(GATES),
+        gate_vectors=torch.zeros(GATES, dim, dtype=torch.float64),
         basis=random(dim, 1, side, side),
         basis_bias=random(dim),
         stride=GEOMETRY.stride,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,17 +49,19 @@ class GatedBlock:
 
     Args:
         gates: (g, channels, f, f) gate filters, and their thresholds ``gate_bias`` (g,).
+        gate_vectors: (g, d) the same gates in the coordinates of ``basis``.
         basis: (d, channels, f, f) linear coordinates of a patch, and ``basis_bias`` (d,).
         stride: of the filters, in pixels.
         padding: zeros around the image, in pixels.
         cells: pooling cells per side.
-        weights: V, (k, cells^2, g, d).
+        weights: V, (k, cells^2, g, d); V and W, (2, k, cells^2, g, d), for (R).
         bias: b, (k,).
         beta: weight of the regulariser.
     """
 
     gates: Tensor
     gate_bias: Tensor
+    gate_vectors: Tensor
     basis: Tensor
     basis_bias: Tensor
     stride: int
@@ -81,15 +84,16 @@ def gated_features(block: GatedBlock, images: Tensor) -> Tensor:
     coordinates = conv(images, block.basis, block.basis_bias, **settings)
     rows, columns = on.shape[2:]
     features = []
-    for top, bottom in _cells(rows, block.cells):
-        for left, right in _cells(columns, block.cells):
+    for top, bottom in cell_bounds(rows, block.cells):
+        for left, right in cell_bounds(columns, block.cells):
             inside = on[:, :, top:bottom, left:right].flatten(2)
             values = coordinates[:, :, top:bottom, left:right].flatten(2)
             features.append(inside @ values.transpose(1, 2) / inside.shape[2])
     return torch.stack(features, 1).flatten(1)
 
 
-def _cells(positions: int, cells: int) -> list[tuple[int, int]]:
+def cell_bounds(positions: int, cells: int) -> list[tuple[int, int]]:
+    """First and last-plus-one position of every pooling cell along an axis."""
     return [(i * positions // cells, -(-(i + 1) * positions // cells)) for i in range(cells)]
 
 
@@ -116,8 +120,7 @@ def feature_rows(
     for images, targets in stream.blocks(chunk):
         phi = gated_features(block, images.double())
         if not done:
-            few = images[:PROBED].double()
-            require_same_bits(lambda few=few: gated_features(block, few))
+            require_same_bits(partial(gated_features, block, images[:PROBED].double()))
         yield phi, targets.double()
         done += len(images)
         if progress is not None:

@@ -54,7 +54,7 @@ def certify(
     if program.formulation == "relu":
         return _certify_relu(program, weights.double(), bias.double(), multipliers)
     return certify_gated(
-        zip(_feature_rows(program), program.targets.split(ROWS), strict=True),
+        zip(_feature_rows(program), torch.split(program.targets, ROWS), strict=True),
         weights,
         bias,
         beta=program.beta,

@@ -7,6 +7,7 @@ network equals (R) at its solution.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.operator import CACHE_BYTES, PatchPooling
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.cones import cone_decomposition
 from convexcnn.programs.program import Program
@@ -45,6 +47,30 @@ class Neurons:
         """Return the scores (n, k) of patches (n, cells, q, d), scaled as in ``Program``."""
         responses = (patches @ self.filters.T).clamp_min(0).sum(2)
         return torch.einsum("ncm,kcm->nk", responses, self.head) + self.bias
+
+    def scorer(self, pooling: PatchPooling) -> Callable[[Tensor], Tensor]:
+        """A function from scaled images (n, channels, height, width) to scores (n, k).
+
+        Args:
+            pooling: images -> patches by cell, in the precision of the filters.
+        """
+        cells = self.head.shape[1]
+        positions = pooling.geometry.cell_order.numel()
+        at_once = max(
+            1, CACHE_BYTES // (self.filters.element_size() * positions * max(1, self.size))
+        )
+
+        def score(images: Tensor) -> Tensor:
+            blocks = (pooling(block) for block in torch.split(images, at_once))
+            patches = (block.view(len(block), cells, -1, block.shape[-1]) for block in blocks)
+            return torch.cat([self.scores(block) for block in patches])
+
+        return score
+
+    @property
+    def size(self) -> int:
+        """Number of neurons, m."""
+        return len(self.filters)
 
     def objective(self, program: Program) -> float:
         """Return (P): the mean loss plus (beta/2) (|u|^2 + |w|^2) over all neurons."""

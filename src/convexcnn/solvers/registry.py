@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
+from convexcnn.solvers.kernel import Kernel
 from convexcnn.solvers.multiple_kernel import MultipleKernel
+from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.warm_path import BetaSolver
 
 BETA_SOLVERS: dict[str, type[BetaSolver]] = {
@@ -13,11 +16,16 @@ BETA_SOLVERS: dict[str, type[BetaSolver]] = {
 }
 """Solvers of one beta at a time, by name; every one takes ``tolerance``."""
 
-RIDGE_SOLVERS = ("direct", "kernel")
-"""Solvers of a whole path of ridge regressions."""
+RIDGE_SOLVERS: dict[str, type[PathSolver]] = {solver.name: solver for solver in (Direct, Kernel)}
+"""Solvers of a whole path of ridge regressions, by name; every one takes what PathSolver takes."""
 
 
 def solvers_for(kind: ProgramKind) -> list[str]:
     """Names of the exact solvers that handle a kind of program."""
     ridge = list(RIDGE_SOLVERS) if kind.is_ridge else []
     return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
+
+
+def beta_solver(name: str, tolerance: float) -> BetaSolver:
+    """Return the solver of that name, to a relative duality gap."""
+    return BETA_SOLVERS[name](tolerance=tolerance)  # type: ignore[call-arg]
