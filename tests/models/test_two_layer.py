@@ -129,7 +129,7 @@ def test_sgd_goes_towards_the_certified_optimum():
 
 def test_only_what_can_be_certified_is():
     solver = SGD(epochs=1, batch_size=20)
-    for settings in ({"loss": "cross_entropy"}, {"formulation": "relu-penalised"}, {}):
+    for settings in ({"formulation": "relu-penalised"}, {}):
         model = convex(solver=solver, **settings).fit(IMAGES, LABELS)
         with pytest.raises(SettingError, match="certificate"):
             model.certify(IMAGES, LABELS)

@@ -143,6 +143,9 @@ def train(
                 "certificate": None if proof is None else proof.to_dict(),
                 **_size(estimator),
                 "beta": estimator.beta_,
+                "regulariser": estimator.regulariser if convex else "l2",
+                "loss": estimator.loss,
+                "solver": _solver(estimator) if convex else None,
                 "seconds": estimator.seconds_,
                 "path": estimator.path_ if convex else [],
             }
@@ -213,18 +216,23 @@ def _load(
 
 
 def _can_be_certified(estimator: ConvexConvClassifier) -> bool:
-    exact = estimator.loss == "squared" and estimator.formulation == "gated"
-    return exact and estimator.beta_ > 0
+    return estimator.formulation != "relu-penalised" and estimator.beta_ > 0
 
 
 def _size(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str, int | None]:
-    """Number of gates, and of neurons: the singular factors of every V_i, d x (cells k)."""
-    import torch
-
+    """Number of gates, and of neurons."""
     if not hasattr(estimator, "gates_"):
         return {"gates": None, "neurons": len(estimator.filters_)}
-    per_gate = estimator.coef_.permute(2, 3, 0, 1).flatten(2)
+    return {"gates": len(estimator.gates_), "neurons": estimator.n_neurons()}
+
+
+def _solver(estimator: ConvexConvClassifier) -> dict[str, str | float | None]:
+    """Which solver it was, why, and how it ended."""
+    solution = estimator.solution_
     return {
-        "gates": len(estimator.gates_),
-        "neurons": int(torch.linalg.matrix_rank(per_gate).sum()),
+        "name": solution.solver,
+        "reason": solution.reason,
+        "status": solution.status.name.lower().replace("_", " "),
+        "advice": "" if solution.status.name == "OPTIMAL" else solution.status.value,
+        "relative_gap": solution.relative_gap,
     }

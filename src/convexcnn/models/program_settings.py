@@ -110,6 +110,11 @@ class ProgramSettings:
             _check_choice(name, getattr(self, name), known)
         if isinstance(self.solver, str):
             _check_choice("solver", self.solver, SOLVERS)
+        elif not isinstance(self.solver, (PathSolver, BetaSolver, SGD)):
+            raise SettingError(
+                f"solver {self.solver!r} is neither a name nor a solver; choose one of "
+                f"{', '.join(SOLVERS)}"
+            )
         for name in ("tolerance", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

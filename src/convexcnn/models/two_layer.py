@@ -26,11 +26,15 @@ from convexcnn.programs.certificate import PROBED, Certificate, require_same_bit
 from convexcnn.programs.gated import GatedProgram, PenalisedConeProgram
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.neurons import relu_neurons
+from convexcnn.programs.regularisers import gate_matrices
 from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, PhaseClock, Solution
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import BetaSolver
+
+VISIBLE = 1e-6
+"""Filters whose norm is below this part of the strongest one's count as zero."""
 
 
 class ConvexConvClassifier(BlockClassifier):
@@ -258,6 +262,13 @@ class ConvexConvClassifier(BlockClassifier):
             "convex": filters.reshape(shape).numpy(),
             "convex_strength": strength[:, :count].contiguous().numpy(),
         }
+
+    def n_neurons(self) -> int:
+        """Neurons that are not zero: filters, or for l2 and nuclear the factors of every V_i."""
+        if self.formulation == "gated" and self.regulariser != "group":
+            return int(torch.linalg.matrix_rank(gate_matrices(self.coef_)).sum())
+        strength = self.coef_.norm(dim=-1)
+        return int((strength > VISIBLE * strength.max()).sum())
 
     def certify(
         self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
