@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
-from convexcnn.models.raw_block import raw_block
+from convexcnn.models.proof import block_evidence, further_neuron
+from convexcnn.models.recovered import recover
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.block_certificate import BlockEvidence, certify_block
 from convexcnn.programs.certificate import PROBED, Certificate, require_same_bits
+from convexcnn.programs.further_neuron import FurtherNeuron
 from convexcnn.programs.gated import GatedProgram, PenalisedConeProgram
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.regularisers import gate_matrices
@@ -287,18 +289,59 @@ class ConvexConvClassifier(BlockClassifier):
             DataError: images or labels of another kind than the model was trained on.
             SettingError: there is no certificate: beta is 0, or the formulation has no bound.
         """
-        return self._evidence(self.training_stream(X, y), progress).certificate
+        return block_evidence(self, self.training_stream(X, y), progress).certificate
 
-    def _evidence(
-        self, stream: ImageStream, progress: Callable[[int], None] | None = None
-    ) -> BlockEvidence:
+    def further_neuron(self, X: ArrayLike, y: ArrayLike) -> FurtherNeuron:
+        """Search for one more ReLU neuron that would lower the objective; no proof that none would.
+
+        Args:
+            X: the training images.
+            y: (n,) their labels.
+
+        Raises:
+            DataError: images or labels of another kind than the model was trained on.
+            SettingError: there is no dual point to search with; as for ``certify``.
+        """
+        stream = self.training_stream(X, y)
+        return further_neuron(self, stream, block_evidence(self, stream))
+
+    def to_relu(self, X: ArrayLike | None = None) -> nn.Sequential:
+        """Return the plain ReLU network of the solution, in float64, on scaled images.
+
+        (R): its neurons. (G): every gated filter is the difference of two ReLU filters that lie in
+        the cone of its gate, so that scores on the training images stay the same; elsewhere they
+        drift, and the norm is larger.
+
+        Args:
+            X: the training images, whose patches make the cones; not needed for ``relu``.
+
+        Returns:
+            Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear, on ``scaler_.transform(images)``.
+
+        Raises:
+            SettingError: training images are needed, or the formulation has no such network.
+        """
         if self.formulation == "relu-penalised":
             raise SettingError(
-                "there is no certificate for formulation relu-penalised: its minimiser need not "
-                "be in the cones; train with formulation relu or gated"
+                "formulation relu-penalised keeps V - W only, which is no ReLU network; train with "
+                "formulation relu or gated"
             )
+        stream = None
+        if self.formulation == "gated":
+            if X is None:
+                raise SettingError(
+                    "X is None; give to_relu the training images, whose patches make the cones of "
+                    "formulation gated"
+                )
+            images = self._images_like_trained(X)
+            stream = self.training_stream(images, np.repeat(self.classes_[:1], len(images)))
         with torch.no_grad():
-            return certify_block(raw_block(self), stream, self._settings().kind, progress=progress)
+            neurons = recover(self, stream)
+            return neurons.to_sequential(self.geometry(), self.transform_.to("cpu"))
+
+    def program_kind(self) -> ProgramKind:
+        """Which convex program is solved."""
+        return self._settings().kind
 
     def training_stream(self, X: ArrayLike, y: ArrayLike) -> ImageStream:
         """The images that it was trained on as a stream on the CPU, mirrored as in training.

@@ -7,17 +7,16 @@ network equals (R) at its solution.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import CACHE_BYTES, PatchPooling
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.cones import cone_decomposition
+from convexcnn.programs.cones import cone_decomposition, cone_shifts
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import gate_matrices
 
@@ -72,12 +71,21 @@ class Neurons:
         """Number of neurons, m."""
         return len(self.filters)
 
+    def balanced(self) -> Neurons:
+        """The same network with |u_j| = |w_j|, which has the smallest sum of squares."""
+        ratio = (self.head.norm(dim=(0, 1)) / self.filters.norm(dim=1)).sqrt()
+        return Neurons(self.filters * ratio[:, None], self.head / ratio, self.bias)
+
+    @property
+    def norm(self) -> float:
+        """(1/2) sum of |u|^2 + |w|^2, what beta weighs in (P)."""
+        return 0.5 * float(self.filters.square().sum() + self.head.square().sum())
+
     def objective(self, program: Program) -> float:
         """Return (P): the mean loss plus (beta/2) (|u|^2 + |w|^2) over all neurons."""
         scores = self.scores(program.patches)
         loss = float(program.loss_function.value(scores, program.targets)) / len(scores)
-        squares = float(self.filters.square().sum() + self.head.square().sum())
-        return loss + 0.5 * program.beta * squares
+        return loss + program.beta * self.norm
 
     def to_sequential(self, geometry: PatchGeometry, transform: PatchTransform) -> nn.Sequential:
         """Return the same network on scaled images (n, channels, height, width).
@@ -101,7 +109,7 @@ class Neurons:
             "4.bias": self.bias,
         }
         pool = nn.AdaptiveAvgPool2d(geometry.cells)
-        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear)
+        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear).to(filters)
         network.load_state_dict(values)
         return network
 
@@ -122,51 +130,48 @@ def relu_neurons(weights: Tensor, bias: Tensor) -> Neurons:
     return Neurons(weights[kept] / root[:, None], head, bias)
 
 
-def decomposed_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
+def decomposed_neurons(
+    patches: Iterable[Tensor], gates: Tensor, weights: Tensor, bias: Tensor
+) -> Neurons:
     """Turn a solution of (G) with `l2` or the group norm into a ReLU network, by its cones.
 
     Scores on the training images stay the same; the objective (P) may be larger than (G).
 
     Args:
-        program: the gated program that was solved.
+        patches: blocks (b, cells, q, d) of all training images.
+        gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
     """
-    return relu_neurons(cone_decomposition(program, weights), bias)
+    return relu_neurons(cone_decomposition(patches, gates, weights), bias)
 
 
-def factored_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
+def factored_neurons(
+    patches: Iterable[Tensor], gates: Tensor, weights: Tensor, bias: Tensor
+) -> Neurons:
     """Turn a solution of (G) into a ReLU network with shared filters, by the factors of every V_i.
 
     V_i = sum_r s_r p_r q_r' has gated filters sqrt(s_r) p_r with heads sqrt(s_r) q_r; each is the
     difference of two ReLU filters, (sqrt(s_r) p_r + t a_i) and t a_i, in the cone of its gate.
 
     Args:
-        program: the gated program that was solved.
+        patches: blocks (b, cells, q, d) of all training images.
+        gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
     """
-    if program.formulation != "gated":
-        raise SettingError("solutions of formulation relu have neurons already; use relu_neurons")
     k, cells = weights.shape[:2]
     left, values, right = torch.linalg.svd(gate_matrices(weights), full_matrices=False)
-    gate, factor = (values > NEGLIGIBLE * values.max()).nonzero().unbind(1)
-    root = values[gate, factor].sqrt()
-    filters = root[:, None] * left[gate, :, factor]
-    heads = (root[:, None] * right[gate, factor]).view(-1, k, cells).permute(1, 2, 0)
-    shift = _shift(program, filters, gate)[:, None] * program.gates[gate]
-    needed = shift.norm(dim=1) > 0
+    root = values.sqrt()
+    filters = root[..., None] * left.transpose(1, 2)  # (g, r, d)
+    shift = cone_shifts(patches, gates, filters[None])[0]
+    kept = values > NEGLIGIBLE * values.max()
+    gate, factor = kept.nonzero().unbind(1)
+    heads = (root[..., None] * right)[kept].view(-1, k, cells).permute(1, 2, 0)
+    along = shift[gate, factor][:, None] * gates[gate]
+    needed = along.norm(dim=1) > 0
     return Neurons(
-        torch.cat([filters + shift, shift[needed]]),
+        torch.cat([filters[kept] + along, along[needed]]),
         torch.cat([heads, -heads[..., needed]], 2),
         bias,
-    )
-
-
-def _shift(program: Program, filters: Tensor, gate: Tensor) -> Tensor:
-    """The smallest t >= 0 with u + t a_i in the cone of gate i over all patches, (m,)."""
-    patches = program.patches.flatten(0, 2)
-    sign = 2 * program.on.flatten(0, 2).T[gate] - 1
-    outside = -(filters @ patches.T) * sign
-    reach = (program.gates @ patches.T)[gate] * sign
-    return torch.where((outside > 0) & (reach > 0), outside / reach, 0.0).amax(1)
+    ).balanced()
