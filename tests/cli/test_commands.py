@@ -125,6 +125,9 @@ def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) ->
     assert "training images" in done.out
     assert "test images" in done.out
     assert "Certificate: optimal among networks with these 4 gates" in done.out
+    assert "Solver: kernel: 324 features are more than" in done.out or "Solver: direct" in done.out
+    assert "Further neuron: with l2 every further neuron helps" in done.out
+    assert "ReLU network: " in done.out
     assert done.out.endswith(f"Report: {Path('my run') / 'report.html'}\n")
     assert "gates" in done.err
 

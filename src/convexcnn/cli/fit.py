@@ -104,7 +104,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--no-certificate",
     is_flag=True,
-    help="Skip the bound on the distance from the optimum, which reads all images once more.",
+    help="Skip the bound on the distance from the optimum and what stands beside it.",
 )
 @run_options
 @output_options

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.run_folder import RunFolder
 from convexcnn.errors import ConvexcnnError
@@ -99,6 +100,7 @@ def train(
 
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
+    from convexcnn.models.proof import prove
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)
@@ -121,10 +123,10 @@ def train(
     on_test = None
     if (test := dataset.test) is not None:
         on_test = timed("test images", lambda: evaluate_model(estimator, test, k))
-    proof = None
+    proof: Result = dict.fromkeys(("certificate", "further_neuron", "relu_network"))
     if certificate and convex and _can_be_certified(estimator):
-        split = dataset.train
-        proof = timed("certificate", lambda: estimator.certify(split.images, split.labels))
+        split, others = dataset.train, None if test is None else test.images
+        proof = prove(estimator, split.images, split.labels, others, timed).to_dict()
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
     scores = {
@@ -140,7 +142,7 @@ def train(
         "blocks": [
             {
                 **scores,
-                "certificate": None if proof is None else proof.to_dict(),
+                **proof,
                 **_size(estimator),
                 "beta": estimator.beta_,
                 "regulariser": estimator.regulariser if convex else "l2",
@@ -187,9 +189,14 @@ def summarise(result: Result, out: Path, console: Console) -> None:
         if result[key] is not None
     ]
     console.table([result["data"]["name"], "accuracy", "loss"], rows)
-    proof = result["blocks"][0]["certificate"]
-    if proof is not None:
-        console.show(f"Certificate: {proof['scope']}, to {proof['relative_gap']:.1e}")
+    block = result["blocks"][0]
+    solver = block["solver"]
+    if solver is not None:
+        reason = f": {solver['reason']}" if solver["reason"] else ""
+        console.show(f"Solver: {solver['name']}{reason}")
+        if solver["advice"]:
+            console.note(f"Warning: the solver stopped before the tolerance; {solver['advice']}.")
+    show_proof_words(block, console)
     console.show(f"Time: {duration(result['seconds'])}")
     console.show(f"Report: {out / 'report.html'}")
 
