@@ -118,9 +118,9 @@ def _reading(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     path = run / SETTINGS_FILE
     settings = read_toml(path) if path.exists() else {}
-    names = ("image_size", "limit", "seed", "skip_bad")
-    reading = {name: given[name] or settings.get(name) for name in names}
-    return reading | {"seed": reading["seed"] or 0, "skip_bad": bool(reading["skip_bad"])}
+    reading: dict[str, Any] = {"image_size": None, "limit": None, "seed": 0, "skip_bad": False}
+    reading |= {name: settings[name] for name in reading if name in settings}
+    return reading | {k: v for k, v in given.items() if v is not None and v is not False}
 
 
 def _recorded(run: Path) -> dict[str, Any] | None:
