@@ -42,6 +42,8 @@ CONVEX = [
     ({"regulariser": "l7"}, "regulariser 'l7' is not known"),
     ({"solver": 3}, "solver 3 is neither a name nor a solver; choose one of auto, direct"),
     ({"gates": "garden"}, "gates 'garden' is not known; choose one of gaussian, patches, sgd"),
+    ({"gates": "dual", "solver": SGD_ONCE}, "gates dual solves the program again and again"),
+    ({"gates": "dual", "solver": Direct([0.1])}, "gates dual solves the program again and again"),
     ({"n_gates": 0}, "n_gates is 0; give at least 1"),
     ({"n_gates": -3}, "n_gates is -3"),
     ({"betas": 0.0}, r"betas is 0\.0; give positive numbers"),

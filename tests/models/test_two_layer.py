@@ -10,7 +10,7 @@ from tiny_models import convex
 
 from convexcnn import reference
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models import two_layer
+from convexcnn.models import descent
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.registry import RIDGE_SOLVERS
@@ -186,7 +186,7 @@ def test_the_penalised_program_trains_by_sgd(monkeypatch):
             super().__init__(*args, **kwargs)
             programs.append(self)
 
-    monkeypatch.setattr(two_layer, "PenalisedConeProgram", Recorded)
+    monkeypatch.setattr(descent, "PenalisedConeProgram", Recorded)
     solver = SGD(epochs=30, batch_size=20, learning_rate=0.05)
     model = convex(formulation="relu-penalised", solver=solver, centre=False, betas=1e-3)
     assert model.fit(IMAGES, LABELS).score(IMAGES, LABELS) > 0.6

@@ -69,8 +69,9 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--pooling", type=POSITIVE, metavar="CELLS", help="Pooling cells per side.")
 @click.option(
     "--gates",
-    type=click.Choice(["gaussian", "patches", "sgd"]),
-    help="Where gates come from: random, patches of the images, or a briefly trained network.",
+    type=click.Choice(["gaussian", "patches", "sgd", "dual"]),
+    help="Where gates come from: random, patches of the images, a briefly trained network, or "
+    "column generation.",
 )
 @click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates.")
 @click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")

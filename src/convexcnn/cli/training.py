@@ -194,7 +194,7 @@ def summarise(result: Result, out: Path, console: Console) -> None:
     if solver is not None:
         reason = f": {solver['reason']}" if solver["reason"] else ""
         console.show(f"Solver: {solver['name']}{reason}")
-        if solver["advice"]:
+        if solver["advice"] and solver["status"] != "descended":
             console.note(f"Warning: the solver stopped before the tolerance; {solver['advice']}.")
     show_proof_words(block, console)
     console.show(f"Time: {duration(result['seconds'])}")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
+from convexcnn.models.column_generation import Solve, dual_gates
+from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
@@ -24,9 +26,7 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.certificate import PROBED, Certificate, require_same_bits
 from convexcnn.programs.further_neuron import FurtherNeuron
-from convexcnn.programs.gated import GatedProgram, PenalisedConeProgram
 from convexcnn.programs.kind import ProgramKind
-from convexcnn.programs.losses import get_loss
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.regularisers import gate_matrices
 from convexcnn.solvers.choose import ProblemSize
@@ -66,8 +66,9 @@ class ConvexConvClassifier(BlockClassifier):
         padding: zeros around the image, in pixels.
         pooling: cells per side that responses are averaged over; 1 is global average pooling.
         n_gates: number of gates, g; None for 128, or fewer where ``memory_gb`` asks for it.
-        gates: ``gaussian``, ``patches`` or ``sgd`` (the strongest filters of a non-convex
-            network of the same architecture that was trained briefly).
+        gates: ``gaussian``, ``patches``, ``sgd`` (the strongest filters of a non-convex network
+            of the same architecture that was trained briefly) or ``dual`` (column generation:
+            solve, add the neurons that would help most, solve again).
         whiten: number of whitened principal directions that patches are reduced to, at most all
             of a patch; None takes raw pixels.
         centre: whether every image loses its mean first.
@@ -163,13 +164,17 @@ class ConvexConvClassifier(BlockClassifier):
             classes=stream.n_classes,
         )
         n_gates = self.n_gates or settings.affordable_gates(size)
-        gates = choose_gates(
-            self.gates, n_gates, stream, geometry, transform, generator, self.callback
-        )
+        where = stream, geometry, transform, generator
+        if self.gates == "dual":
+            solve = self._one_beta_solver(settings, size, stream)
+            gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
+        else:
+            gates = choose_gates(self.gates, n_gates, *where, self.callback)
         clock.lap("gates")
         features = GatedFeatures(geometry, transform, gates)
         if settings.descends:
-            trained = self._descend(features, stream, generator)
+            solution = descend(settings, features, stream, generator, self.callback)
+            trained = {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
         else:
             solver, reason = settings.exact_solver(replace(size, gates=len(gates)))
             trained = self._optimise(solver, features, stream)
@@ -182,6 +187,27 @@ class ConvexConvClassifier(BlockClassifier):
             raise SettingError(f"n_gates is {self.n_gates}; give at least 1")
         names = ProgramSettings.__dataclass_fields__
         return ProgramSettings(**{name: getattr(self, name) for name in names})
+
+    def _one_beta_solver(
+        self, settings: ProgramSettings, size: ProblemSize, stream: ImageStream
+    ) -> Solve:
+        """A solver for column generation; held-out images choose its beta at the first call."""
+        if settings.descends or isinstance(settings.solver, PathSolver):
+            raise SettingError(
+                "gates dual solves the program again and again at one beta; give a solver by name, "
+                "or one of a single beta, that is exact"
+            )
+        fixed = settings
+
+        def solve(features: GatedFeatures) -> Solution:
+            nonlocal fixed
+            solver, _ = fixed.exact_solver(replace(size, gates=len(features.gates)))
+            train, held_out = (stream, None) if fixed.one_beta else self._split(stream)
+            solution = solver.solve(features, train, held_out, self.callback)
+            fixed = replace(fixed, betas=solution.beta)
+            return solution
+
+        return solve
 
     def _optimise(
         self, solver: PathSolver, features: GatedFeatures, stream: ImageStream
@@ -196,25 +222,6 @@ class ConvexConvClassifier(BlockClassifier):
             "temperature_": 1.0 if labels is None else self._temperature(scores, labels),
             **self._fitted(solution, features, stream.n_classes),
         }
-
-    def _descend(
-        self, features: GatedFeatures, stream: ImageStream, generator: torch.Generator
-    ) -> dict[str, Any]:
-        """SGD at one beta."""
-        solver = self.solver if isinstance(self.solver, SGD) else SGD()
-        program: GatedProgram | PenalisedConeProgram
-        loss, beta = get_loss(self.loss), self._settings().beta_values[0]
-        if self.formulation == "gated":
-            program = GatedProgram(features, stream.n_classes, loss, beta=beta)
-            weights, bias = program.weights, program.bias
-        else:
-            program = PenalisedConeProgram(features, stream.n_classes, loss, beta=beta)
-            weights, bias = program.weights, program.weights.new_zeros(stream.n_classes)
-        solver.solve(program, stream, generator=generator, callback=self.callback, phase="sgd")
-        if isinstance(program, PenalisedConeProgram):
-            weights = weights[0] - weights[1]
-        solution = Solution(weights, bias, beta, "sgd", float("nan"))
-        return {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
 
     def _fitted(self, solution: Solution, features: GatedFeatures, k: int) -> dict[str, Any]:
         signs = (2,) if self.formulation == "relu" else ()
