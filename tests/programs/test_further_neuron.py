@@ -9,7 +9,8 @@ import torch
 from convexcnn.programs.certificate import GatedBlock
 from convexcnn.programs.further_neuron import (
     FurtherNeuron,
-    exact_slope,
+    every_so_many,
+    exact_slopes,
     find_further_neuron,
     search_starts,
     steepest_neurons,
@@ -66,10 +67,10 @@ def test_the_slope_is_that_of_the_loops(problem, regulariser):
     found = steepest_neurons(features, stream, dual_point, starts, shared=shared, passes=3)
     torch.testing.assert_close(found.neurons.norm(dim=1), torch.ones(len(starts)).double())
     assert (found.slopes.diff() <= 0).all()
-    for u, slope in zip(found.neurons[:3], found.slopes[:3], strict=True):
-        expected = slope_by_loops(features, stream, dual_point, u, shared)
-        assert float(slope) == pytest.approx(expected, rel=1e-9)
-        assert exact_slope(block, stream, dual_point, u, kind) == pytest.approx(expected, rel=1e-9)
+    exact = exact_slopes(block, stream, dual_point, 2 * found.neurons[:3], kind)
+    expected = [slope_by_loops(features, stream, dual_point, u, shared) for u in found.neurons[:3]]
+    np.testing.assert_allclose(found.slopes[:3], expected, rtol=1e-9)
+    np.testing.assert_allclose(exact, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -93,9 +94,19 @@ def test_random_neurons_are_not_steeper_than_what_the_search_found(problem):
     kind = ProgramKind("gated", "group")
     found = find_further_neuron(features, stream, dual_point, block, kind, generator())
     others = torch.randn(200, features.transform.dim, generator=generator(9)).double()
-    best = max(exact_slope(block, stream, dual_point, u, kind) for u in others)
-    assert found.slope > best
+    assert found.slope > float(exact_slopes(block, stream, dual_point, others, kind).max())
     assert found.violation == pytest.approx(found.slope / block.beta - 1)
+
+
+def test_of_many_images_some_are_climbed_on(problem):
+    _, stream, dual_point, _ = problem
+    part, rows = every_so_many(stream, dual_point, 6)
+    assert len(part.images) == 6
+    assert len(rows) == len(part)
+    wide = 1 + stream.mirror
+    assert torch.equal(rows[wide : 2 * wide], dual_point[3 * wide : 4 * wide])
+    np.testing.assert_array_equal(part.images[1], stream.images[3])
+    assert every_so_many(stream, dual_point)[1].equal(dual_point)
 
 
 def test_l2_has_no_threshold(problem):

@@ -29,6 +29,12 @@ PASSES = 16
 STARTS = 8
 """Starts of each kind: the strongest gates, random patches, random directions."""
 
+ASCENT_IMAGES = 10_000
+"""Images that ascents climb on; what they find is then measured on all."""
+
+MEASURED = 4
+"""Neurons that are measured on all images; the best one counts."""
+
 LENGTHEN, SHORTEN = 3.0, 0.3
 CHUNK = 100
 
@@ -143,14 +149,23 @@ def find_further_neuron(
         passes: over the images.
     """
     starts = search_starts(features, stream, block.weights, generator)
-    found = steepest_neurons(
-        features, stream, dual_point, starts, shared=kind.regulariser == "nuclear", passes=passes
-    )
-    slope = exact_slope(block, stream, dual_point, found.neurons[0], kind)
+    part, part_dual = every_so_many(stream, dual_point)
+    shared = kind.regulariser == "nuclear"
+    found = steepest_neurons(features, part, part_dual, starts, shared=shared, passes=passes)
+    slope = float(exact_slopes(block, stream, dual_point, found.neurons[:MEASURED], kind).max())
     if kind.regulariser == "l2":
         present = block.beta * float(block.weights.norm(dim=-1).max())
         return FurtherNeuron(slope, None, None, present, len(starts), passes)
     return FurtherNeuron(slope, block.beta, slope / block.beta - 1, None, len(starts), passes)
+
+
+def every_so_many(
+    stream: ImageStream, dual_point: Tensor, images: int = ASCENT_IMAGES
+) -> tuple[ImageStream, Tensor]:
+    """Evenly spaced images of a stream, at most so many, and their rows of a dual point (n, k)."""
+    step = -(-len(stream.images) // images)
+    rows = dual_point.view(len(stream.images), -1, dual_point.shape[1])[::step]
+    return stream.subset(slice(None, None, step)), rows.flatten(0, 1)
 
 
 def search_starts(
@@ -175,39 +190,41 @@ def search_starts(
     return torch.cat([strongest, drawn, directions])
 
 
-def exact_slope(
-    block: GatedBlock, stream: ImageStream, dual_point: Tensor, neuron: Tensor, kind: ProgramKind
-) -> float:
+def exact_slopes(
+    block: GatedBlock, stream: ImageStream, dual_point: Tensor, neurons: Tensor, kind: ProgramKind
+) -> Tensor:
     """s(u) / |u| in float64: one convolution, a ReLU, an average over every cell.
 
     Args:
         block: in float64; only its coordinates are used.
         stream: training images.
         dual_point: L, (n, k).
-        neuron: u, (d,), in the coordinates of the block.
+        neurons: u, (m, d), in the coordinates of the block.
         kind: says whether classes and cells share filters.
+
+    Returns:
+        (m,).
     """
-    u = neuron.to(block.basis)
-    u = u / u.norm().clamp_min(1e-300)
-    weight = torch.einsum("d,dchw->chw", u, block.basis)[None]
-    bias = (u @ block.basis_bias)[None]
+    units = _unit(neurons.to(block.basis))
+    weight = torch.einsum("md,dchw->mchw", units, block.basis)
+    bias = units @ block.basis_bias
     dual_point = dual_point.to(block.basis)
-    sums = dual_point.new_zeros(dual_point.shape[1], block.cells**2)
+    sums = dual_point.new_zeros(dual_point.shape[1], block.cells**2 * len(units))
     start = 0
     for images, _ in stream.blocks(CHUNK):
         responses = torch.nn.functional.conv2d(
             images.to(weight), weight, bias, block.stride, block.padding
-        ).clamp_min(0)[:, 0]
-        rows, columns = responses.shape[1:]
+        ).clamp_min(0)
+        rows, columns = responses.shape[2:]
         pooled = [
-            responses[:, top:bottom, left:right].mean((1, 2))
+            responses[:, :, top:bottom, left:right].mean((2, 3))
             for top, bottom in cell_bounds(rows, block.cells)
             for left, right in cell_bounds(columns, block.cells)
         ]
-        sums += dual_point[start : start + len(images)].T @ torch.stack(pooled, 1)
+        sums += dual_point[start : start + len(images)].T @ torch.cat(pooled, 1)
         start += len(images)
-    slopes = sums / start
-    return float(slopes.norm() if kind.regulariser == "nuclear" else slopes.abs().max())
+    slopes = sums.view(-1, len(units)) / start
+    return slopes.norm(dim=0) if kind.regulariser == "nuclear" else slopes.abs().amax(0)
 
 
 def _unit(vectors: Tensor) -> Tensor:
