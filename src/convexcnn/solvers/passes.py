@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.losses import Loss
 
 
 def feature_blocks(
@@ -68,3 +69,76 @@ def feature_scale(
         cross -= torch.outer(target_sum, phi_sum) / rows
         square -= float(phi_sum.square().sum()) / rows
     return FeatureScale(rows, cross / rows, square / rows)
+
+
+@dataclass(frozen=True)
+class ImageTotals:
+    """Sums over all images that do not depend on the weights.
+
+    Args:
+        targets: Y, (n, k).
+        cross: Y' Phi, (k, n_features).
+        feature_sum: sum of phi, (n_features,).
+    """
+
+    targets: Tensor
+    cross: Tensor
+    feature_sum: Tensor
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return len(self.targets)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean feature vector, (n_features,)."""
+        return self.feature_sum / self.rows
+
+    def centred_cross(self) -> Tensor:
+        """(Y - mean)' (Phi - mean), (k, n_features)."""
+        return self.cross - torch.outer(self.targets.mean(0), self.feature_sum)
+
+
+def image_totals(features: GatedFeatures, streams: Sequence[ImageStream]) -> ImageTotals:
+    """Sum targets and features in one pass."""
+    cross = features.gates.new_zeros(streams[0].n_classes, features.n_features)
+    feature_sum = features.gates.new_zeros(features.n_features)
+    targets = []
+    for _, phi, block_targets in feature_blocks(features, streams):
+        cross.addmm_(block_targets.T, phi)
+        feature_sum += phi.sum(0)
+        targets.append(block_targets)
+    return ImageTotals(torch.cat(targets), cross, feature_sum)
+
+
+def pull_back(
+    features: GatedFeatures,
+    streams: Sequence[ImageStream],
+    loss: Loss,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Scores of several weights, and the slope of the loss at the last of them, in one pass.
+
+    Args:
+        features: the operator Phi.
+        streams: images, one stream after the other.
+        loss: whose slope.
+        weights: V of each, (k, n_features).
+        biases: b of each, (k,).
+
+    Returns:
+        scores (n, k) of each; L = -loss'(scores of the last), (n, k); L' Phi, (k, n_features).
+    """
+    stacked, bias = torch.cat(list(weights)).T.contiguous(), torch.cat(list(biases))
+    pulled = torch.zeros_like(weights[-1])
+    scores, negative = [], []
+    for _, phi, targets in feature_blocks(features, streams):
+        block = phi @ stacked + bias
+        slope = -loss.gradient(block[:, -len(pulled) :], targets)
+        pulled.addmm_(slope.T, phi)
+        scores.append(block)
+        negative.append(slope)
+    parts = torch.cat(scores).split(len(pulled), 1)
+    return list(parts), torch.cat(negative), pulled
