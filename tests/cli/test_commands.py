@@ -132,6 +132,17 @@ def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) ->
     assert "gates" in done.err
 
 
+def test_fit_leaves_out_what_takes_minutes_and_says_where_it_is_found(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convexcnn.cli.training.NETWORK_WORK", 0.0)
+    done = run("fit", data, "--out", "run", *SMALL)
+    assert done.code == 0
+    assert "ReLU network: left out" in done.out
+    assert f"convexcnn certify run {data} finds it" in done.out
+    assert json.loads(Path("run/result.json").read_text())["blocks"][0]["relu_network"] is None
+
+
 def test_fit_json_is_one_object(run: Run, data: Path) -> None:
     done = run("fit", data, "--out", "run", "--json", "--no-certificate", *SMALL)
     assert done.code == 0

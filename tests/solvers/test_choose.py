@@ -87,7 +87,29 @@ def test_as_many_gates_as_fit():
     assert affordable_gates(RIDGE, CIFAR, 1e-9, ["direct"]) == 1
 
 
-def test_tables_name_real_or_coming_solvers_once():
+def test_every_solver_has_its_place_in_the_table():
     names = [preference.solver for preference in PREFERENCES]
     assert len(names) == len(set(names))
-    assert set(NEEDED) <= {*RIDGE_SOLVERS, *BETA_SOLVERS}
+    assert {*RIDGE_SOLVERS, *BETA_SOLVERS, *NEEDED} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "solver"),
+    [
+        (GROUP, CIFAR, "admm"),
+        (LOGISTIC, CIFAR, "admm"),
+        (NUCLEAR, CIFAR, "admm"),
+        (CONES, CIFAR, "cone-columns"),
+    ],
+    ids=str,
+)
+def test_large_programs_go_to_solvers_that_need_not_gather_phi(kind, size, solver):
+    everything = ["interior-point", "multiple-kernel", "fista", "admm", "cone-columns"]
+    able = [name for name in everything if (name == "cone-columns") == (kind is CONES)]
+    assert choose_solver(kind, size, 9.0, 1e-3, able).solver == solver
+
+
+def test_the_nuclear_norm_descends_on_factors_where_no_matrix_fits():
+    names = ["fista", "admm", "burer-monteiro"]
+    choice = choose_solver(NUCLEAR, CIFAR, 0.7, 1e-3, names)
+    assert choice.solver == "burer-monteiro"

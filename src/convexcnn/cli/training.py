@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 T = TypeVar("T")
 
+NETWORK_WORK = 3e11
+"""Multiplications that `fit` may spend on the ReLU network: about a minute."""
+
 FILTERS_FILE = "filters.safetensors"
 
 
@@ -126,7 +129,7 @@ def train(
     proof: Result = dict.fromkeys(("certificate", "further_neuron", "relu_network"))
     if certificate and convex and _can_be_certified(estimator):
         split, others = dataset.train, None if test is None else test.images
-        proof = prove(estimator, split.images, split.labels, others, timed).to_dict()
+        proof = prove(estimator, split.images, split.labels, others, timed, NETWORK_WORK).to_dict()
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
     scores = {
@@ -197,6 +200,11 @@ def summarise(result: Result, out: Path, console: Console) -> None:
         if solver["advice"] and solver["status"] != "descended":
             console.note(f"Warning: the solver stopped before the tolerance; {solver['advice']}.")
     show_proof_words(block, console)
+    if block["certificate"] is not None and block["relu_network"] is None:
+        data = shlex.quote(result["settings"]["data"])
+        console.show(
+            f"ReLU network: left out, it takes minutes; convexcnn certify {out} {data} finds it"
+        )
     console.show(f"Time: {duration(result['seconds'])}")
     console.show(f"Report: {out / 'report.html'}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,15 +37,17 @@ class Proof:
     Args:
         certificate: optimal among which networks, and to which gap.
         further_neuron: whether a search found a neuron that would help; no proof.
-        relu_network: the plain ReLU network of the solution, and what it costs.
+        relu_network: the plain ReLU network of the solution, and what it costs; None if that was
+            too much work.
     """
 
     certificate: Certificate
     further_neuron: FurtherNeuron
-    relu_network: RecoveredNetwork
+    relu_network: RecoveredNetwork | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).to_dict() for name in vars(self)}
+        parts = vars(self).items()
+        return {name: None if part is None else part.to_dict() for name, part in parts}
 
 
 def _untimed(name: str, work: Callable[[], T]) -> T:
@@ -57,6 +60,7 @@ def prove(
     y: ArrayLike,
     test_images: NDArray[Any] | None = None,
     timed: Timed = _untimed,
+    most_work: float = math.inf,
 ) -> Proof:
     """Certify a trained block, search for a further neuron, and recover its ReLU network.
 
@@ -66,6 +70,7 @@ def prove(
         y: (n,) their labels.
         test_images: where the drift of the ReLU network is measured too.
         timed: runs each of the parts ``certificate``, ``further neuron`` and ``relu network``.
+        most_work: multiplications that finding the ReLU network may take.
 
     Raises:
         DataError: images or labels of another kind than the model was trained on.
@@ -74,8 +79,17 @@ def prove(
     stream = model.training_stream(X, y)
     evidence: BlockEvidence = timed("certificate", lambda: block_evidence(model, stream))
     further = timed("further neuron", lambda: further_neuron(model, stream, evidence))
-    network = timed("relu network", lambda: relu_network(model, stream, evidence, test_images))
+    network = None
+    if _network_work(model, stream) <= most_work:
+        network = timed("relu network", lambda: relu_network(model, stream, evidence, test_images))
     return Proof(evidence.certificate, further, network)
+
+
+def _network_work(model: ConvexConvClassifier, stream: ImageStream) -> float:
+    """Multiplications of all patches with all filters, which the cones of (G) take."""
+    if model.formulation == "relu":
+        return 0.0
+    return float(len(stream) * model.geometry().cell_order.numel()) * model.coef_[:, 0].numel()
 
 
 def block_evidence(

@@ -89,6 +89,15 @@ def _kernel(size: ProblemSize, kind: ProgramKind) -> float:
     return 4.0 * (size.rows**2 + 2 * rows_at_once(size.features) * size.features)
 
 
+def _one_factor(size: ProblemSize, kind: ProgramKind) -> float:
+    return 4.0 * 2 * size.smaller_side**2 + _streamed(size, kind)
+
+
+def _patches(size: ProblemSize, kind: ProgramKind) -> float:
+    """All patches in float64, and working memory."""
+    return 8.0 * size.rows * size.patches * size.dim + 1e9
+
+
 def _multiple_kernel(size: ProblemSize, kind: ProgramKind) -> float:
     return _gathered(size, kind) + 8.0 * 3 * size.smaller_side**2
 
@@ -102,6 +111,8 @@ def _interior_point(size: ProblemSize, kind: ProgramKind) -> float:
 NEEDED: dict[str, Callable[[ProblemSize, ProgramKind], float]] = {
     "direct": _direct,
     "kernel": _kernel,
+    "admm": _one_factor,
+    "cone-columns": _patches,
     "multiple-kernel": _multiple_kernel,
     "interior-point": _interior_point,
 }
@@ -162,9 +173,20 @@ PREFERENCES = (
         "the program is small enough for Newton steps: matrices of side {smaller_side:,}",
     ),
     Preference(
-        "block-descent",
-        lambda size, kind, tolerance: size.features <= size.rows,
-        "the Gram matrix of {features:,} features fits in memory and serves every beta",
+        "cone-columns",
+        lambda size, kind, tolerance: True,
+        "{cone_rows:,} cone constraints are too many for Newton steps, so filters are generated "
+        "cone by cone",
+    ),
+    Preference(
+        "admm",
+        lambda size, kind, tolerance: _coarse(tolerance),
+        "one factor with side {smaller_side:,} fits in memory and serves every beta",
+    ),
+    Preference(
+        "burer-monteiro",
+        lambda size, kind, tolerance: True,
+        "factors of the nuclear norm descend without a matrix of side {smaller_side:,}",
     ),
     Preference(
         "fista",
@@ -196,7 +218,8 @@ def choose_solver(
     """
     names = solvers_for(kind) if names is None else names
     fitting = [name for name in names if needed_gb(name, size, kind) <= budget_gb]
-    numbers = vars(size) | {"features": size.features, "smaller_side": size.smaller_side}
+    derived = ("features", "smaller_side", "cone_rows")
+    numbers = vars(size) | {name: getattr(size, name) for name in derived}
     for preference in PREFERENCES:
         if preference.solver in fitting and preference.suits(size, kind, tolerance):
             return Choice(preference.solver, preference.because.format(**numbers))
