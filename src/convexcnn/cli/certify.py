@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,15 @@ def command(
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)
     test = None if dataset.test is None else dataset.test.images
-    proof = prove(model, dataset.train.images, dataset.train.labels, test)
+    start = time.perf_counter()
+    with console.progress() as show:
+
+        def timed(phase: str, work: Callable[[], Any]) -> Any:
+            value = work()
+            show({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
+            return value
+
+        proof = prove(model, dataset.train.images, dataset.train.labels, test, timed)
     recorded = _recorded(run)
     problems = _problems(model, dataset, proof, recorded)
     show_proof(proof, console)

@@ -7,7 +7,6 @@ The gates of a round contain those of the last one, so the optimum at a fixed be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from convexcnn.patches.gates import patch_gates
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.dual_bound import dual_candidate
+from convexcnn.programs.dual_bound import centred_residual
 from convexcnn.programs.further_neuron import steepest_neurons
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
@@ -37,14 +36,6 @@ ALIKE = 0.98
 
 Solve = Callable[[GatedFeatures], Solution]
 """Solves the program at one beta that never changes."""
-
-
-@dataclass(frozen=True)
-class DualPoint:
-    """The objective of a solution, and L (n, k)."""
-
-    objective: float
-    dual_point: Tensor
 
 
 def dual_gates(
@@ -87,23 +78,23 @@ def dual_gates(
         wanted = first + (n_gates - first) * (round_ + 1) // rounds - len(gates)
         features = GatedFeatures(geometry, transform, gates)
         solution = solve(features)
-        point = dual_point_of(features, stream, kind, solution)
+        objective, residual = objective_and_residual(features, stream, kind, solution)
         starts, pool = pool[: STARTS_PER_GATE * wanted], pool[STARTS_PER_GATE * wanted :]
         found = steepest_neurons(
-            features, stream, point.dual_point, starts, shared=kind.regulariser == "nuclear"
+            features, stream, residual, starts, shared=kind.regulariser == "nuclear"
         )
         gates = torch.cat([gates, _unlike(gates, found.neurons, wanted)])
         if callback is not None:
             event = {"phase": "column generation", "step": round_ + 1, "steps": rounds}
             slope = float(found.slopes[0]) if len(found.slopes) else 0.0
-            callback({**event, "objective": point.objective, "slope": slope, "beta": solution.beta})
+            callback({**event, "objective": objective, "slope": slope, "beta": solution.beta})
     return gates
 
 
-def dual_point_of(
+def objective_and_residual(
     features: GatedFeatures, stream: ImageStream, kind: ProgramKind, solution: Solution
-) -> DualPoint:
-    """The objective and the dual point of a solution, in one pass.
+) -> tuple[float, Tensor]:
+    """The objective of a solution and its centred residual (n, k), in one pass.
 
     Args:
         features: the operator Phi.
@@ -123,8 +114,8 @@ def dual_point_of(
     shaped = (part.reshape(stream.n_classes, *features.shape).double() for part in parts)
     penalty = sum(float(get_regulariser(kind.regulariser).value(part)) for part in shaped)
     loss = float(get_loss(kind.loss).value(f, y)) / len(f)
-    dual_point = dual_candidate(kind.loss, f, y, kind.intercept)
-    return DualPoint(loss + solution.beta * penalty, dual_point.to(features.gates))
+    residual = centred_residual(kind.loss, f, y, kind.intercept)
+    return loss + solution.beta * penalty, residual.to(features.gates)
 
 
 def _unlike(gates: Tensor, neurons: Tensor, wanted: int) -> Tensor:

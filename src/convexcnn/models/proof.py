@@ -89,7 +89,9 @@ def _network_work(model: ConvexConvClassifier, stream: ImageStream) -> float:
     """Multiplications of all patches with all filters, which the cones of (G) take."""
     if model.formulation == "relu":
         return 0.0
-    return float(len(stream) * model.geometry().cell_order.numel()) * model.coef_[:, 0].numel()
+    k, _, gates, dim = model.coef_.shape
+    work: float = len(stream) * model.geometry().cell_order.numel() * k * gates * dim
+    return work
 
 
 def block_evidence(
@@ -135,7 +137,7 @@ def further_neuron(
         return find_further_neuron(
             features,
             stream,
-            evidence.dual_point,
+            evidence.residual,
             raw_block(model),
             model.program_kind(),
             generator,

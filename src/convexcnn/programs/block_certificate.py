@@ -16,7 +16,7 @@ from convexcnn.programs.certificate import (
     feature_rows,
 )
 from convexcnn.programs.certify import certify
-from convexcnn.programs.dual_bound import certify_gated, dual_candidate, loss_total
+from convexcnn.programs.dual_bound import centred_residual, certify_gated, loss_total
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 
@@ -31,12 +31,12 @@ class BlockEvidence:
     Args:
         certificate: the bound.
         loss: mean training loss, mirror images included.
-        dual_point: L, (n, k): the negative gradient of the loss, with columns that sum to zero.
+        residual: (n, k), the negative gradient of the loss, with columns that sum to zero.
     """
 
     certificate: Certificate
     loss: float
-    dual_point: Tensor
+    residual: Tensor
 
 
 def certify_block(
@@ -57,7 +57,7 @@ def certify_block(
         progress: called with the number of images done.
 
     Returns:
-        The certificate, the training loss, and the dual point.
+        The certificate, the training loss, and the residual.
 
     Raises:
         SettingError: if beta is not positive.
@@ -75,17 +75,21 @@ def certify_block(
         regulariser=kind.regulariser,
         intercept=kind.intercept,
     )
-    loss = loss_total(kind.loss, found.scores, found.targets) / len(found.targets)
-    return BlockEvidence(found.certificate, loss, found.dual_point)
+    return _evidence(found.certificate, kind, found.scores, found.targets)
 
 
 def _certify_cones(block: GatedBlock, stream: ImageStream, kind: ProgramKind) -> BlockEvidence:
     program = gathered_program(block, stream, kind)
     certificate = certify(program, block.weights, block.bias)
-    scores, targets = program.scores(block.weights, block.bias), program.targets
+    return _evidence(certificate, kind, program.scores(block.weights, block.bias), program.targets)
+
+
+def _evidence(
+    certificate: Certificate, kind: ProgramKind, scores: Tensor, targets: Tensor
+) -> BlockEvidence:
     loss = loss_total(kind.loss, scores, targets) / len(targets)
-    dual_point = dual_candidate(kind.loss, scores, targets, kind.intercept)
-    return BlockEvidence(certificate, loss, dual_point)
+    residual = centred_residual(kind.loss, scores, targets, kind.intercept)
+    return BlockEvidence(certificate, loss, residual)
 
 
 def gathered_program(block: GatedBlock, stream: ImageStream, kind: ProgramKind) -> Program:

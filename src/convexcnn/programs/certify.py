@@ -20,11 +20,11 @@ from convexcnn.programs.dual_bound import (
 from convexcnn.programs.program import Program
 
 ROWS = 256
-POLISH_STEPS = 5000
+POLISH_STEPS = 2000
 """At most this many steps of a projection; it ends early once its norms stop falling."""
 
 CHECKED_EVERY = 100
-STEADY = 1e-7
+STEADY = 1e-6
 """Relative fall of every norm over so many steps at which a projection ends."""
 
 

@@ -116,6 +116,12 @@ def negative_gradient(loss: str, scores: Tensor, targets: Tensor) -> Tensor:
     return targets - predicted
 
 
+def centred_residual(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
+    """N, less its mean if b moves along: what the slope of a further neuron is measured with."""
+    negative = negative_gradient(loss, scores, targets)
+    return negative - negative.mean(0) if intercept else negative
+
+
 def dual_candidate(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
     """The negative gradient of the loss, moved until its columns sum to zero if they must."""
     negative = negative_gradient(loss, scores, targets)

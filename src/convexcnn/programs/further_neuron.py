@@ -1,7 +1,8 @@
 """Does any further ReLU neuron help? A search by ascent: what it finds is a lower bound, no proof.
 
-A neuron u, |u| <= 1, that is added with a small head weight to a solution with dual point L changes
-the objective at the rate  beta - s(u)  per unit of its norm, with the slope
+A neuron u, |u| <= 1, that joins a solution with a small head weight, while b moves along, changes
+the objective at the rate  beta - s(u)  per unit of its norm. With the negative gradient L of the
+loss, centred, its slope is
 
     s(u) = max over classes c and cells of |(1/n) sum_n l_nc (1/q) sum_{l in cell} (x_nl . u)_+|
 
@@ -92,7 +93,7 @@ class Ascent:
 def steepest_neurons(
     features: GatedFeatures,
     stream: ImageStream,
-    dual_point: Tensor,
+    residual: Tensor,
     starts: Tensor,
     *,
     shared: bool,
@@ -106,18 +107,18 @@ def steepest_neurons(
     Args:
         features: geometry and transform; its gates are not looked at.
         stream: training images.
-        dual_point: L, (n, k).
+        residual: L, (n, k).
         starts: (m, d).
         shared: whether classes and cells share filters.
         passes: over the images.
     """
-    dual_point = dual_point.to(starts)
+    residual = residual.to(starts)
     units = _unit(starts)
-    values, gradients = _slopes(features, stream, dual_point, units, shared)
+    values, gradients = _slopes(features, stream, residual, units, shared)
     steps = torch.ones_like(values)
     for _ in range(passes - 1):
         trial = _unit(units + steps[:, None] * _unit(gradients))
-        trial_values, trial_gradients = _slopes(features, stream, dual_point, trial, shared)
+        trial_values, trial_gradients = _slopes(features, stream, residual, trial, shared)
         better = trial_values > values
         units = torch.where(better[:, None], trial, units)
         gradients = torch.where(better[:, None], trial_gradients, gradients)
@@ -130,7 +131,7 @@ def steepest_neurons(
 def find_further_neuron(
     features: GatedFeatures,
     stream: ImageStream,
-    dual_point: Tensor,
+    residual: Tensor,
     block: GatedBlock,
     kind: ProgramKind,
     generator: torch.Generator,
@@ -142,17 +143,17 @@ def find_further_neuron(
     Args:
         features: the operator Phi of the trained block.
         stream: training images, mirrored as in training.
-        dual_point: L, (n, k), of the solution.
+        residual: L, (n, k), of the solution.
         block: the trained block in raw pixels, in float64.
         kind: its program.
         generator: of random starts.
         passes: over the images.
     """
     starts = search_starts(features, stream, block.weights, generator)
-    part, part_dual = every_so_many(stream, dual_point)
+    part, part_dual = every_so_many(stream, residual)
     shared = kind.regulariser == "nuclear"
     found = steepest_neurons(features, part, part_dual, starts, shared=shared, passes=passes)
-    slope = float(exact_slopes(block, stream, dual_point, found.neurons[:MEASURED], kind).max())
+    slope = float(exact_slopes(block, stream, residual, found.neurons[:MEASURED], kind).max())
     if kind.regulariser == "l2":
         present = block.beta * float(block.weights.norm(dim=-1).max())
         return FurtherNeuron(slope, None, None, present, len(starts), passes)
@@ -160,11 +161,11 @@ def find_further_neuron(
 
 
 def every_so_many(
-    stream: ImageStream, dual_point: Tensor, images: int = ASCENT_IMAGES
+    stream: ImageStream, residual: Tensor, images: int = ASCENT_IMAGES
 ) -> tuple[ImageStream, Tensor]:
-    """Evenly spaced images of a stream, at most so many, and their rows of a dual point (n, k)."""
+    """Evenly spaced images of a stream, at most so many, and their rows of a residual (n, k)."""
     step = -(-len(stream.images) // images)
-    rows = dual_point.view(len(stream.images), -1, dual_point.shape[1])[::step]
+    rows = residual.view(len(stream.images), -1, residual.shape[1])[::step]
     return stream.subset(slice(None, None, step)), rows.flatten(0, 1)
 
 
@@ -191,14 +192,14 @@ def search_starts(
 
 
 def exact_slopes(
-    block: GatedBlock, stream: ImageStream, dual_point: Tensor, neurons: Tensor, kind: ProgramKind
+    block: GatedBlock, stream: ImageStream, residual: Tensor, neurons: Tensor, kind: ProgramKind
 ) -> Tensor:
     """s(u) / |u| in float64: one convolution, a ReLU, an average over every cell.
 
     Args:
         block: in float64; only its coordinates are used.
         stream: training images.
-        dual_point: L, (n, k).
+        residual: L, (n, k).
         neurons: u, (m, d), in the coordinates of the block.
         kind: says whether classes and cells share filters.
 
@@ -208,8 +209,8 @@ def exact_slopes(
     units = _unit(neurons.to(block.basis))
     weight = torch.einsum("md,dchw->mchw", units, block.basis)
     bias = units @ block.basis_bias
-    dual_point = dual_point.to(block.basis)
-    sums = dual_point.new_zeros(dual_point.shape[1], block.cells**2 * len(units))
+    residual = residual.to(block.basis)
+    sums = residual.new_zeros(residual.shape[1], block.cells**2 * len(units))
     start = 0
     for images, _ in stream.blocks(CHUNK):
         responses = torch.nn.functional.conv2d(
@@ -221,7 +222,7 @@ def exact_slopes(
             for top, bottom in cell_bounds(rows, block.cells)
             for left, right in cell_bounds(columns, block.cells)
         ]
-        sums += dual_point[start : start + len(images)].T @ torch.cat(pooled, 1)
+        sums += residual[start : start + len(images)].T @ torch.cat(pooled, 1)
         start += len(images)
     slopes = sums.view(-1, len(units)) / start
     return slopes.norm(dim=0) if kind.regulariser == "nuclear" else slopes.abs().amax(0)
@@ -233,14 +234,14 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _slopes(
-    features: GatedFeatures, stream: ImageStream, dual_point: Tensor, units: Tensor, shared: bool
+    features: GatedFeatures, stream: ImageStream, residual: Tensor, units: Tensor, shared: bool
 ) -> tuple[Tensor, Tensor]:
     """s (m,) and its gradient (m, d) at every u: a ReLU neuron is its own gate."""
     own = GatedFeatures(features.geometry, features.transform, units)
-    pulled = dual_point.new_zeros(dual_point.shape[1], own.n_features)
+    pulled = residual.new_zeros(residual.shape[1], own.n_features)
     start = 0
     for images, _ in stream.blocks(own.block_size):
-        pulled.addmm_(dual_point[start : start + len(images)].T, own(images.to(units)))
+        pulled.addmm_(residual[start : start + len(images)].T, own(images.to(units)))
         start += len(images)
     slopes = pulled.view(-1, *units.shape) / start  # (k cells, m, d)
     values = (slopes * units).sum(-1)
