@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from convexcnn.patches.stream import ImageStream
@@ -16,7 +18,12 @@ from convexcnn.programs.certificate import (
     feature_rows,
 )
 from convexcnn.programs.certify import certify
-from convexcnn.programs.dual_bound import centred_residual, certify_gated, loss_total
+from convexcnn.programs.dual_bound import (
+    centred_residual,
+    certify_gated,
+    dual_candidate,
+    loss_total,
+)
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 
@@ -80,8 +87,38 @@ def certify_block(
 
 def _certify_cones(block: GatedBlock, stream: ImageStream, kind: ProgramKind) -> BlockEvidence:
     program = gathered_program(block, stream, kind)
-    certificate = certify(program, block.weights, block.bias)
-    return _evidence(certificate, kind, program.scores(block.weights, block.bias), program.targets)
+    scores, targets = program.scores(block.weights, block.bias), program.targets
+    multipliers = cone_multipliers(program, scores)
+    certificate = certify(program, block.weights, block.bias, multipliers)
+    return _evidence(certificate, kind, scores, targets)
+
+
+def cone_multipliers(program: Program, scores: Tensor) -> Tensor:
+    """Multipliers of the cones from the scores alone, by non-negative least squares.
+
+    minimise |+-Phi_i' l_c + C_i' mu| over mu >= 0, whose value is the norm of the projection of
+    +-Phi_i' l_c on cone i (Lawson & Hanson 1974). Where a norm is within its bound already, mu = 0.
+
+    Args:
+        program: (R).
+        scores: F, (n, k).
+
+    Returns:
+        mu, (2, k, cells, g, n q), in the scale of the program.
+    """
+    n, (k, cells, gates, _) = len(scores), program.shape
+    residual = dual_candidate(program.loss, scores, program.targets, program.intercept)
+    pulled = (residual.T @ program.features).view(program.shape)
+    patches = program.patches.transpose(0, 1).flatten(1, 2)  # (cells, m, d)
+    sign = 2 * program.on.permute(1, 3, 0, 2).flatten(2) - 1  # (cells, g, m)
+    found = pulled.new_zeros(2, k, cells, gates, patches.shape[1])
+    bound = 0.0 if program.regulariser == "l2" else n * program.beta
+    for s, c, cell, gate in (pulled.norm(dim=-1) > bound).expand(2, -1, -1, -1).nonzero().tolist():
+        rows = sign[cell, gate, :, None] * patches[cell]
+        slope = pulled[c, cell, gate] * (-1 if s else 1)
+        with suppress(RuntimeError):  # no convergence: mu = 0 is a bound too
+            found[s, c, cell, gate] = torch.from_numpy(nnls(rows.T.numpy(), -slope.numpy())[0])
+    return found / n
 
 
 def _evidence(

@@ -20,12 +20,7 @@ from convexcnn.programs.dual_bound import (
 from convexcnn.programs.program import Program
 
 ROWS = 256
-POLISH_STEPS = 2000
-"""At most this many steps of a projection; it ends early once its norms stop falling."""
-
-CHECKED_EVERY = 100
-STEADY = 1e-6
-"""Relative fall of every norm over so many steps at which a projection ends."""
+POLISH_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -149,18 +144,13 @@ def project_on_cones(slopes: Tensor, patches: Tensor, sign: Tensor, start: Tenso
     steps = 1 / torch.linalg.matrix_norm(patches, 2).square().clamp_min(1e-300)
     steps = steps[:, None, None]
     mu, ahead, momentum = start, start, 1.0
-    norms = torch.linalg.vector_norm(slopes + (mu * sign) @ patches, dim=-1)
-    for step in range(1, POLISH_STEPS + 1):
+    for _ in range(POLISH_STEPS):
         point = slopes + (ahead * sign) @ patches
         gradient = (point @ patches.transpose(1, 2)) * sign
         previous, mu = mu, (ahead - steps * gradient).clamp_min(0)
         following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = mu + (momentum - 1) / following * (mu - previous)
         momentum = following
-        if step % CHECKED_EVERY == 0:
-            before, norms = norms, torch.linalg.vector_norm(slopes + (mu * sign) @ patches, dim=-1)
-            if bool((before - norms <= STEADY * before).all()):
-                break
     polished = slopes + (mu * sign) @ patches
     given = slopes + (start * sign) @ patches
     better = polished.norm(dim=-1, keepdim=True) <= given.norm(dim=-1, keepdim=True)
