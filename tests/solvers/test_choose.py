@@ -35,7 +35,8 @@ CHOICES = [
     (GROUP, SMALL, 1e-3, "multiple-kernel", "matrices of side 96"),
     (GROUP, WIDE, 1e-3, "multiple-kernel", "matrices of side 200"),
     (LOGISTIC, SMALL, 1e-3, "interior-point", "Newton steps"),
-    (NUCLEAR, SMALL, 1e-3, "fista", "every gated program"),
+    (NUCLEAR, SMALL, 1e-3, "admm", "one factor with side 96"),
+    (NUCLEAR, SMALL, 1e-9, "fista", "every gated program"),
     (CONES, SMALL, 1e-3, "interior-point", "Newton steps"),
 ]
 

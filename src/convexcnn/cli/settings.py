@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 FORMULATIONS = ("gated", "relu", "relu-penalised", "non-convex")
 
-SOLVERS = ("auto", "direct", "kernel", "multiple-kernel", "interior-point", "fista", "sgd", "adam")
+SOLVERS = (
+    "auto",
+    "direct",
+    "kernel",
+    "multiple-kernel",
+    "interior-point",
+    "admm",
+    "fista",
+    "sgd",
+    "adam",
+)
 """The names of `models.program_settings.SOLVERS`, which would import torch for a page of help."""
 
 RUN_KEYS = ("formulation", "image_size", "limit", "model", "seed", "skip_bad")

@@ -25,6 +25,7 @@ NETWORK_WORK = 3e11
 """Multiplications that `fit` may spend on the ReLU network: about a minute."""
 
 FILTERS_FILE = "filters.safetensors"
+EXPLANATIONS_FILE = "explanations.safetensors"
 
 
 def fit_run(
@@ -94,13 +95,14 @@ def train(
     *,
     certificate: bool,
 ) -> Result:
-    """Fit, measure and certify an estimator, and write its model and filters into a folder.
+    """Fit, measure and certify an estimator, and write model, filters and explanations.
 
     Returns:
         `result.json` without settings and environment.
     """
     from safetensors.numpy import save_file
 
+    from convexcnn.explain.gallery import explain_examples
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
     from convexcnn.models.proof import prove
@@ -132,6 +134,9 @@ def train(
         proof = prove(estimator, split.images, split.labels, others, timed, NETWORK_WORK).to_dict()
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
+    if test is not None:
+        examples = timed("explanations", lambda: explain_examples(estimator, test))
+        save_file(examples, folder / EXPLANATIONS_FILE)
     scores = {
         "train": on_train.summary(),
         "test": None if on_test is None else on_test.summary(),

@@ -20,6 +20,7 @@ from convexcnn.models.gates import choose_gates
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
 from convexcnn.models.recovered import recover
+from convexcnn.models.torch_module import gated_network, relu_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
@@ -246,6 +247,17 @@ class ConvexConvClassifier(BlockClassifier):
 
         return score
 
+    def to_torch(self) -> nn.Sequential:
+        """Return the network as layers ``scale, features, pool, flatten, head``.
+
+        Formulation ``relu`` has ``conv, relu`` in place of ``features``.
+        """
+        self.check_trained()
+        where = self.scaler_, self.geometry(), self.transform_.to("cpu")
+        if self.formulation == "relu":
+            return relu_network(*where, recover(self, None))
+        return gated_network(*where, self.gates_.cpu(), self.coef_.cpu(), self.intercept_.cpu())
+
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
         """Return the strongest filters of every class, as filters on raw (standardised) pixels.
 
@@ -344,7 +356,8 @@ class ConvexConvClassifier(BlockClassifier):
             stream = self.training_stream(images, np.repeat(self.classes_[:1], len(images)))
         with torch.no_grad():
             neurons = recover(self, stream)
-            return neurons.to_sequential(self.geometry(), self.transform_.to("cpu"))
+            where = self.geometry(), self.transform_.to("cpu")
+            return neurons.to_sequential(*where, torch.float64)
 
     def program_kind(self) -> ProgramKind:
         """Which convex program is solved."""

@@ -87,12 +87,18 @@ class Neurons:
         loss = float(program.loss_function.value(scores, program.targets)) / len(scores)
         return loss + program.beta * self.norm
 
-    def to_sequential(self, geometry: PatchGeometry, transform: PatchTransform) -> nn.Sequential:
+    def to_sequential(
+        self,
+        geometry: PatchGeometry,
+        transform: PatchTransform,
+        dtype: torch.dtype = torch.float32,
+    ) -> nn.Sequential:
         """Return the same network on scaled images (n, channels, height, width).
 
         Args:
             geometry: where patches and pooling cells lie.
             transform: raw patch -> the coordinates of the filters.
+            dtype: of the layers.
 
         Returns:
             Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear.
@@ -109,7 +115,7 @@ class Neurons:
             "4.bias": self.bias,
         }
         pool = nn.AdaptiveAvgPool2d(geometry.cells)
-        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear).to(filters)
+        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear).to(dtype)
         network.load_state_dict(values)
         return network
 

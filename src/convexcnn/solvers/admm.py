@@ -2,17 +2,18 @@
 
 minimise (1/n) loss(Phi V + b, Y) + beta R(V)
 
-The loss is replaced by the quadratic with its value and slope at the last point X and the
+The loss is replaced by the quadratic with its value and slope at the last point and the
 curvature s G, where G is the Gram matrix of the centred features; s = 1 for squared loss, which
-it equals, and 1/2 for cross-entropy, which it bounds from above (Boehning & Lindsay 1988). ADMM
-(Boyd et al. 2011, with over-relaxation) splits that quadratic from R:
+it equals, and for cross-entropy what was measured between the last points, at first 1/2, which
+bounds it (Boehning & Lindsay 1988). ADMM (Boyd et al. 2011, with over-relaxation) splits that
+quadratic from R:
 
-    X <- (s G + s rho I)^-1 (C + s rho (Z - U))       one solve with a fixed factor
-    Z <- prox_{n beta / (s rho)} R (X + U)            gate by gate
+    X <- A + (G + rho I)^-1 (S / s + rho (Z - U - A))   A: the last point measured, S: its slope
+    Z <- prox of n beta R / (s rho) at X + U            gate by gate
     U <- U + X - Z
 
-and every few steps one pass over the images measures loss and slope at X as they really are,
-which corrects C, and gives a lower bound of the optimum: the rounding of G costs no accuracy.
+and every few steps one pass over the images measures loss and slope at Z as they really are, and
+with them a lower bound of the optimum: the rounding of G costs no accuracy.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ STIFFNESS = 30.0
 """rho / mean eigenvalue of G, over beta / the smallest beta at which all weights are zero."""
 
 STIFFNESS_RANGE = (0.05, 20.0)
-REFACTORISE = 2.0
-"""A factor serves while the rho that is wanted is within this of its own."""
+REFACTORISE = 2.5
+"""A factor serves while the rho that is wanted is within this factor of its own."""
 
 PATIENCE = 6
 """Passes without progress after which rho is balanced anew."""
@@ -63,7 +64,7 @@ class ADMM(BetaSolver):
 
     tolerance: float = 1e-4
     max_passes: int = 200
-    steps: int = 10
+    steps: int = 20
     memory_gb: float = 4.0
 
     name = "admm"
@@ -132,7 +133,7 @@ class _Prepared:
         iterate = _Iterate(self, beta, start)
         history = History(self.settings.tolerance)
         status = Status.ITERATION_LIMIT
-        best, stale = float("inf"), 0
+        stale = 0
         for passes in range(self.settings.max_passes):
             primal, dual = iterate.measure()
             done = history.add(primal, dual)
@@ -143,8 +144,7 @@ class _Prepared:
             if done:
                 status = Status.OPTIMAL
                 break
-            stale = 0 if primal - dual < 0.7 * best else stale + 1
-            best = min(best, primal - dual)
+            stale = 0 if primal - dual <= iterate.best_gap else stale + 1
             if stale >= PATIENCE:
                 iterate.rebalance()
                 stale = 0
@@ -155,7 +155,7 @@ class _Prepared:
 
 
 class _Iterate:
-    """X, Z and U of ADMM, (k, m); the point where the loss was measured; the best bounds so far.
+    """X, Z and U of ADMM, (k, m); the point where the loss was measured; the best point so far.
 
     Around that point, the anchor A with slope S and intercept a, the model of the loss has slope
     S - s G (V - A), and its best intercept is b(V) = a - (V - A) mean.
@@ -168,15 +168,18 @@ class _Iterate:
         self.totals = prepared.totals
         self.loss = get_loss(prepared.kind.loss)
         self.regulariser = get_regulariser(prepared.kind.regulariser)
-        self.scale = CURVATURE[prepared.kind.loss] * self.totals.rows / self.metric.rows
+        self.curvature = CURVATURE[prepared.kind.loss]
+        self.curvatures: list[float] = []
+        self.seen: tuple[Tensor, Tensor] | None = None
         self.x = torch.zeros_like(self.totals.cross)
         self.anchor_bias = self.x.new_zeros(len(self.x))
         if start is not None:
             self.x.copy_(start.weights.reshape(self.x.shape))
             self.anchor_bias.copy_(start.bias)
-        self.z, self.anchor = self.x, self.x
-        self.u: Tensor | None = None
-        self.best_primal, self.best_dual = float("inf"), -float("inf")
+        self.z, self.before, self.anchor = self.x, self.x, self.x
+        self.u = torch.empty(0)
+        self.best_gap = float("inf")
+        self.best_weights, self.best_bias = self.x, self.anchor_bias
         self.choose_rho()
 
     def choose_rho(self) -> None:
@@ -193,41 +196,58 @@ class _Iterate:
     def rebalance(self) -> None:
         """Move rho towards equal residuals of weights and slopes (Boyd et al. 2011, 3.4.1)."""
         apart = float((self.x - self.z).norm() / self.z.norm().clamp_min(1e-30))
-        moved = float((self.z - self.previous_z).norm() / self.u.norm().clamp_min(1e-30))
+        moved = float((self.z - self.before).norm() / self.z.norm().clamp_min(1e-30))
         factor = min(max((apart / max(moved, 1e-30)) ** 0.5, 0.2), 5.0)
         self.metric.factorise(self.metric.rho * factor)
-        self.u = None
+        self.u = self.nearest_subgradient() / (self.scale * self.metric.rho)
 
     def measure(self) -> tuple[float, float]:
-        """One pass over the images: the objective at Z, and a lower bound from the slope at X.
+        """One pass over the images: the objective at Z and a lower bound from its slope there.
 
-        The model of the loss is made anew around X.
+        The model of the loss is made anew around Z.
         """
         kind, totals = self.prepared.kind, self.totals
-        at_x, at_z = self.intercept(self.x), self.intercept(self.z)
-        (scores, _), negative, pulled = pull_back(
-            self.prepared.features,
-            self.prepared.streams,
-            self.loss,
-            (self.z, self.x),
-            (at_z, at_x),
+        bias = self.intercept(self.z)
+        scores, negative, pulled = pull_back(
+            self.prepared.features, self.prepared.streams, self.loss, self.z, bias
         )
         primal = float(self.loss.value(scores.double(), totals.targets.double())) / totals.rows
         primal += self.beta * float(self.regulariser.value(self.by_gate(self.z).double()))
-        if primal < self.best_primal:
-            self.best_primal, self.best_weights, self.best_bias = primal, self.z, at_z
+        self.measure_curvature(scores, negative)
         point = balanced(kind, negative.double(), totals.targets.double())
         slopes = point.pull(pulled, totals.cross, totals.feature_sum)
         dual = best_dual_value(
             kind, totals.targets.double(), self.beta, point.values, self.by_gate(slopes)[None]
         )
-        self.best_dual = max(self.best_dual, dual)
+        if primal - dual < self.best_gap:
+            self.best_gap, self.best_weights, self.best_bias = primal - dual, self.z, bias
         drift = negative.sum(0)
-        self.anchor, self.slope = self.x, pulled - torch.outer(drift, totals.mean)
-        self.anchor_bias = at_x + drift / (totals.rows * CURVATURE[kind.loss])
-        if self.u is None:
+        self.anchor, self.slope = self.z, pulled - torch.outer(drift, totals.mean)
+        self.anchor_bias = bias + drift / (totals.rows * self.curvature)
+        if not len(self.u):
             self.u = self.nearest_subgradient() / (self.scale * self.metric.rho)
-        return self.best_primal, self.best_dual
+        return primal, dual
+
+    def measure_curvature(self, scores: Tensor, negative: Tensor) -> None:
+        """Set s to the mean curvature of the loss on the way from the last point to this one.
+
+        The bound on it that holds everywhere is five times too large where classes are many and
+        scores small; the larger of two measurements keeps s from being too small.
+        """
+        if self.prepared.kind.loss == "squared":
+            return
+        if self.seen is not None:
+            change, bend = scores - self.seen[0], self.seen[1] - negative
+            square = float((change - change.mean(0)).square().sum())
+            if square:
+                self.curvatures = [*self.curvatures[-1:], float((change * bend).sum()) / square]
+                self.set_curvature(max(self.curvatures))
+        self.seen = scores, negative
+
+    def set_curvature(self, curvature: float) -> None:
+        """Change s; the slope that U stands for stays the same."""
+        self.u = self.u * (self.curvature / curvature)
+        self.curvature = curvature
 
     def step(self) -> None:
         """One step of ADMM on the model."""
@@ -237,9 +257,14 @@ class _Iterate:
         relaxed = RELAXATION * self.x + (1 - RELAXATION) * self.z
         moved = relaxed + self.u
         step = self.totals.rows * self.beta / (self.scale * rho)
-        self.previous_z = self.z
+        self.before = self.z
         self.z = self.regulariser.prox(self.by_gate(moved), step).reshape(moved.shape)
         self.u = moved - self.z
+
+    @property
+    def scale(self) -> float:
+        """s for sums over all images, where the metric may know only some of them."""
+        return self.curvature * self.totals.rows / self.metric.rows
 
     def intercept(self, weights: Tensor) -> Tensor:
         """b(V), (k,)."""

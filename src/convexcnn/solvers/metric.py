@@ -114,18 +114,18 @@ class KernelMetric(Metric):
         self._shift = _pilot_mean(features, streams[0])
         self._kept: Tensor | None = None
         if keep:
-            self._kept = self._shift.new_empty(self.rows, features.n_features)
+            kept = self._shift.new_empty(self.rows, features.n_features)
             for rows, phi in self._blocks(chunk):
-                self._kept[rows] = phi
+                kept[rows] = phi
+            self._kept = kept
         kernel = self._shift.new_empty(self.rows, self.rows)
         for rows, band in self._blocks(chunk):
             for columns, phi in self._blocks(chunk):
                 if columns.start >= rows.stop:
                     break
-                torch.mm(band, phi.T, out=kernel[rows, columns])
-        for top in range(0, self.rows, BLOCK):  # the upper triangle mirrors the lower one
-            rows = slice(top, top + BLOCK)
-            kernel[rows, top:] = kernel[top:, rows].T
+                products = band @ phi.T
+                kernel[rows, columns] = products
+                kernel[columns, rows] = products.T
         means = kernel.mean(0)
         kernel -= means
         kernel -= (means - means.mean())[:, None]

@@ -116,29 +116,28 @@ def pull_back(
     features: GatedFeatures,
     streams: Sequence[ImageStream],
     loss: Loss,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Scores of several weights, and the slope of the loss at the last of them, in one pass.
+    weights: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of some weights and the slope of the loss there, in one pass.
 
     Args:
         features: the operator Phi.
         streams: images, one stream after the other.
         loss: whose slope.
-        weights: V of each, (k, n_features).
-        biases: b of each, (k,).
+        weights: V, (k, n_features).
+        bias: b, (k,).
 
     Returns:
-        scores (n, k) of each; L = -loss'(scores of the last), (n, k); L' Phi, (k, n_features).
+        scores (n, k); L = -loss'(scores), (n, k); L' Phi, (k, n_features).
     """
-    stacked, bias = torch.cat(list(weights)).T.contiguous(), torch.cat(list(biases))
-    pulled = torch.zeros_like(weights[-1])
+    columns = weights.T.contiguous()
+    pulled = torch.zeros_like(weights)
     scores, negative = [], []
     for _, phi, targets in feature_blocks(features, streams):
-        block = phi @ stacked + bias
-        slope = -loss.gradient(block[:, -len(pulled) :], targets)
+        block = phi @ columns + bias
+        slope = -loss.gradient(block, targets)
         pulled.addmm_(slope.T, phi)
         scores.append(block)
         negative.append(slope)
-    parts = torch.cat(scores).split(len(pulled), 1)
-    return list(parts), torch.cat(negative), pulled
+    return torch.cat(scores), torch.cat(negative), pulled
