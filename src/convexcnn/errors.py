@@ -20,4 +20,4 @@ class SettingError(ConvexcnnError, ValueError):
 
 
 class RunError(ConvexcnnError):
-    """A run folder or model file that is missing, damaged, or already there."""
+    """A run or model that is missing, damaged or already there, or whose numbers do not repeat."""

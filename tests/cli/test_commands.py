@@ -126,8 +126,22 @@ def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) ->
     assert "training images" in done.out
     assert "test images" in done.out
     assert "Certificate: optimal among networks with these 4 gates" in done.out
+    assert "Solver: kernel: 324 features are more than" in done.out or "Solver: direct" in done.out
+    assert "Further neuron: with l2 every further neuron helps" in done.out
+    assert "ReLU network: " in done.out
     assert done.out.endswith(f"Report: {Path('my run') / 'report.html'}\n")
     assert "gates" in done.err
+
+
+def test_fit_leaves_out_what_takes_minutes_and_says_where_it_is_found(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convexcnn.cli.training.NETWORK_WORK", 0.0)
+    done = run("fit", data, "--out", "run", *SMALL)
+    assert done.code == 0
+    assert "ReLU network: left out" in done.out
+    assert f"convexcnn certify run {data} finds it" in done.out
+    assert json.loads(Path("run/result.json").read_text())["blocks"][0]["relu_network"] is None
 
 
 def test_fit_json_is_one_object(run: Run, data: Path) -> None:
@@ -174,7 +188,9 @@ def test_the_non_convex_network_is_trained_too(run: Run, data: Path) -> None:
         (["--formulation", "non-convex", "--n-gates", "4"], "no setting 'n_gates'"),
         (["--formulation", "non-convex", "--beta", "1", "--beta", "2"], "takes one beta, not 2"),
         (["--n-filters", "4"], "no setting 'n_filters' with formulation gated"),
-        (["--loss", "cross_entropy", *SMALL], "solver sgd"),
+        (["--loss", "cross_entropy", "--solver", "direct", *SMALL], "fista"),
+        (["--formulation", "relu", "--regulariser", "nuclear", *SMALL], "no exact program"),
+        (["--tolerance", "0.1", "--solver", "sgd", *SMALL], "tolerance has no meaning"),
         (["--device", "gpu"], "device 'gpu' is not known"),
         (["--config", "typo.toml"], "did you mean 'stride'?"),
         (["--config", "nested.toml"], "[gates] is a table"),

@@ -79,11 +79,13 @@ def choices(name: str) -> set[str]:
 
 
 def test_choices_are_those_of_the_estimators() -> None:
-    from convexcnn.models import base, gates, two_layer
+    from convexcnn.models import base, gates, program_settings
     from convexcnn.programs.losses import LOSSES
+    from convexcnn.programs.regularisers import REGULARISERS
 
     assert choices("gates") == set(gates.STRATEGIES)
     assert choices("loss") == set(LOSSES)
+    assert choices("regulariser") == set(REGULARISERS)
     assert choices("augment") == set(base.AUGMENTATIONS)
-    assert choices("formulation") == {*two_layer.FORMULATIONS, "non-convex"}
-    assert choices("solver") == {*two_layer.SOLVERS, "adam"}
+    assert choices("formulation") == {*program_settings.FORMULATIONS, "non-convex"}
+    assert choices("solver") == {*program_settings.SOLVERS, "adam"}

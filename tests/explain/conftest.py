@@ -7,6 +7,7 @@ import pytest
 from small import stripes
 from tiny_models import convex, non_convex
 
+EXACT = {"formulation": "relu", "regulariser": "group", "betas": 0.02, "n_gates": 2, "whiten": 3}
 ARRANGEMENTS = {
     "convex": (convex, {}),
     "convex, raw pixels": (convex, {"whiten": None, "gates": "gaussian"}),
@@ -14,6 +15,7 @@ ARRANGEMENTS = {
     "convex, padding and one cell": (convex, {"padding": 1, "pooling": 1}),
     "convex, cells that overlap": (convex, {"stride": 1, "filter_size": 4}),
     "convex, ragged cells": (convex, {"stride": 3, "padding": 2, "pooling": 3}),
+    "convex, exact": (convex, EXACT),
     "non-convex": (non_convex, {}),
     "non-convex, cells that overlap": (non_convex, {"stride": 1, "filter_size": 4}),
 }

@@ -42,7 +42,8 @@ def test_activity_counts_open_gates(model, data) -> None:
     scaled = torch.from_numpy(model.scaler_.transform(data[0]))
     x = model.transform_(extract_patches(scaled, block.geometry)).flatten(0, 1)
     expected = (x @ block.gates.T >= 0).float().mean(0)
-    np.testing.assert_allclose(gate_activity(model, data[0]), expected, atol=1e-3)
+    # Filters of (R) have patches on their border, where rounding decides.
+    np.testing.assert_allclose(gate_activity(model, data[0]), expected, atol=5e-3)
 
 
 def test_a_wave_answers_at_its_own_frequency() -> None:

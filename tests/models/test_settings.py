@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_models import MAKERS, convex, non_convex
 
 from convexcnn.errors import SettingError
 from convexcnn.models.base import resolve_device
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.direct import Direct
+from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.sgd import SGD
+from convexcnn.solvers.warm_path import WarmPath
 from small import stripes
+from tiny_models import MAKERS, convex, non_convex
 
 IMAGES, LABELS = stripes(30)
 SGD_ONCE = SGD(epochs=1, batch_size=10)
@@ -36,8 +40,10 @@ BOTH = [
 CONVEX = [
     ({"formulation": "spiking"}, "formulation 'spiking' is not known; choose one of gated"),
     ({"regulariser": "l7"}, "regulariser 'l7' is not known"),
-    ({"solver": 3}, "solver 3 is not known"),
+    ({"solver": 3}, "solver 3 is neither a name nor a solver; choose one of auto, direct"),
     ({"gates": "garden"}, "gates 'garden' is not known; choose one of gaussian, patches, sgd"),
+    ({"gates": "dual", "solver": SGD_ONCE}, "gates dual solves the program again and again"),
+    ({"gates": "dual", "solver": Direct([0.1])}, "gates dual solves the program again and again"),
     ({"n_gates": 0}, "n_gates is 0; give at least 1"),
     ({"n_gates": -3}, "n_gates is -3"),
     ({"betas": 0.0}, r"betas is 0\.0; give positive numbers"),
@@ -50,9 +56,23 @@ CONVEX = [
     ({"betas": [0.1, 0.2], "solver": SGD_ONCE}, "solver sgd trains at one beta, and betas has 2"),
     ({"betas": 0.1, "solver": Direct([0.1])}, r"give Direct\(betas=\.\.\.\) only"),
     ({"solver": Kernel([0.0])}, r"betas is \[0\.0\]; give positive numbers"),
-    ({"loss": "cross_entropy"}, "use solver sgd for loss cross_entropy"),
-    ({"loss": "cross_entropy", "solver": Direct([0.1])}, "use solver sgd for loss cross_entropy"),
-    ({"formulation": "relu-penalised"}, "use solver sgd for .* formulation relu-penalised"),
+    ({"loss": "cross_entropy", "solver": "direct"}, "direct cannot solve .*; use .*fista"),
+    ({"loss": "cross_entropy", "solver": Direct([0.1])}, "direct cannot solve .*; use .*fista"),
+    ({"regulariser": "group", "solver": "kernel"}, "kernel cannot solve .*use .*multiple-kernel"),
+    ({"regulariser": "group", "solver": WarmPath(Fista(), ProgramKind())}, "fista cannot solve"),
+    ({"regulariser": "nuclear", "solver": MultipleKernel()}, "multiple-kernel cannot solve"),
+    ({"regulariser": "group", "solver": "sgd"}, "sgd cannot solve .*; use solver auto or"),
+    ({"formulation": "relu", "solver": "sgd"}, "sgd cannot solve .*; use solver .*interior-point"),
+    ({"formulation": "relu", "solver": "fista"}, "fista cannot solve .*; use .*interior-point"),
+    ({"formulation": "relu", "regulariser": "nuclear"}, "nuclear has no exact program"),
+    ({"formulation": "relu-penalised"}, "by solver sgd only, not by auto; .* formulation relu"),
+    ({"tolerance": 0.0}, r"tolerance is 0\.0; give a positive number"),
+    ({"tolerance": float("nan")}, "tolerance is nan"),
+    ({"tolerance": 0.1, "solver": SGD_ONCE}, "tolerance has no meaning for solver sgd"),
+    (
+        {"tolerance": 0.1, "solver": Fista(), "regulariser": "group"},
+        r"Fista\(tolerance=\.\.\.\) only",
+    ),
     ({"memory_gb": 0}, "memory_gb is 0; give a positive number"),
     ({"memory_gb": -2.0}, r"memory_gb is -2\.0"),
 ]

@@ -30,6 +30,17 @@ def test_network_has_the_scores_of_its_classifier(make_model, name: str) -> None
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_the_exact_formulation_is_a_relu_network() -> None:
+    images, labels = stripes(30)
+    program = {"formulation": "relu", "regulariser": "group", "betas": 0.02}
+    model = convex(n_gates=2, whiten=3, **program).fit(images, labels)
+    network = model.to_torch()
+    assert "relu" in dict(network.named_children())
+    with torch.no_grad():
+        scores = network(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(scores, model.scores(images), atol=1e-5)
+
+
 def test_an_untrained_model_says_so(make) -> None:
     with pytest.raises(NotFittedError, match="call fit first"):
         make().to_torch()

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
-from tiny_models import convex
 
 from convexcnn import reference
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models import two_layer
-from convexcnn.models.two_layer import EXACT_SOLVERS
+from convexcnn.models import descent
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
+from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes
+from tiny_models import convex
 
 IMAGES, LABELS = stripes(60)
 K = 3
@@ -129,7 +129,7 @@ def test_sgd_goes_towards_the_certified_optimum():
 
 def test_only_what_can_be_certified_is():
     solver = SGD(epochs=1, batch_size=20)
-    for settings in ({"loss": "cross_entropy"}, {"formulation": "relu-penalised"}, {}):
+    for settings in ({"formulation": "relu-penalised"}, {}):
         model = convex(solver=solver, **settings).fit(IMAGES, LABELS)
         with pytest.raises(SettingError, match="certificate"):
             model.certify(IMAGES, LABELS)
@@ -165,7 +165,7 @@ def test_auto_takes_the_smaller_system(n_gates, expected):
     assert model.solution_.solver == expected
 
 
-@pytest.mark.parametrize("solver", EXACT_SOLVERS)
+@pytest.mark.parametrize("solver", ["auto", *RIDGE_SOLVERS])
 def test_memory_is_counted_before_it_is_taken(solver):
     with pytest.raises(SettingError, match=r"need .* GB with solver .*; lower n_gates \(now 4\)"):
         convex(solver=solver, memory_gb=1e-6).fit(IMAGES, LABELS)
@@ -186,7 +186,7 @@ def test_the_penalised_program_trains_by_sgd(monkeypatch):
             super().__init__(*args, **kwargs)
             programs.append(self)
 
-    monkeypatch.setattr(two_layer, "PenalisedConeProgram", Recorded)
+    monkeypatch.setattr(descent, "PenalisedConeProgram", Recorded)
     solver = SGD(epochs=30, batch_size=20, learning_rate=0.05)
     model = convex(formulation="relu-penalised", solver=solver, centre=False, betas=1e-3)
     assert model.fit(IMAGES, LABELS).score(IMAGES, LABELS) > 0.6

@@ -64,7 +64,7 @@ def test_relu_weights_are_moved_into_their_cones() -> None:
 def test_cone_decomposition_keeps_training_scores() -> None:
     program = tiny_program(cells=4)
     weights = weights_of(program, 5, 1.0)
-    pair = cone_decomposition(program, weights)
+    pair = cone_decomposition(torch.split(program.patches, 5), program.gates, weights)
     torch.testing.assert_close(pair[0] - pair[1], weights)
     assert relative_violation(program, pair) < 1e-15
 

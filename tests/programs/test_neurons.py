@@ -35,7 +35,7 @@ def test_relu_network_has_the_objective_of_its_program(loss: str, cells: int) ->
 def test_cone_decomposition_keeps_scores_and_costs_norm() -> None:
     program = tiny_program(cells=4)
     optimum = MultipleKernel(1e-8).solve(program)
-    neurons = decomposed_neurons(program, optimum.weights, optimum.bias)
+    neurons = decomposed_neurons([program.patches], program.gates, optimum.weights, optimum.bias)
     scores = program.scores(optimum.weights, optimum.bias)
     torch.testing.assert_close(neurons.scores(program.patches), scores, rtol=0, atol=1e-7)
     assert neurons.objective(program) >= program.objective(optimum.weights, optimum.bias)
@@ -44,7 +44,7 @@ def test_cone_decomposition_keeps_scores_and_costs_norm() -> None:
 def test_factors_of_the_nuclear_norm_share_filters() -> None:
     program = tiny_program(regulariser="nuclear", cells=4, beta=0.05)
     optimum = Fista(1e-7).solve(program)
-    neurons = factored_neurons(program, optimum.weights, optimum.bias)
+    neurons = factored_neurons([program.patches], program.gates, optimum.weights, optimum.bias)
     scores = program.scores(optimum.weights, optimum.bias)
     torch.testing.assert_close(neurons.scores(program.patches), scores, rtol=0, atol=1e-7)
     assert neurons.objective(program) >= program.objective(optimum.weights, optimum.bias)
@@ -74,7 +74,9 @@ def test_sequential_computes_the_scores_of_the_program(
         neurons = relu_neurons(optimum.weights, optimum.bias, features.pool)
     else:
         optimum = MultipleKernel(1e-6).solve(program)
-        neurons = decomposed_neurons(program, optimum.weights, optimum.bias)
+        neurons = decomposed_neurons(
+            [program.patches], program.gates, optimum.weights, optimum.bias
+        )
     network = neurons.to_sequential(features.geometry, features.transform)
     scaled, _ = stream.block(slice(None))
     with torch.no_grad():

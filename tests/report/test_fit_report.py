@@ -11,7 +11,7 @@ from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters
 
 from convexcnn.report import build_report
 from convexcnn.report.curves import beta_chart
-from convexcnn.report.fit_words import certificate_words
+from convexcnn.report.fit_words import certificate_words, fit_summary
 from convexcnn.report.run_files import read_run
 
 
@@ -55,6 +55,29 @@ def test_certificate_words_say_what_is_proven_and_what_not(write_run: WriteRun) 
     words = certificate_words(result.blocks[0], "gated")
     assert words.startswith("Optimal among networks with these 48 gates, to a relative gap of 2.7")
     assert "nothing about networks with other gates" in words
+
+
+def test_the_exact_formulation_is_named_in_the_scope(write_run: WriteRun) -> None:
+    result = read_run(write_run(fit_result() | {"formulation": "relu"})).result
+    words = certificate_words(result.blocks[0], "relu")
+    assert "among ReLU networks with the activation patterns of these 48 gates" in words
+    assert "convex ReLU two-layer network" in fit_summary(result)
+
+
+def test_what_is_no_certificate_stands_beside_it(build: Any) -> None:
+    result = fit_result()
+    result["blocks"][0] |= {
+        "solver": {"name": "direct", "reason": "it is the smaller system", "advice": ""},
+        "further_neuron": {"words": "none was found (a search, not a proof)"},
+        "relu_network": {"words": "96 neurons"},
+    }
+    result["blocks"][0]["certificate"]["violation"] = 3e-9
+    text = build(result).text()
+    assert "Beside the certificate, and no part of it" in text
+    assert "solver direct; it is the smaller system" in text
+    assert "further neuron none was found (a search, not a proof)" in text
+    assert "as a plain ReLU network 96 neurons" in text
+    assert "cones left by, before it was moved back" in text
 
 
 def test_a_gap_of_rounding_size_is_called_that(write_run: WriteRun) -> None:

@@ -72,6 +72,7 @@ def test_a_damaged_file(write_run: WriteRun, name: str, content: bytes) -> None:
         (["train", "accuracy"], "high"),
         (["blocks", 0, "certificate"], [1]),
         (["blocks", 0, "gates"], 1.5),
+        (["blocks", 0, "further_neuron"], {"words": 3}),
         (["blocks", 0, "beta"], True),
         (["blocks", 0, "path", 3, "beta"], None),
         (["confusion"], [[1, 2], [3, 4]]),

@@ -15,7 +15,7 @@ from convexcnn.cli.options import (
     output_options,
     run_options,
 )
-from convexcnn.cli.settings import FORMULATIONS
+from convexcnn.cli.settings import FORMULATIONS, SOLVERS
 
 POSITIVE = click.IntRange(min=1)
 
@@ -37,16 +37,27 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--formulation",
     type=click.Choice(FORMULATIONS),
-    help="The gated convex program, the same with the ReLU cones as a penalty (small problems, "
-    "solver sgd), or the non-convex network.  [default: gated]",
+    help="The gated convex program, the exact one of ReLU networks, the same with its cones as a "
+    "penalty (solver sgd), or the non-convex network.  [default: gated]",
 )
-@click.option("--regulariser", type=click.Choice(["l2"]), help="What beta weighs.")
+@click.option(
+    "--regulariser",
+    type=click.Choice(["l2", "group", "nuclear"]),
+    help="What beta weighs: half the sum of squares, the norms of filters, or those of factors "
+    "that classes share.  [default: l2]",
+)
 @click.option("--loss", type=click.Choice(["squared", "cross_entropy"]), help="Training loss.")
 @click.option(
     "--solver",
-    type=click.Choice(["auto", "direct", "kernel", "sgd", "adam"]),
-    help="Exactly from sufficient statistics (direct) or image similarities (kernel), whichever is "
-    "cheaper (auto); sgd and, for non-convex, adam descend.",
+    type=click.Choice(SOLVERS),
+    help="What solves the program; auto chooses and says why. sgd and, for non-convex, adam "
+    "descend without a guarantee.  [default: auto]",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GAP",
+    help="Relative duality gap to solve to.  [default: 1e-6 for l2 with squared loss, else 1e-3]",
 )
 @click.option("--filter-size", type=POSITIVE, metavar="PIXELS", help="Side of a filter.")
 @click.option(
@@ -58,8 +69,9 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--pooling", type=POSITIVE, metavar="CELLS", help="Pooling cells per side.")
 @click.option(
     "--gates",
-    type=click.Choice(["gaussian", "patches", "sgd"]),
-    help="Where gates come from: random, patches of the images, or a briefly trained network.",
+    type=click.Choice(["gaussian", "patches", "sgd", "dual"]),
+    help="Where gates come from: random, patches of the images, a briefly trained network, or "
+    "column generation.",
 )
 @click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates.")
 @click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")
@@ -93,7 +105,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--no-certificate",
     is_flag=True,
-    help="Skip the bound on the distance from the optimum, which reads all images once more.",
+    help="Skip the bound on the distance from the optimum and what stands beside it.",
 )
 @run_options
 @output_options

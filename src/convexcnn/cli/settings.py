@@ -12,7 +12,20 @@ from convexcnn.errors import SettingError
 if TYPE_CHECKING:
     from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
 
-FORMULATIONS = ("gated", "relu-penalised", "non-convex")
+FORMULATIONS = ("gated", "relu", "relu-penalised", "non-convex")
+
+SOLVERS = (
+    "auto",
+    "direct",
+    "kernel",
+    "multiple-kernel",
+    "interior-point",
+    "admm",
+    "fista",
+    "sgd",
+    "adam",
+)
+"""The names of `models.program_settings.SOLVERS`, which would import torch for a page of help."""
 
 RUN_KEYS = ("formulation", "image_size", "limit", "model", "seed", "skip_bad")
 """Keys of a settings file that are no parameters of an estimator."""

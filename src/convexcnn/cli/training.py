@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.run_folder import RunFolder
 from convexcnn.errors import ConvexcnnError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 T = TypeVar("T")
+
+NETWORK_WORK = 3e11
+"""Multiplications that `fit` may spend on the ReLU network: about a minute."""
 
 FILTERS_FILE = "filters.safetensors"
 EXPLANATIONS_FILE = "explanations.safetensors"
@@ -101,6 +105,7 @@ def train(
     from convexcnn.explain.gallery import explain_examples
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
+    from convexcnn.models.proof import prove
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)
@@ -123,10 +128,10 @@ def train(
     on_test = None
     if (test := dataset.test) is not None:
         on_test = timed("test images", lambda: evaluate_model(estimator, test, k))
-    proof = None
+    proof: Result = dict.fromkeys(("certificate", "further_neuron", "relu_network"))
     if certificate and convex and _can_be_certified(estimator):
-        split = dataset.train
-        proof = timed("certificate", lambda: estimator.certify(split.images, split.labels))
+        split, others = dataset.train, None if test is None else test.images
+        proof = prove(estimator, split.images, split.labels, others, timed, NETWORK_WORK).to_dict()
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
     if test is not None:
@@ -145,9 +150,12 @@ def train(
         "blocks": [
             {
                 **scores,
-                "certificate": None if proof is None else proof.to_dict(),
+                **proof,
                 **_size(estimator),
                 "beta": estimator.beta_,
+                "regulariser": estimator.regulariser if convex else "l2",
+                "loss": estimator.loss,
+                "solver": _solver(estimator) if convex else None,
                 "seconds": estimator.seconds_,
                 "path": estimator.path_ if convex else [],
             }
@@ -189,9 +197,19 @@ def summarise(result: Result, out: Path, console: Console) -> None:
         if result[key] is not None
     ]
     console.table([result["data"]["name"], "accuracy", "loss"], rows)
-    proof = result["blocks"][0]["certificate"]
-    if proof is not None:
-        console.show(f"Certificate: {proof['scope']}, to {proof['relative_gap']:.1e}")
+    block = result["blocks"][0]
+    solver = block["solver"]
+    if solver is not None:
+        reason = f": {solver['reason']}" if solver["reason"] else ""
+        console.show(f"Solver: {solver['name']}{reason}")
+        if solver["advice"] and solver["status"] != "descended":
+            console.note(f"Warning: the solver stopped before the tolerance; {solver['advice']}.")
+    show_proof_words(block, console)
+    if block["certificate"] is not None and block["relu_network"] is None:
+        data = shlex.quote(result["settings"]["data"])
+        console.show(
+            f"ReLU network: left out, it takes minutes; convexcnn certify {out} {data} finds it"
+        )
     console.show(f"Time: {duration(result['seconds'])}")
     console.show(f"Report: {out / 'report.html'}")
 
@@ -218,18 +236,23 @@ def _load(
 
 
 def _can_be_certified(estimator: ConvexConvClassifier) -> bool:
-    exact = estimator.loss == "squared" and estimator.formulation == "gated"
-    return exact and estimator.beta_ > 0
+    return estimator.formulation != "relu-penalised" and estimator.beta_ > 0
 
 
 def _size(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str, int | None]:
-    """Number of gates, and of neurons: the singular factors of every V_i, d x (cells k)."""
-    import torch
-
+    """Number of gates, and of neurons."""
     if not hasattr(estimator, "gates_"):
         return {"gates": None, "neurons": len(estimator.filters_)}
-    per_gate = estimator.coef_.permute(2, 3, 0, 1).flatten(2)
+    return {"gates": len(estimator.gates_), "neurons": estimator.n_neurons()}
+
+
+def _solver(estimator: ConvexConvClassifier) -> dict[str, str | float | None]:
+    """Which solver it was, why, and how it ended."""
+    solution = estimator.solution_
     return {
-        "gates": len(estimator.gates_),
-        "neurons": int(torch.linalg.matrix_rank(per_gate).sum()),
+        "name": solution.solver,
+        "reason": solution.reason,
+        "status": solution.status.name.lower().replace("_", " "),
+        "advice": "" if solution.status.name == "OPTIMAL" else solution.status.value,
+        "relative_gap": solution.relative_gap,
     }

@@ -23,6 +23,7 @@ from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.patches.extract import PatchGeometry, extract_patches
 from convexcnn.patches.operator import CACHE_BYTES, PatchPooling
 from convexcnn.patches.whiten import PatchTransform
+from convexcnn.programs.neurons import relu_neurons
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,10 @@ def block_of(model: BlockClassifier) -> PatchBlock:
             f"NonConvexConvClassifier"
         )
     model.check_trained()
-    if isinstance(model, ConvexConvClassifier):
+    if isinstance(model, ConvexConvClassifier) and model.formulation == "relu":
+        neurons = relu_neurons(model.coef_, model.intercept_)
+        gates, weights = neurons.filters, neurons.head[..., None] * neurons.filters
+    elif isinstance(model, ConvexConvClassifier):
         gates, weights = model.gates_, model.coef_
     else:
         gates = model.filters_

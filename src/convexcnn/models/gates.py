@@ -15,7 +15,9 @@ from convexcnn.programs.relu_cnn import ReluProgram
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 
-STRATEGIES = ("gaussian", "patches", "sgd")
+STRATEGIES = ("gaussian", "patches", "sgd", "dual")
+"""``dual`` alternates with a solver: :mod:`.column_generation`."""
+
 LEARNING_RATE = 8e-3
 
 SAMPLE = 2000
@@ -45,6 +47,8 @@ def choose_gates(
     Raises:
         SettingError: if the strategy is not known.
     """
+    if strategy == "dual":
+        raise SettingError("gates dual alternates with the solver of a ConvexConvClassifier only")
     if strategy == "gaussian":
         return gaussian_gates(n_gates, geometry, transform, generator)
     if strategy == "patches":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,65 +13,63 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier, available_memory_gb
+from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
+from convexcnn.models.column_generation import Solve, dual_gates
+from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
-from convexcnn.models.torch_module import gated_network
+from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
+from convexcnn.models.proof import block_evidence, further_neuron
+from convexcnn.models.recovered import recover
+from convexcnn.models.torch_module import gated_network, relu_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.certificate import Certificate, GatedBlock, certify_ridge
-from convexcnn.programs.gated import GatedProgram, PenalisedConeProgram
-from convexcnn.programs.losses import get_loss
-from convexcnn.solvers.direct import Direct
-from convexcnn.solvers.kernel import Kernel
+from convexcnn.programs.certificate import PROBED, Certificate, require_same_bits
+from convexcnn.programs.further_neuron import FurtherNeuron
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.neurons import relu_neurons
+from convexcnn.programs.regularisers import gate_matrices
+from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, PhaseClock, Solution
 from convexcnn.solvers.sgd import SGD
+from convexcnn.solvers.warm_path import BetaSolver
 
-FORMULATIONS = ("gated", "relu-penalised")
-EXACT_SOLVERS = ("auto", "direct", "kernel")
-SOLVERS = (*EXACT_SOLVERS, "sgd")
-DEFAULT_GATES = 128
-MEMORY_SHARE = 0.6
-"""Part of the machine's memory that training may use by default."""
-
-
-def _chunk(size: int) -> int:
-    """Rows of Phi in memory for a number of features: about 0.5 GB."""
-    return int(min(4000, max(100, 0.5e9 / (4 * size))))
-
-
-def _needed_gb(solver: str, size: int, rows: int) -> float:
-    """Memory of an exact solver: two Gram matrices or one kernel, and two chunks of Phi."""
-    matrices = 2 * size**2 if solver == "direct" else rows**2
-    return 4e-9 * (matrices + 2 * _chunk(size) * size)
+VISIBLE = 1e-6
+"""Filters whose norm is below this part of the strongest one's count as zero."""
 
 
 class ConvexConvClassifier(BlockClassifier):
     """Two-layer CNN, Conv2D - ReLU - average pool - Linear, trained as a convex program.
 
-    minimise (1/n) loss( sum_i Phi_i V_i + b, Y ) + (beta/2) sum_i |V_i|^2
+    minimise (1/n) loss( sum_i Phi_i V_i + b, Y ) + beta R(V)                                  (G)
 
-    over the gated features Phi_i of g fixed gates (Ergen & Pilanci 2021; Mishkin, Sahiner &
-    Pilanci 2022, gated ReLU; eq. (3) of Chang & Lee without its cone constraint). With squared
-    loss the optimum is exact, for a whole path of beta; held-out images choose from it, and the
-    final solution uses them too.
+    over the gated features Phi_i of g fixed gates (Mishkin, Sahiner & Pilanci 2022), or (R), the
+    same for V_i - W_i inside the cones on which gated and ReLU responses agree: the exact convex
+    form of the ReLU network with these activation patterns (Ergen & Pilanci 2021). The optimum is
+    certified, for a whole path of beta; held-out images choose from it, and the final solution
+    uses them too.
 
     Args:
-        formulation: ``gated``, or ``relu-penalised``: the cone constraint as a penalty, for SGD.
-        regulariser: ``l2``.
-        loss: ``squared``, or ``cross_entropy`` (solver ``sgd``).
-        solver: ``auto``, ``direct``, ``kernel``, ``sgd``, or a solver object with settings of its
-            own, such as ``SGD(epochs=20)``. ``auto`` takes ``direct`` if there are fewer features
-            than images, and ``kernel`` otherwise.
+        formulation: ``gated`` (G), ``relu`` (R), or ``relu-penalised``: the cone constraint as a
+            penalty, for SGD.
+        regulariser: ``l2`` (half the sum of squares), ``group`` (the norms of all filters: exact
+            for classes with filters of their own) or ``nuclear`` (exact for gated networks whose
+            classes share filters).
+        loss: ``squared`` or ``cross_entropy``.
+        solver: ``auto``, a name of ``solvers.registry``, ``sgd``, or a solver object with settings
+            of its own, such as ``Fista(1e-5)`` or ``SGD(epochs=20)``.
+        tolerance: relative duality gap to solve to; None for 1e-6 for ridge regression (gated, l2,
+            squared) and 1e-3 for the others.
         filter_size: side of the patches, in pixels.
         stride: distance between patches, in pixels.
         padding: zeros around the image, in pixels.
         pooling: cells per side that responses are averaged over; 1 is global average pooling.
         n_gates: number of gates, g; None for 128, or fewer where ``memory_gb`` asks for it.
-        gates: ``gaussian``, ``patches`` or ``sgd`` (the strongest filters of a non-convex
-            network of the same architecture that was trained briefly).
+        gates: ``gaussian``, ``patches``, ``sgd`` (the strongest filters of a non-convex network
+            of the same architecture that was trained briefly) or ``dual`` (column generation:
+            solve, add the neurons that would help most, solve again).
         whiten: number of whitened principal directions that patches are reduced to, at most all
             of a patch; None takes raw pixels.
         centre: whether every image loses its mean first.
@@ -86,7 +85,8 @@ class ConvexConvClassifier(BlockClassifier):
 
     Attributes:
         classes_: (k,) the labels that occurred.
-        coef_: V, (k, cells^2, g, d), in the coordinates of ``transform_``.
+        coef_: V, (k, cells^2, g, d), in the coordinates of ``transform_``; V and W,
+            (2, k, cells^2, g, d), for formulation ``relu``.
         intercept_: b, (k,).
         gates_: (g, d) gates in the coordinates of ``transform_``.
         transform_: raw patch -> d coordinates.
@@ -105,7 +105,8 @@ class ConvexConvClassifier(BlockClassifier):
         formulation: str = "gated",
         regulariser: str = "l2",
         loss: str = "squared",
-        solver: str | PathSolver | SGD = "auto",
+        solver: str | PathSolver | BetaSolver | SGD = "auto",
+        tolerance: float | None = None,
         filter_size: int = 6,
         stride: int = 2,
         padding: int = 0,
@@ -127,6 +128,7 @@ class ConvexConvClassifier(BlockClassifier):
         self.regulariser = regulariser
         self.loss = loss
         self.solver = solver
+        self.tolerance = tolerance
         self.filter_size = filter_size
         self.stride = stride
         self.padding = padding
@@ -151,27 +153,69 @@ class ConvexConvClassifier(BlockClassifier):
         transform: PatchTransform,
         generator: torch.Generator,
     ) -> dict[str, Any]:
-        self._check_settings()
+        settings = self._settings()
+        settings.check()
         clock = PhaseClock(self.callback)
-        n_gates = self.n_gates or self._affordable_gates(geometry, transform.dim, len(stream))
-        gates = choose_gates(
-            self.gates, n_gates, stream, geometry, transform, generator, self.callback
+        size = ProblemSize(
+            rows=len(stream),
+            patches=geometry.grid[0] * geometry.grid[1],
+            cells=geometry.n_cells,
+            gates=self.n_gates or DEFAULT_GATES,
+            dim=transform.dim,
+            classes=stream.n_classes,
         )
+        n_gates = self.n_gates or settings.affordable_gates(size)
+        where = stream, geometry, transform, generator
+        if self.gates == "dual":
+            solve = self._one_beta_solver(settings, size, stream)
+            gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
+        else:
+            gates = choose_gates(self.gates, n_gates, *where, self.callback)
         clock.lap("gates")
         features = GatedFeatures(geometry, transform, gates)
-        solver = self._solver(features, len(stream))
-        if isinstance(solver, SGD):
-            trained = self._descend(solver, features, stream, generator)
+        if settings.descends:
+            solution = descend(settings, features, stream, generator, self.callback)
+            trained = {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
         else:
+            solver, reason = settings.exact_solver(replace(size, gates=len(gates)))
             trained = self._optimise(solver, features, stream)
+            trained["solution_"].reason = reason
         trained["solution_"].seconds |= clock.seconds
         return {"gates_": gates, "n_train_": len(stream.images), **trained}
+
+    def _settings(self) -> ProgramSettings:
+        if self.n_gates is not None and self.n_gates < 1:
+            raise SettingError(f"n_gates is {self.n_gates}; give at least 1")
+        names = ProgramSettings.__dataclass_fields__
+        return ProgramSettings(**{name: getattr(self, name) for name in names})
+
+    def _one_beta_solver(
+        self, settings: ProgramSettings, size: ProblemSize, stream: ImageStream
+    ) -> Solve:
+        """A solver for column generation; held-out images choose its beta at the first call."""
+        if settings.descends or isinstance(settings.solver, PathSolver):
+            raise SettingError(
+                "gates dual solves the program again and again at one beta; give a solver by name, "
+                "or one of a single beta, that is exact"
+            )
+        fixed = settings
+
+        def solve(features: GatedFeatures) -> Solution:
+            nonlocal fixed
+            solver, _ = fixed.exact_solver(replace(size, gates=len(features.gates)))
+            train, held_out = (stream, None) if fixed.one_beta else self._split(stream)
+            solution = solver.solve(features, train, held_out, self.callback)
+            fixed = replace(fixed, betas=solution.beta)
+            return solution
+
+        return solve
 
     def _optimise(
         self, solver: PathSolver, features: GatedFeatures, stream: ImageStream
     ) -> dict[str, Any]:
         """The exact optimum, with beta from held-out images."""
-        train, held_out = (stream, None) if self._one_beta() else self._split(stream)
+        require_same_bits(partial(features, stream.block(slice(PROBED))[0]))
+        train, held_out = (stream, None) if self._settings().one_beta else self._split(stream)
         solution = solver.solve(features, train, held_out, self.callback)
         scores = solution.held_out_scores
         labels = None if held_out is None else held_out.labels
@@ -180,122 +224,20 @@ class ConvexConvClassifier(BlockClassifier):
             **self._fitted(solution, features, stream.n_classes),
         }
 
-    def _descend(
-        self, solver: SGD, features: GatedFeatures, stream: ImageStream, generator: torch.Generator
-    ) -> dict[str, Any]:
-        """SGD at one beta."""
-        program: GatedProgram | PenalisedConeProgram
-        loss, beta = get_loss(self.loss), self._betas()[0]
-        if self.formulation == "gated":
-            program = GatedProgram(features, stream.n_classes, loss, beta=beta)
-            weights, bias = program.weights, program.bias
-        else:
-            program = PenalisedConeProgram(features, stream.n_classes, loss, beta=beta)
-            weights, bias = program.weights, program.weights.new_zeros(stream.n_classes)
-        solver.solve(program, stream, generator=generator, callback=self.callback, phase="sgd")
-        if isinstance(program, PenalisedConeProgram):
-            weights = weights[0] - weights[1]
-        solution = Solution(weights, bias, beta, "sgd", float("nan"))
-        return {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
-
     def _fitted(self, solution: Solution, features: GatedFeatures, k: int) -> dict[str, Any]:
+        signs = (2,) if self.formulation == "relu" else ()
         return {
-            "coef_": solution.weights.view(k, *features.shape),
-            "intercept_": solution.bias,
+            "coef_": solution.weights.reshape(*signs, k, *features.shape).to(features.gates),
+            "intercept_": solution.bias.to(features.gates),
             "beta_": solution.beta,
             "path_": [point.to_dict() for point in solution.path],
             "solution_": solution,
         }
 
-    def _betas(self) -> list[float]:
-        if self.betas is None:
-            return [0.0]
-        values = [self.betas] if isinstance(self.betas, (int, float)) else list(self.betas)
-        return [float(value) for value in values]
-
-    def _one_beta(self) -> bool:
-        return self.betas is not None and len(self._betas()) == 1
-
-    def _solver(self, features: GatedFeatures, rows: int) -> PathSolver | SGD:
-        """The solver asked for, or the cheaper exact one that fits into the memory budget."""
-        if not isinstance(self.solver, str):
-            return self.solver
-        if self.solver == "sgd":
-            return SGD()
-        size = features.n_features
-        name = self._exact_name(size, rows)
-        needed, budget = _needed_gb(name, size, rows), self._memory_budget_gb()
-        if needed > budget:
-            raise SettingError(
-                f"{size} features of {rows} images need {needed:.1f} GB with solver {name}, and "
-                f"memory_gb allows {budget:.1f}; lower n_gates (now {len(features.gates)}), whiten "
-                f"or pooling, or raise memory_gb"
-            )
-        betas = None if self.betas is None else self._betas()
-        solver = Direct if name == "direct" else Kernel
-        return solver(betas, chunk=_chunk(size))
-
-    def _exact_name(self, size: int, rows: int) -> str:
-        if self.solver == "auto":
-            return "direct" if size <= rows else "kernel"
-        return str(self.solver)
-
-    def _memory_budget_gb(self) -> float:
-        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
-
-    def _affordable_gates(self, geometry: PatchGeometry, dim: int, rows: int) -> int:
-        """128 gates, or as many as the memory budget lets the exact solver have."""
-        per_gate, budget = geometry.n_cells * dim, self._memory_budget_gb()
-        gates = DEFAULT_GATES
-        if self.solver in EXACT_SOLVERS:
-            while gates > 1:
-                size = gates * per_gate
-                if _needed_gb(self._exact_name(size, rows), size, rows) <= budget:
-                    break
-                gates -= 1
-        return gates
-
-    def _check_settings(self) -> None:
-        choices = {
-            "formulation": FORMULATIONS,
-            "regulariser": ("l2",),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise SettingError(
-                    f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}"
-                )
-        if not isinstance(self.solver, (PathSolver, SGD)) and self.solver not in SOLVERS:
-            raise SettingError(
-                f"solver {self.solver!r} is not known; choose one of {', '.join(SOLVERS)}"
-            )
-        exact = self.solver in EXACT_SOLVERS or isinstance(self.solver, PathSolver)
-        if exact and (self.loss != "squared" or self.formulation != "gated"):
-            raise SettingError(
-                f"solver {self.solver} is exact for squared loss and formulation gated; "
-                f"use solver sgd for loss {self.loss} and formulation {self.formulation}"
-            )
-        if self.n_gates is not None and self.n_gates < 1:
-            raise SettingError(f"n_gates is {self.n_gates}; give at least 1")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise SettingError(f"memory_gb is {self.memory_gb}; give a positive number")
-        self._check_betas(exact)
-
-    def _check_betas(self, exact: bool) -> None:
-        values = self._betas()
-        sound = values and all(0 <= value < math.inf for value in values)
-        if not sound or (exact and self.betas is not None and 0 in values):
-            raise SettingError(f"betas is {self.betas}; give positive numbers")
-        if not exact and len(values) > 1:
-            raise SettingError(f"solver sgd trains at one beta, and betas has {len(values)}")
-        if isinstance(self.solver, PathSolver) and self.betas is not None:
-            raise SettingError(
-                f"betas is {self.betas}, and the solver is an object with betas of its own; "
-                f"give {type(self.solver).__name__}(betas=...) only"
-            )
-
     def _scorer(self) -> Callable[[Tensor], Tensor]:
         features = GatedFeatures(self.geometry(), self.transform_, self.gates_)
+        if self.formulation == "relu":
+            return relu_neurons(self.coef_, self.intercept_).scorer(features.pooling)
         weights = self.coef_.flatten(1).T
         phi = weights.new_empty(SCORED_AT_ONCE, features.n_features)
 
@@ -306,16 +248,15 @@ class ConvexConvClassifier(BlockClassifier):
         return score
 
     def to_torch(self) -> nn.Sequential:
-        """Return the gated network as layers ``scale, features, pool, flatten, head``."""
+        """Return the network as layers ``scale, features, pool, flatten, head``.
+
+        Formulation ``relu`` has ``conv, relu`` in place of ``features``.
+        """
         self.check_trained()
-        return gated_network(
-            self.scaler_,
-            self.geometry(),
-            self.transform_.to("cpu"),
-            self.gates_.cpu(),
-            self.coef_.cpu(),
-            self.intercept_.cpu(),
-        )
+        where = self.scaler_, self.geometry(), self.transform_.to("cpu")
+        if self.formulation == "relu":
+            return relu_network(*where, recover(self, None))
+        return gated_network(*where, self.gates_.cpu(), self.coef_.cpu(), self.intercept_.cpu())
 
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
         """Return the strongest filters of every class, as filters on raw (standardised) pixels.
@@ -325,10 +266,14 @@ class ConvexConvClassifier(BlockClassifier):
 
         Returns:
             ``convex`` (k, m, channels, f, f), every class by falling strength, and
-            ``convex_strength`` (k, m), the norms |v| of cell and gate.
+            ``convex_strength`` (k, m), the norms |v| of cell and gate. Filters of (R) that count
+            against their class are shown as -w, so that bright is for the class everywhere.
         """
         k, dim = len(self.classes_), self.gates_.shape[1]
-        columns = self.coef_.reshape(k, -1, dim).cpu()
+        columns = self.coef_.cpu()
+        if self.formulation == "relu":
+            columns = torch.stack([columns[0], -columns[1]], 1)
+        columns = columns.reshape(k, -1, dim)
         strength, order = columns.norm(dim=2).sort(dim=1, descending=True)
         strongest = torch.gather(columns, 1, order[:, :n_filters, None].expand(-1, -1, dim))
         count = strongest.shape[1]
@@ -339,22 +284,95 @@ class ConvexConvClassifier(BlockClassifier):
             "convex_strength": strength[:, :count].contiguous().numpy(),
         }
 
-    def certify(self, X: ArrayLike, y: ArrayLike) -> Certificate:
+    def n_neurons(self) -> int:
+        """Neurons that are not zero: filters, or for l2 and nuclear the factors of every V_i."""
+        if self.formulation == "gated" and self.regulariser != "group":
+            return int(torch.linalg.matrix_rank(gate_matrices(self.coef_)).sum())
+        strength = self.coef_.norm(dim=-1)
+        return int((strength > VISIBLE * strength.max()).sum())
+
+    def certify(
+        self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
+    ) -> Certificate:
         """Bound the distance from the optimum, in float64, on the images it was trained on.
 
         Args:
             X: the training images.
             y: (n,) their labels.
+            progress: called with the number of images done.
 
         Returns:
             The certificate.
 
         Raises:
             DataError: images or labels of another kind than the model was trained on.
-            SettingError: there is no certificate for this loss or formulation yet.
+            SettingError: there is no certificate: beta is 0, or the formulation has no bound.
         """
-        if self.loss != "squared" or self.formulation != "gated":
-            raise SettingError("there is a certificate for squared loss and formulation gated only")
+        return block_evidence(self, self.training_stream(X, y), progress).certificate
+
+    def further_neuron(self, X: ArrayLike, y: ArrayLike) -> FurtherNeuron:
+        """Search for one more ReLU neuron that would lower the objective; no proof that none would.
+
+        Args:
+            X: the training images.
+            y: (n,) their labels.
+
+        Raises:
+            DataError: images or labels of another kind than the model was trained on.
+            SettingError: there is no dual point to search with; as for ``certify``.
+        """
+        stream = self.training_stream(X, y)
+        return further_neuron(self, stream, block_evidence(self, stream))
+
+    def to_relu(self, X: ArrayLike | None = None) -> nn.Sequential:
+        """Return the plain ReLU network of the solution, in float64, on scaled images.
+
+        (R): its neurons. (G): every gated filter is the difference of two ReLU filters that lie in
+        the cone of its gate, so that scores on the training images stay the same; elsewhere they
+        drift, and the norm is larger.
+
+        Args:
+            X: the training images, whose patches make the cones; not needed for ``relu``.
+
+        Returns:
+            Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear, on ``scaler_.transform(images)``.
+
+        Raises:
+            SettingError: training images are needed, or the formulation has no such network.
+        """
+        if self.formulation == "relu-penalised":
+            raise SettingError(
+                "formulation relu-penalised keeps V - W only, which is no ReLU network; train with "
+                "formulation relu or gated"
+            )
+        stream = None
+        if self.formulation == "gated":
+            if X is None:
+                raise SettingError(
+                    "X is None; give to_relu the training images, whose patches make the cones of "
+                    "formulation gated"
+                )
+            images = self._images_like_trained(X)
+            stream = self.training_stream(images, np.repeat(self.classes_[:1], len(images)))
+        with torch.no_grad():
+            neurons = recover(self, stream)
+            where = self.geometry(), self.transform_.to("cpu")
+            return neurons.to_sequential(*where, torch.float64)
+
+    def program_kind(self) -> ProgramKind:
+        """Which convex program is solved."""
+        return self._settings().kind
+
+    def training_stream(self, X: ArrayLike, y: ArrayLike) -> ImageStream:
+        """The images that it was trained on as a stream on the CPU, mirrored as in training.
+
+        Args:
+            X: the training images.
+            y: (n,) their labels.
+
+        Raises:
+            DataError: images or labels of another kind than the model was trained on.
+        """
         images = self._images_like_trained(X)
         targets = np.asarray(y)
         if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
@@ -363,29 +381,8 @@ class ConvexConvClassifier(BlockClassifier):
                 f"{len(self.classes_)} that the model was trained on"
             )
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
-        stream = ImageStream(
+        return ImageStream(
             images, labels, len(self.classes_), self.scaler_, mirror=self.augment == "flip"
-        )
-        with torch.no_grad():
-            return certify_ridge(self._raw_block(), stream)
-
-    def _raw_block(self) -> GatedBlock:
-        transform = self.transform_.to("cpu").double()
-        channels, side = self.image_shape_[0], self.filter_size
-        coordinates = torch.eye(transform.dim, dtype=torch.float64)
-        gates, gate_bias = transform.to_filters(self.gates_.cpu().double())
-        basis, basis_bias = transform.to_filters(coordinates)
-        return GatedBlock(
-            gates=gates.view(-1, channels, side, side),
-            gate_bias=gate_bias,
-            basis=basis.view(-1, channels, side, side),
-            basis_bias=basis_bias,
-            stride=self.stride,
-            padding=self.padding,
-            cells=self.pooling,
-            weights=self.coef_.cpu(),
-            bias=self.intercept_.cpu(),
-            beta=self.beta_,
         )
 
     def tensor_shapes(
@@ -394,8 +391,9 @@ class ConvexConvClassifier(BlockClassifier):
         """The shapes that saved tensors must have."""
         gates, dim = tensors["gates_"].shape[0], self.transform_.dim
         k = len(self.classes_)
+        signs = (2,) if self.formulation == "relu" else ()
         return {
             "gates_": (gates, dim),
-            "coef_": (k, geometry.n_cells, gates, dim),
+            "coef_": (*signs, k, geometry.n_cells, gates, dim),
             "intercept_": (k,),
         }

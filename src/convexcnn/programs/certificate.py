@@ -1,24 +1,20 @@
-"""Certificates: a duality gap in float64, by code that shares nothing with any solver.
-
-For  minimise (1/2n) |Phi V + 1 b' - Y|^2 + (beta/2) |V|^2  every L (n, k) with columns that sum
-to zero gives the lower bound
-
-    (1/n) <L, Y> - (1/2n) |L|^2 - |Phi' L|^2 / (2 beta n^2).
-
-The residual L = Y - Phi V - 1 b', centred, attains it at the optimum.
-"""
+"""What a certificate says, and the features it is read from, by code that no solver shares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexcnn.errors import SettingError
+from convexcnn.errors import RunError
 from convexcnn.patches.stream import ImageStream
+
+PROBED = 4
+"""Images whose features are computed twice, to see whether the bits are the same."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +49,20 @@ class GatedBlock:
 
     Args:
         gates: (g, channels, f, f) gate filters, and their thresholds ``gate_bias`` (g,).
+        gate_vectors: (g, d) the same gates in the coordinates of ``basis``.
         basis: (d, channels, f, f) linear coordinates of a patch, and ``basis_bias`` (d,).
         stride: of the filters, in pixels.
         padding: zeros around the image, in pixels.
         cells: pooling cells per side.
-        weights: V, (k, cells^2, g, d).
+        weights: V, (k, cells^2, g, d); V and W, (2, k, cells^2, g, d), for (R).
         bias: b, (k,).
-        beta: weight of (1/2)|V|^2.
+        beta: weight of the regulariser.
         pool: ``average`` or ``max`` over the patches of a cell.
     """
 
     gates: Tensor
     gate_bias: Tensor
+    gate_vectors: Tensor
     basis: Tensor
     basis_bias: Tensor
     stride: int
@@ -88,8 +86,8 @@ def gated_features(block: GatedBlock, images: Tensor) -> Tensor:
     coordinates = conv(images, block.basis, block.basis_bias, **settings)
     rows, columns = responses.shape[2:]
     features = []
-    for top, bottom in _cells(rows, block.cells):
-        for left, right in _cells(columns, block.cells):
+    for top, bottom in cell_bounds(rows, block.cells):
+        for left, right in cell_bounds(columns, block.cells):
             inside = responses[:, :, top:bottom, left:right].flatten(2)
             values = coordinates[:, :, top:bottom, left:right].flatten(2)
             if block.pool == "max":
@@ -103,73 +101,51 @@ def gated_features(block: GatedBlock, images: Tensor) -> Tensor:
     return torch.stack(features, 1).flatten(1)
 
 
-def _cells(positions: int, cells: int) -> list[tuple[int, int]]:
+def cell_bounds(positions: int, cells: int) -> list[tuple[int, int]]:
+    """First and last-plus-one position of every pooling cell along an axis."""
     return [(i * positions // cells, -(-(i + 1) * positions // cells)) for i in range(cells)]
 
 
-def certify_ridge(
+def feature_rows(
     block: GatedBlock,
     stream: ImageStream,
     *,
     chunk: int = 100,
     progress: Callable[[int], None] | None = None,
-) -> Certificate:
-    """Bound the distance of a squared-loss, `l2` solution from the optimum over its gates.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield Phi (b, n_features) and targets (b, k) of a stream in float64.
 
     Args:
         block: the trained block in raw (scaled) pixels.
-        stream: the images that it was trained on, mirrored as in training.
+        stream: images, mirrored as in training.
         chunk: images per block of Phi.
         progress: called with the number of images done.
 
-    Returns:
-        The certificate.
-
     Raises:
-        SettingError: if beta is not positive: the bound needs a regulariser.
+        RunError: if Phi is not the same for the same images: nothing could be said of it.
     """
-    if block.beta <= 0:
-        raise SettingError("a certificate needs beta > 0; train with a positive beta")
     block = block.double()
-    gates = len(block.gates)
-    weights = block.weights.flatten(1)
-    n = len(stream)
-    loss = inner = square = 0.0
-    pulled = torch.zeros_like(weights)  # Phi' L
-    feature_sum = weights.new_zeros(weights.shape[1])
-    residual_sum = weights.new_zeros(len(weights))
-    target_sum = weights.new_zeros(len(weights))
     done = 0
     for images, targets in stream.blocks(chunk):
         phi = gated_features(block, images.double())
-        y = targets.double()
-        residual = y - phi @ weights.T - block.bias
-        loss += 0.5 * float(residual.square().sum())
-        inner += float((residual * y).sum())
-        square += float(residual.square().sum())
-        pulled += residual.T @ phi
-        feature_sum += phi.sum(0)
-        residual_sum += residual.sum(0)
-        target_sum += y.sum(0)
+        if not done:
+            require_same_bits(partial(gated_features, block, images[:PROBED].double()))
+        yield phi, targets.double()
         done += len(images)
         if progress is not None:
             progress(done)
-    primal = loss / n + 0.5 * block.beta * float(weights.square().sum())
-    # Centre the residual: L = residual - mean.
-    mean = residual_sum / n
-    inner -= float(mean @ target_sum)
-    square -= n * float(mean @ mean)
-    pulled -= torch.outer(mean, feature_sum)
-    penalty = float(pulled.square().sum()) / (2 * block.beta * n**2)
-    # The best multiple t L of this dual point: a parabola in t.
-    scale = (inner / n) / (square / n + 2 * penalty) if square + penalty else 0.0
-    dual = scale * inner / n - scale**2 * (square / (2 * n) + penalty)
-    gap = primal - dual
-    return Certificate(
-        program="squared loss + l2 over gated ReLU features (G)",
-        scope=f"optimal among networks with these {gates} gates",
-        primal=primal,
-        dual=dual,
-        gap=gap,
-        relative_gap=gap / primal if primal else 0.0,
-    )
+
+
+def require_same_bits(compute: Callable[[], Tensor]) -> None:
+    """Compute something twice and compare every bit.
+
+    Raises:
+        RunError: if they differ.
+    """
+    first = compute().clone()
+    if not torch.equal(first, compute()):
+        raise RunError(
+            "the same images gave two different feature vectors: this processor or library does "
+            "not compute reproducibly, and no certificate would mean anything; run again with "
+            "OMP_NUM_THREADS=1, or with device cpu"
+        )

@@ -54,15 +54,14 @@ def certify(
     if program.formulation == "relu":
         return _certify_relu(program, weights.double(), bias.double(), multipliers)
     return certify_gated(
-        lambda: _feature_rows(program),
-        program.targets,
+        zip(_feature_rows(program), torch.split(program.targets, ROWS), strict=True),
         weights,
         bias,
         beta=program.beta,
         loss=program.loss,
         regulariser=program.regulariser,
         intercept=program.intercept,
-    )
+    ).certificate
 
 
 def _feature_rows(program: Program) -> Iterator[Tensor]:

@@ -5,10 +5,19 @@ On K_i the gated response of v is its ReLU response, so a point of the cone is a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from convexcnn.programs.inequalities import Inequalities, taken_patches
 from convexcnn.programs.program import Program
+
+ORTHOGONAL = 1e-14
+"""Responses below this part of a gate's largest one are rounding: no t helps there."""
+
+RATIOS = 2**21
+"""Ratios x . v / x . a that are in memory at once, 16 MB."""
 
 
 def cone_responses(program: Program, weights: Tensor) -> Tensor:
@@ -51,17 +60,67 @@ def shift_into_cones(program: Program, weights: Tensor) -> tuple[Tensor, Tensor]
     return weights + shift[..., None] * program.gates, shift
 
 
-def cone_decomposition(program: Program, weights: Tensor) -> Tensor:
+def cone_shifts(
+    patches: Iterable[Tensor], gates: Tensor, filters: Tensor, pooling: str = "average"
+) -> Tensor:
+    """The smallest t >= 0 with v + t a_i in the cone of gate i, from a stream of patches.
+
+    t = max over patches of -(x . v) / (x . a_i), as in :func:`shift_into_cones`: with average
+    pooling the sign of the gate cancels.
+
+    Args:
+        patches: blocks (b, cells, q, d), walked through once.
+        gates: (g, d).
+        filters: v, (cells, g, r, d); (1, g, r, d) for filters that all cells share.
+        pooling: ``average`` or ``max``.
+
+    Returns:
+        t, (cells, g, r), or (1, g, r).
+    """
+    owners, g, r, d = filters.shape
+    shift = filters.new_zeros(owners, g, r)
+    flat = filters.reshape(owners, g * r, d).transpose(1, 2)
+    for block in patches:
+        if pooling == "max":
+            found = _largest_ratio(block, gates, filters)
+            torch.maximum(shift, found.amax(0, keepdim=True) if owners == 1 else found, out=shift)
+            continue
+        by_cell = block.transpose(0, 1).reshape(owners, -1, d)
+        for rows in torch.split(by_cell, max(1, RATIOS // (owners * g * r)), 1):
+            reach = rows @ gates.T
+            apart = reach.abs() > ORTHOGONAL * reach.abs().amax(1, keepdim=True)
+            inverse = torch.where(apart, -1 / reach, 0.0)
+            ratios = (rows @ flat).view(owners, -1, g, r).mul_(inverse[..., None])
+            torch.maximum(shift, ratios.amax(1), out=shift)
+    return shift
+
+
+def _largest_ratio(patches: Tensor, gates: Tensor, filters: Tensor) -> Tensor:
+    """max over rows c of -(c . v) / (c . a_i), at least 0, (cells, g, r), for max pooling."""
+    rows = Inequalities.of(patches, taken_patches(patches, gates, "max"), "max")
+    cells = patches.shape[1]
+    inside = rows.responses(gates.expand(cells, -1, -1))
+    outside = -rows.responses(filters.permute(2, 0, 1, 3).expand(-1, cells, -1, -1))
+    ratio = torch.where((outside > 0) & (inside > 0), outside / inside, 0.0)
+    return ratio.amax(-1).permute(1, 2, 0)
+
+
+def cone_decomposition(
+    patches: Iterable[Tensor], gates: Tensor, weights: Tensor, pooling: str = "average"
+) -> Tensor:
     """Write every gated filter as a difference of two filters in its cone: v = (v + t a) - t a.
 
     Outputs on the training images stay the same; the norm grows by 2 t |a| or so.
 
     Args:
-        program: the gated program that was solved.
-        weights: (k, cells, g, d).
+        patches: blocks (b, cells, q, d) of all training images.
+        gates: (g, d).
+        weights: (k, cells, g, d), of the gated program.
+        pooling: ``average`` or ``max``.
 
     Returns:
         V and W, (2, k, cells, g, d).
     """
-    shifted, shift = shift_into_cones(program, weights)
-    return torch.stack([shifted, shift[..., None] * program.gates])
+    shift = cone_shifts(patches, gates, weights.permute(1, 2, 0, 3), pooling).permute(2, 0, 1)
+    along = shift[..., None] * gates
+    return torch.stack([weights + along, along])

@@ -12,19 +12,39 @@ the cone of gate i, whose norm any multipliers mu >= 0 bound: |P_K(z)| <= |z + C
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from convexcnn.errors import SettingError
 from convexcnn.programs.certificate import Certificate
 
-Blocks = Callable[[], Iterable[Tensor]]
-"""Gives the rows of Phi in blocks (b, cells g d) of float64, as often as it is called."""
+Rows = Iterable[tuple[Tensor, Tensor]]
+"""Blocks of the rows of Phi (b, cells g d) with their targets (b, k), walked through once."""
+
+
+@dataclass(frozen=True)
+class GatedEvidence:
+    """A certificate of (G), and what it was read from.
+
+    Args:
+        certificate: the bound.
+        scores: F, (n, k).
+        targets: Y, (n, k).
+        dual_point: L, (n, k), before it was scaled: the negative gradient of the loss.
+        slopes: Phi' L / n, (k, cells, g, d).
+    """
+
+    certificate: Certificate
+    scores: Tensor
+    targets: Tensor
+    dual_point: Tensor
+    slopes: Tensor
 
 
 def certify_gated(
-    blocks: Blocks,
-    targets: Tensor,
+    rows: Rows,
     weights: Tensor,
     bias: Tensor,
     *,
@@ -32,12 +52,14 @@ def certify_gated(
     loss: str,
     regulariser: str,
     intercept: bool = True,
-) -> Certificate:
+) -> GatedEvidence:
     """Bound the distance of a solution of (G) from the optimum over its gates.
 
+    One pass: L = N + s (Y - N) - 1 c' with the negative gradient N, where s and c are known only at
+    the end, so Phi' N, Phi' Y and Phi' 1 are summed apart.
+
     Args:
-        blocks: the rows of Phi; walked through twice.
-        targets: Y, (n, k).
+        rows: Phi and targets, block by block.
         weights: V, (k, cells, g, d).
         bias: b, (k,).
         beta: weight of the regulariser, > 0.
@@ -46,26 +68,41 @@ def certify_gated(
         intercept: whether b is a variable; otherwise it has to be zero.
 
     Returns:
-        The certificate.
+        The certificate, with the scores and the dual point.
+
+    Raises:
+        SettingError: if beta is not positive: the bound needs a regulariser.
     """
-    weights, bias, targets = weights.double(), bias.double(), targets.double()
+    if not beta > 0:
+        raise SettingError("a certificate needs beta > 0; train with a positive beta")
+    weights, bias = weights.double(), bias.double()
     flat = weights.flatten(1)
-    scores = torch.cat([phi @ flat.T for phi in blocks()]) + bias
-    n = len(targets)
-    primal = loss_total(loss, scores, targets) / n + beta * penalty(regulariser, weights)
-    dual_point = dual_candidate(loss, scores, targets, intercept)
-    pulled = torch.zeros_like(flat)
-    start = 0
-    for phi in blocks():
-        pulled += dual_point[start : start + len(phi)].T @ phi
-        start += len(phi)
-    dual = best_bound(loss, regulariser, dual_point, targets, pulled.view_as(weights), beta)
-    return certificate_of(
+    scores, targets = [], []
+    pulled, pulled_targets = torch.zeros_like(flat), torch.zeros_like(flat)
+    feature_sum = flat.new_zeros(flat.shape[1])
+    for phi, block_targets in rows:
+        phi, y = phi.double(), block_targets.double()
+        scores.append(phi @ flat.T + bias)
+        targets.append(y)
+        pulled += negative_gradient(loss, scores[-1], y).T @ phi
+        if intercept:
+            feature_sum += phi.sum(0)
+        if intercept and loss == "cross_entropy":
+            pulled_targets += y.T @ phi
+    f, y = torch.cat(scores), torch.cat(targets)
+    negative = negative_gradient(loss, f, y)
+    share, shift = _feasible_mix(loss, negative, y, intercept)
+    dual_point = negative + share * (y - negative) - shift
+    pulled += share * (pulled_targets - pulled) - torch.outer(shift, feature_sum)
+    slopes = pulled.view_as(weights)
+    primal = loss_total(loss, f, y) / len(y) + beta * penalty(regulariser, weights)
+    certificate = certificate_of(
         f"(1/n) {loss} loss + beta {regulariser} over gated ReLU features (G)",
         f"optimal among networks with these {weights.shape[2]} gates",
         primal,
-        dual,
+        best_bound(loss, regulariser, dual_point, y, slopes, beta),
     )
+    return GatedEvidence(certificate, f, y, dual_point, slopes / len(y))
 
 
 def certificate_of(program: str, scope: str, primal: float, dual: float) -> Certificate:
@@ -73,23 +110,44 @@ def certificate_of(program: str, scope: str, primal: float, dual: float) -> Cert
     return Certificate(program, scope, primal, dual, gap, gap / primal if primal else 0.0)
 
 
-def dual_candidate(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
-    """The negative gradient of the loss, moved until its columns sum to zero if they must.
+def negative_gradient(loss: str, scores: Tensor, targets: Tensor) -> Tensor:
+    """N, minus the derivative of the summed loss by the scores, (n, k)."""
+    predicted = scores if loss == "squared" else torch.softmax(scores, 1)
+    return targets - predicted
 
-    For cross-entropy, L = Y - P with rows of P in the simplex; P is mixed with one fixed
-    distribution, (1 - s) P + s q, with the smallest s for which that can be done.
+
+def centred_residual(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
+    """N, less its mean if b moves along: what the slope of a further neuron is measured with."""
+    negative = negative_gradient(loss, scores, targets)
+    return negative - negative.mean(0) if intercept else negative
+
+
+def dual_candidate(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
+    """The negative gradient of the loss, moved until its columns sum to zero if they must."""
+    negative = negative_gradient(loss, scores, targets)
+    share, shift = _feasible_mix(loss, negative, targets, intercept)
+    return negative + share * (targets - negative) - shift
+
+
+def _feasible_mix(
+    loss: str, negative: Tensor, targets: Tensor, intercept: bool
+) -> tuple[float, Tensor]:
+    """s and c (k,) for which L = N + s (Y - N) - 1 c' is dual feasible.
+
+    Squared loss: c is the mean of N. Cross-entropy: the rows of P = Y - N lie in the simplex; P is
+    mixed with one fixed distribution, (1 - s) P + c, with the smallest s that makes its mean that
+    of Y.
     """
+    zero = negative.new_zeros(negative.shape[1])
+    if not intercept:
+        return 0.0, zero
     if loss == "squared":
-        residual = targets - scores
-        return residual - residual.mean(0) if intercept else residual
-    chances = torch.softmax(scores, 1)
-    if intercept:
-        have, want = chances.mean(0), targets.mean(0)
-        share = float((1 - want / have).max().clamp(0, 1))
-        if share:
-            chances = (1 - share) * chances + (want - (1 - share) * have)
-        # What is left is rounding: at most 1e-16 per class.
-    return targets - chances
+        return 0.0, negative.mean(0)
+    want = targets.mean(0)
+    have = want - negative.mean(0)
+    share = float((1 - want / have).max().clamp(0, 1))
+    # Without a share, what is left is rounding: at most 1e-16 per class.
+    return share, (want - (1 - share) * have if share else zero)
 
 
 def best_bound(

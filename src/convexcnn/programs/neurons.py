@@ -7,15 +7,16 @@ network equals (R) at its solution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.operator import CACHE_BYTES, PatchPooling
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.cones import cone_decomposition, shift_into_cones
+from convexcnn.programs.cones import cone_decomposition, cone_shifts
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import gate_matrices
 
@@ -49,19 +50,58 @@ class Neurons:
         responses = responses.sum(2) if self.pooling == "average" else responses.amax(2)
         return torch.einsum("ncm,kcm->nk", responses, self.head) + self.bias
 
+    def scorer(self, pooling: PatchPooling) -> Callable[[Tensor], Tensor]:
+        """A function from scaled images (n, channels, height, width) to scores (n, k).
+
+        Args:
+            pooling: images -> patches by cell, in the precision of the filters.
+        """
+        cells = self.head.shape[1]
+        positions = pooling.geometry.cell_order.numel()
+        at_once = max(
+            1, CACHE_BYTES // (self.filters.element_size() * positions * max(1, self.size))
+        )
+
+        def score(images: Tensor) -> Tensor:
+            blocks = (pooling(block) for block in torch.split(images, at_once))
+            patches = (block.view(len(block), cells, -1, block.shape[-1]) for block in blocks)
+            return torch.cat([self.scores(block) for block in patches])
+
+        return score
+
+    @property
+    def size(self) -> int:
+        """Number of neurons, m."""
+        return len(self.filters)
+
+    def balanced(self) -> Neurons:
+        """The same network with |u_j| = |w_j|, which has the smallest sum of squares."""
+        ratio = (self.head.norm(dim=(0, 1)) / self.filters.norm(dim=1)).sqrt()
+        return replace(self, filters=self.filters * ratio[:, None], head=self.head / ratio)
+
+    @property
+    def norm(self) -> float:
+        """(1/2) sum of |u|^2 + |w|^2, what beta weighs in (P)."""
+        return 0.5 * float(self.filters.square().sum() + self.head.square().sum())
+
     def objective(self, program: Program) -> float:
         """Return (P): the mean loss plus (beta/2) (|u|^2 + |w|^2) over all neurons."""
         scores = self.scores(program.patches)
         loss = float(program.loss_function.value(scores, program.targets)) / len(scores)
-        squares = float(self.filters.square().sum() + self.head.square().sum())
-        return loss + 0.5 * program.beta * squares
+        return loss + program.beta * self.norm
 
-    def to_sequential(self, geometry: PatchGeometry, transform: PatchTransform) -> nn.Sequential:
+    def to_sequential(
+        self,
+        geometry: PatchGeometry,
+        transform: PatchTransform,
+        dtype: torch.dtype = torch.float32,
+    ) -> nn.Sequential:
         """Return the same network on scaled images (n, channels, height, width).
 
         Args:
             geometry: where patches and pooling cells lie.
             transform: raw patch -> the coordinates of the filters.
+            dtype: of the layers.
 
         Returns:
             Conv2d, ReLU, AdaptiveAvgPool2d or AdaptiveMaxPool2d, Flatten, Linear.
@@ -79,7 +119,7 @@ class Neurons:
         }
         pools = {"average": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
         pool = pools[self.pooling](geometry.cells)
-        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear)
+        network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear).to(dtype)
         network.load_state_dict(values)
         return network
 
@@ -101,51 +141,59 @@ def relu_neurons(weights: Tensor, bias: Tensor, pooling: str = "average") -> Neu
     return Neurons(weights[kept] / root[:, None], head, bias, pooling)
 
 
-def decomposed_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
+def decomposed_neurons(
+    patches: Iterable[Tensor],
+    gates: Tensor,
+    weights: Tensor,
+    bias: Tensor,
+    pooling: str = "average",
+) -> Neurons:
     """Turn a solution of (G) with `l2` or the group norm into a ReLU network, by its cones.
 
     Scores on the training images stay the same; the objective (P) may be larger than (G).
 
     Args:
-        program: the gated program that was solved.
+        patches: blocks (b, cells, q, d) of all training images.
+        gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
+        pooling: ``average`` or ``max``.
     """
-    return relu_neurons(cone_decomposition(program, weights), bias, program.pooling)
+    return relu_neurons(cone_decomposition(patches, gates, weights, pooling), bias, pooling)
 
 
-def factored_neurons(program: Program, weights: Tensor, bias: Tensor) -> Neurons:
+def factored_neurons(
+    patches: Iterable[Tensor],
+    gates: Tensor,
+    weights: Tensor,
+    bias: Tensor,
+    pooling: str = "average",
+) -> Neurons:
     """Turn a solution of (G) into a ReLU network with shared filters, by the factors of every V_i.
 
     V_i = sum_r s_r p_r q_r' has gated filters sqrt(s_r) p_r with heads sqrt(s_r) q_r; each is the
     difference of two ReLU filters, (sqrt(s_r) p_r + t a_i) and t a_i, in the cone of its gate.
 
     Args:
-        program: the gated program that was solved.
+        patches: blocks (b, cells, q, d) of all training images.
+        gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
+        pooling: ``average`` or ``max``.
     """
-    if program.formulation != "gated":
-        raise SettingError("solutions of formulation relu have neurons already; use relu_neurons")
     k, cells = weights.shape[:2]
     left, values, right = torch.linalg.svd(gate_matrices(weights), full_matrices=False)
-    gate, factor = (values > NEGLIGIBLE * values.max()).nonzero().unbind(1)
-    root = values[gate, factor].sqrt()
-    filters = root[:, None] * left[gate, :, factor]
-    heads = (root[:, None] * right[gate, factor]).view(-1, k, cells).permute(1, 2, 0)
-    shift = _shift(program, left, values)[gate, factor, None] * program.gates[gate]
-    needed = shift.norm(dim=1) > 0
+    root = values.sqrt()
+    filters = root[..., None] * left.transpose(1, 2)  # (g, r, d)
+    shift = cone_shifts(patches, gates, filters[None], pooling)[0]
+    kept = values > NEGLIGIBLE * values.max()
+    gate, factor = kept.nonzero().unbind(1)
+    heads = (root[..., None] * right)[kept].view(-1, k, cells).permute(1, 2, 0)
+    along = shift[gate, factor][:, None] * gates[gate]
+    needed = along.norm(dim=1) > 0
     return Neurons(
-        torch.cat([filters + shift, shift[needed]]),
+        torch.cat([filters[kept] + along, along[needed]]),
         torch.cat([heads, -heads[..., needed]], 2),
         bias,
-        program.pooling,
-    )
-
-
-def _shift(program: Program, left: Tensor, values: Tensor) -> Tensor:
-    """The smallest t >= 0 with sqrt(s_r) p_r + t a_i in its cones in all cells, (g, r)."""
-    filters = (left * values.sqrt()[:, None]).permute(2, 0, 1)[:, None]  # (r, 1, g, d)
-    cells = program.shape[1]
-    _, shift = shift_into_cones(program, filters.expand(-1, cells, -1, -1))
-    return shift.amax(1).T
+        pooling,
+    ).balanced()

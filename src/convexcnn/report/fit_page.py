@@ -9,6 +9,7 @@ from convexcnn.report.confusion import confusion_view
 from convexcnn.report.curves import beta_chart, descent_charts
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.fit_words import (
+    beside_certificate,
     certificate_facts,
     certificate_words,
     fit_headline,
@@ -37,6 +38,7 @@ class BlockView:
     name: str
     words: str
     facts: list[Row]
+    beside: list[Row]
     cells: list[str]
 
 
@@ -97,6 +99,7 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
         name=f"Block {number}",
         words=certificate_words(block, result.formulation),
         facts=certificate_facts(block),
+        beside=beside_certificate(block),
         cells=[
             UNKNOWN if block.gates is None else count(block.gates),
             UNKNOWN if block.neurons is None else count(block.neurons),

@@ -15,6 +15,7 @@ from convexcnn.report.results import Block, FitResult
 
 _ROUNDING = 1e-13  # a relative gap that is rounding only
 _SOLVED = 1e-3  # a relative gap below which a program counts as solved
+_KINDS = {"non-convex": "non-convex", "relu": "convex ReLU"}
 
 
 def fit_headline(result: FitResult) -> str:
@@ -30,7 +31,7 @@ def fit_summary(result: FitResult) -> str:
     """What was trained, on what, in which time, and how far it is from the optimum."""
     data, cost = result.circumstances.data, result.circumstances
     blocks = len(result.blocks)
-    kind = "non-convex" if result.formulation == "non-convex" else f"{result.formulation} convex"
+    kind = _KINDS.get(result.formulation, f"{result.formulation} convex")
     shape = f"{result.model} network" + f" of {counted(blocks, 'block')}" * (blocks > 1)
     sentences = [
         f"A {kind} {shape}, trained on {count(data.n_train)} images of "
@@ -53,9 +54,10 @@ def certificate_words(block: Block, formulation: str) -> str:
         return "No certificate was computed: how far the solution is from the optimum is not known."
     gap = certificate.relative_gap
     assert gap is not None
-    among = "networks with these gates"
-    if block.gates is not None:
-        among = f"networks with these {count(block.gates)} gates"
+    gates = "these gates" if block.gates is None else f"these {count(block.gates)} gates"
+    among = f"networks with {gates}"
+    if formulation == "relu":
+        among = f"ReLU networks with the activation patterns of {gates}"
     limits = "This says nothing about networks with other gates, nor about new images."
     if abs(gap) < _ROUNDING:
         return f"Optimal among {among}, to rounding error. {limits}"
@@ -80,5 +82,17 @@ def certificate_facts(block: Block) -> list[tuple[str, str]]:
         ("gap", scientific(certificate.gap)),
         ("gap / primal value", scientific(certificate.relative_gap)),
         ("evaluated in", certificate.dtype),
+    ]
+    if certificate.violation is not None:
+        facts.append(("cones left by, before it was moved back", scientific(certificate.violation)))
+    return [(label, value) for label, value in facts if value]
+
+
+def beside_certificate(block: Block) -> list[tuple[str, str]]:
+    """What stands beside a certificate and is no part of it, as label and sentence."""
+    facts = [
+        ("solver", block.solver),
+        ("further neuron", block.further_neuron),
+        ("as a plain ReLU network", block.relu_network),
     ]
     return [(label, value) for label, value in facts if value]

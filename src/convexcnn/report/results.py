@@ -44,6 +44,7 @@ class Certificate:
     gap: float | None
     relative_gap: float | None
     dtype: str
+    violation: float | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Block:
     beta: float | None
     seconds: float | None
     path: tuple[PathPoint, ...]
+    solver: str
+    further_neuron: str
+    relu_network: str
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,19 @@ def _certificate(node: Node) -> Certificate:
         gap=_maybe(node, "gap", Node.number),
         relative_gap=_maybe(node, "relative_gap", Node.number),
         dtype=_maybe(node, "dtype", Node.text) or "",
+        violation=_maybe(node, "violation", Node.number),
     )
+
+
+def _words(node: Node) -> str:
+    return node["words"].text()
+
+
+def _solver(node: Node) -> str:
+    """Name and reason of a solver, and how it ended if not at the optimum."""
+    parts = [node["name"].text()]
+    parts += [text for key in ("reason", "advice") if (text := _maybe(node, key, Node.text))]
+    return "; ".join(parts)
 
 
 def _path_point(node: Node) -> PathPoint:
@@ -221,6 +237,9 @@ def _block(node: Node) -> Block:
         beta=_maybe(node, "beta", Node.number),
         seconds=_maybe(node, "seconds", Node.number),
         path=() if path is None else tuple(_path_point(point) for point in path.items()),
+        solver=_maybe(node, "solver", _solver) or "",
+        further_neuron=_maybe(node, "further_neuron", _words) or "",
+        relu_network=_maybe(node, "relu_network", _words) or "",
     )
 
 

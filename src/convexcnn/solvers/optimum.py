@@ -14,6 +14,7 @@ class Status(Enum):
 
     OPTIMAL = "the relative duality gap is below the tolerance"
     ITERATION_LIMIT = "more iterations are needed: raise max_iterations or the tolerance"
+    DESCENDED = "descent has no tolerance: convexcnn certify says how far it got"
     STALLED = "rounding stopped progress: raise the tolerance or beta"
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.result import Callback, PathPoint, Solution
 
 TOLERANCE = 1e-6
@@ -76,6 +77,10 @@ class PathSolver(ABC):
         Raises:
             SettingError: betas that are not positive, or several without ``validation``.
         """
+
+    def handles(self, kind: ProgramKind) -> bool:
+        """Whether this solver can solve programs of a kind; ridge regression, unless it says so."""
+        return kind.is_ridge
 
     def _check_choice(self, validation: ImageStream | None) -> None:
         betas = self.betas

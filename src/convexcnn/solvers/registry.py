@@ -31,3 +31,8 @@ def solvers_for(kind: ProgramKind) -> list[str]:
     """Names of the solvers that handle a kind of program to its optimum, the best one first."""
     ridge = list(RIDGE_SOLVERS) if kind.is_ridge else []
     return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
+
+
+def beta_solver(name: str, tolerance: float) -> BetaSolver:
+    """Return the solver of that name, to a relative duality gap."""
+    return BETA_SOLVERS[name](tolerance=tolerance)  # type: ignore[call-arg]

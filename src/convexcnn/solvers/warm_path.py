@@ -134,6 +134,9 @@ class WarmPath(PathSolver):
     def name(self) -> str:  # type: ignore[override]
         return self.solver.name
 
+    def handles(self, kind: ProgramKind) -> bool:
+        return kind == self.kind
+
     def solve(
         self,
         features: GatedFeatures,

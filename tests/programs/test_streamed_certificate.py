@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from convexcnn import reference
-from convexcnn.errors import SettingError
+from convexcnn.errors import RunError, SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certificate import GatedBlock, certify_ridge, gated_features
+from convexcnn.programs.certificate import (
+    Certificate,
+    GatedBlock,
+    feature_rows,
+    gated_features,
+    require_same_bits,
+)
+from convexcnn.programs.dual_bound import certify_gated
 from small import generator, one_hot, random_images, stripe_stream
 
 BETA, GATES, K = 0.02, 3, 3
@@ -31,6 +38,7 @@ def make_block(beta: float = BETA, pool: str = "average") -> GatedBlock:
     return GatedBlock(
         gates=random(GATES, 1, side, side),
         gate_bias=random(GATES),
+        gate_vectors=torch.zeros(GATES, dim, dtype=torch.float64),
         basis=random(dim, 1, side, side),
         basis_bias=random(dim),
         stride=GEOMETRY.stride,
@@ -41,6 +49,14 @@ def make_block(beta: float = BETA, pool: str = "average") -> GatedBlock:
         beta=beta,
         pool=pool,
     )
+
+
+def certify_ridge(block: GatedBlock, stream: ImageStream, **settings) -> Certificate:
+    """The certificate of squared loss with l2."""
+    rows = feature_rows(block, stream, **settings)
+    return certify_gated(
+        rows, block.weights, block.bias, beta=block.beta, loss="squared", regulariser="l2"
+    ).certificate
 
 
 def loops(block: GatedBlock, images) -> np.ndarray:
@@ -186,3 +202,36 @@ def test_one_hot_targets_are_as_the_stream_gives_them(problem):
     stream, _, _, targets, *_ = problem
     expected = one_hot(stream.labels, K).repeat(1 + stream.mirror, axis=0)
     np.testing.assert_array_equal(targets, expected)
+
+
+def test_features_that_change_are_not_certified():
+    count = iter(range(2))
+    with pytest.raises(RunError, match="two different feature vectors"):
+        require_same_bits(lambda: torch.full((2, 2), float(next(count))))
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+@pytest.mark.parametrize("regulariser", ["l2", "group", "nuclear"])
+def test_one_pass_finds_the_slopes_of_its_dual_point(problem, regulariser, loss, intercept):
+    """Every kind: what is summed in one pass equals Phi' L at the end."""
+    _, block, phi, targets, weights, bias, _ = problem
+    moved = torch.as_tensor(weights).reshape(block.weights.shape) + 0.1
+    shift = torch.as_tensor(bias) * intercept
+    phi, targets = torch.as_tensor(phi), torch.as_tensor(targets)
+    found = certify_gated(
+        zip(phi.split(5), targets.split(5), strict=True),
+        moved,
+        shift,
+        beta=BETA,
+        loss=loss,
+        regulariser=regulariser,
+        intercept=intercept,
+    )
+    expected = (found.dual_point.T @ phi).view_as(moved) / len(phi)
+    torch.testing.assert_close(found.slopes, expected, rtol=0, atol=1e-12)
+    if intercept:
+        torch.testing.assert_close(found.dual_point.sum(0), torch.zeros(K).double())
+    if loss == "cross_entropy":
+        assert ((targets - found.dual_point) > -1e-12).all()
+    assert found.certificate.dual <= found.certificate.primal

@@ -1,0 +1,165 @@
+"""`convexcnn certify`: prove again, from its files alone, how good a trained model is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convexcnn.cli.options import FOLDER, data_options, limit_option, output_options
+
+if TYPE_CHECKING:
+    from convexcnn.cli.console import Console
+    from convexcnn.data import ImageDataset
+    from convexcnn.models import ConvexConvClassifier
+    from convexcnn.models.proof import Proof
+
+ROUNDING = 1e-6
+"""Part of a gap, and of a thousandth of the primal value, that machines may differ by."""
+
+
+@click.command(name="certify", short_help="Prove again how near a model is to its optimum.")
+@click.argument("run", type=FOLDER)
+@click.argument("data")
+@data_options
+@limit_option
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    metavar="N",
+    help="Seed of splits and of --limit.  [default: that of RUN]",
+)
+@output_options
+def command(
+    run: Path,
+    data: str,
+    *,
+    root: Path | None,
+    download: bool,
+    as_json: bool,
+    **reading: Any,
+) -> int:
+    """Recompute the certificate of RUN from its model and the training images of DATA.
+
+    DATA is what RUN was trained on; it is read as RUN read it, with the --limit, --seed and
+    --image-size in its config.toml unless they are given. Nothing of the solver is used. Beside the
+    certificate stand a search for a further neuron, which proves nothing, and the plain ReLU
+    network of the solution.
+
+    Exit code 1: DATA is not what the model was trained on, or the certificate is worse than the
+    recorded one by more than rounding.
+    """
+    from convexcnn.cli.console import Console
+    from convexcnn.cli.trained import check_fits, load_trained
+    from convexcnn.data import load_dataset
+    from convexcnn.errors import SettingError
+    from convexcnn.models import ConvexConvClassifier
+    from convexcnn.models.proof import prove
+
+    console = Console(as_json=as_json)
+    model = load_trained(run)
+    if not isinstance(model, ConvexConvClassifier):
+        raise SettingError(
+            f"{run} holds a non-convex network, and there is no certificate for those; train with "
+            f"another --formulation"
+        )
+    dataset = load_dataset(data, root=root, download=download, **_reading(run, reading))
+    for path in dataset.skipped:
+        console.note(f"Skipped: {path}")
+    check_fits(model, dataset)
+    test = None if dataset.test is None else dataset.test.images
+    start = time.perf_counter()
+    with console.progress() as show:
+
+        def timed(phase: str, work: Callable[[], Any]) -> Any:
+            value = work()
+            show({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
+            return value
+
+        proof = prove(model, dataset.train.images, dataset.train.labels, test, timed)
+    recorded = _recorded(run)
+    problems = _problems(model, dataset, proof, recorded)
+    show_proof(proof, console)
+    for problem in problems:
+        console.note(f"Problem: {problem}")
+    if not problems:
+        console.show("Passed: the data are those of the run, and the certificate holds.")
+    console.result(
+        {
+            "run": str(run),
+            "data": dataset.describe(),
+            "passed": not problems,
+            "problems": problems,
+            "recorded": recorded,
+            **proof.to_dict(),
+        }
+    )
+    return 1 if problems else 0
+
+
+def show_proof(proof: Proof, console: Console) -> None:
+    """Print a certificate in words, and the numbers that stand beside it."""
+    show_proof_words(proof.to_dict(), console)
+
+
+def show_proof_words(proof: Mapping[str, Any], console: Console) -> None:
+    """Print what `result.json` holds of a proof; parts may be missing."""
+    certificate = proof.get("certificate")
+    if certificate is None:
+        return
+    console.show(
+        f"Certificate: {certificate['scope']}, to {certificate['relative_gap']:.1e} "
+        f"(primal {certificate['primal']:.8g}, dual {certificate['dual']:.8g})"
+    )
+    if certificate.get("violation"):
+        console.show(f"Cones: left by {certificate['violation']:.1e}, and moved back")
+    for title, name in (("Further neuron", "further_neuron"), ("ReLU network", "relu_network")):
+        if proof.get(name) is not None:
+            console.show(f"{title}: {proof[name]['words']}")
+
+
+def _reading(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How DATA is read: as given, else as the run read it."""
+    from convexcnn.cli.run_folder import SETTINGS_FILE, read_toml
+
+    path = run / SETTINGS_FILE
+    settings = read_toml(path) if path.exists() else {}
+    reading: dict[str, Any] = {"image_size": None, "limit": None, "seed": 0, "skip_bad": False}
+    reading |= {name: settings[name] for name in reading if name in settings}
+    return reading | {k: v for k, v in given.items() if v is not None and v is not False}
+
+
+def _recorded(run: Path) -> dict[str, Any] | None:
+    """The certificate in the `result.json` of a fit."""
+    from convexcnn.cli.run_folder import is_run, read_result
+
+    blocks = read_result(run).get("blocks") if is_run(run) else None
+    certificate = blocks[0].get("certificate") if blocks else None
+    return certificate if isinstance(certificate, dict) else None
+
+
+def _problems(
+    model: ConvexConvClassifier,
+    dataset: ImageDataset,
+    proof: Proof,
+    recorded: Mapping[str, Any] | None,
+) -> list[str]:
+    problems = []
+    if model.fingerprint_ is not None and dataset.fingerprint() != model.fingerprint_:
+        problems.append(
+            f"{dataset.name} is not the data that the model was trained on: {model.n_train_:,} "
+            f"images with fingerprint {model.fingerprint_[:12]}, and not {len(dataset.train):,} "
+            f"with {dataset.fingerprint()[:12]}; the certificate above is for other images"
+        )
+    if recorded is not None and recorded["gap"] is not None:
+        found, before = proof.certificate.gap, float(recorded["gap"])
+        slack = ROUNDING * (abs(before) + 1e-3 * abs(proof.certificate.primal))
+        if not found <= before + slack:
+            problems.append(
+                f"the gap is {found:.3e}, and result.json records {before:.3e}: the model or its "
+                f"result.json was changed"
+            )
+    return problems

@@ -1,0 +1,208 @@
+"""Which program and which solver: everything about them that can be refused before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from convexcnn.errors import SettingError
+from convexcnn.models.base import available_memory_gb
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.regularisers import REGULARISERS
+from convexcnn.solvers.choose import (
+    ProblemSize,
+    affordable_gates,
+    check_memory,
+    choose_solver,
+    rows_at_once,
+)
+from convexcnn.solvers.path import PathSolver
+from convexcnn.solvers.registry import BETA_SOLVERS, RIDGE_SOLVERS, beta_solver, solvers_for
+from convexcnn.solvers.sgd import SGD
+from convexcnn.solvers.warm_path import BetaSolver, WarmPath
+
+FORMULATIONS = ("gated", "relu", "relu-penalised")
+SOLVERS = ("auto", *RIDGE_SOLVERS, *BETA_SOLVERS, "sgd")
+DEFAULT_GATES = 128
+MEMORY_SHARE = 0.6
+"""Part of the machine's memory that training may use by default."""
+
+RIDGE_TOLERANCE, TOLERANCE = 1e-6, 1e-3
+"""Default relative duality gaps: of ridge regression, and of all other programs."""
+
+RESIDUAL_PER_GAP = 10.0
+RESIDUALS = 1e-6, 1e-4
+"""Ridge solvers stop at a relative residual: this multiple of the gap asked for, in these bounds.
+
+The gap goes with the square of the residual, times a condition number that nobody knows in advance;
+a tenth was enough wherever it was measured, and the certificate says what it came to.
+"""
+
+
+@dataclass(frozen=True)
+class ProgramSettings:
+    """The parameters of an estimator that say which program is solved, and how.
+
+    Args:
+        formulation: ``gated``, ``relu`` or ``relu-penalised``.
+        regulariser: ``l2``, ``group`` or ``nuclear``.
+        loss: ``squared`` or ``cross_entropy``.
+        solver: one of ``SOLVERS``, or a solver.
+        tolerance: relative duality gap; None for the default of the program.
+        betas: weights of the regulariser; None for a path that fits the data.
+        memory_gb: memory that training may use; None for a part of the machine's.
+    """
+
+    formulation: str
+    regulariser: str
+    loss: str
+    solver: str | PathSolver | BetaSolver | SGD
+    tolerance: float | None
+    betas: float | Sequence[float] | None
+    memory_gb: float | None
+
+    @property
+    def descends(self) -> bool:
+        """Whether SGD trains, without a guarantee."""
+        return self.solver == "sgd" or isinstance(self.solver, SGD)
+
+    @cached_property
+    def kind(self) -> ProgramKind:
+        """The convex program; of ``relu-penalised``, the one without its penalty."""
+        formulation = "gated" if self.formulation == "relu-penalised" else self.formulation
+        return ProgramKind(formulation, self.regulariser, self.loss)
+
+    @property
+    def gap(self) -> float:
+        """The relative duality gap to solve to."""
+        default = RIDGE_TOLERANCE if self.kind.is_ridge else TOLERANCE
+        return default if self.tolerance is None else self.tolerance
+
+    @property
+    def beta_values(self) -> list[float]:
+        if self.betas is None:
+            return [0.0]
+        values = [self.betas] if isinstance(self.betas, (int, float)) else list(self.betas)
+        return [float(value) for value in values]
+
+    @property
+    def one_beta(self) -> bool:
+        """Whether there is nothing to choose."""
+        return self.betas is not None and len(self.beta_values) == 1
+
+    @property
+    def memory_budget_gb(self) -> float:
+        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SettingError: a value that is not known, or a solver that cannot solve the program;
+                it names those that can.
+        """
+        for name, known in {
+            "formulation": FORMULATIONS,
+            "regulariser": tuple(REGULARISERS),
+        }.items():
+            _check_choice(name, getattr(self, name), known)
+        if isinstance(self.solver, str):
+            _check_choice("solver", self.solver, SOLVERS)
+        elif not isinstance(self.solver, (PathSolver, BetaSolver, SGD)):
+            raise SettingError(
+                f"solver {self.solver!r} is neither a name nor a solver; choose one of "
+                f"{', '.join(SOLVERS)}"
+            )
+        for name in ("tolerance", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingError(f"{name} is {value}; give a positive number")
+        self._check_solver()
+        self._check_betas()
+
+    def _check_solver(self) -> None:
+        if self.formulation == "relu-penalised" and not self.descends:
+            raise SettingError(
+                f"formulation relu-penalised is trained by solver sgd only, not by "
+                f"{_name(self.solver)}; its exact form is formulation relu"
+            )
+        able = solvers_for(self.kind)
+        if self.descends:
+            if self.formulation == "relu" or self.regulariser != "l2":
+                raise SettingError(
+                    f"solver sgd cannot solve {self.kind}; use solver "
+                    f"{' or '.join(('auto', *able))}"
+                )
+            if self.tolerance is not None:
+                raise SettingError("tolerance has no meaning for solver sgd; leave it out")
+            return
+        if isinstance(self.solver, BetaSolver):
+            self.solver.check(self.kind)
+        elif isinstance(self.solver, PathSolver):
+            handled = self.solver.handles(self.kind)
+        else:
+            handled = self.solver == "auto" or self.solver in able
+        if not isinstance(self.solver, BetaSolver) and not handled:
+            raise SettingError(
+                f"solver {_name(self.solver)} cannot solve {self.kind}; use solver "
+                f"{' or '.join(able)}"
+            )
+        if self.tolerance is not None and not isinstance(self.solver, str):
+            raise SettingError(
+                f"tolerance is {self.tolerance}, and the solver is an object with a tolerance of "
+                f"its own; give {type(self.solver).__name__}(tolerance=...) only"
+            )
+
+    def _check_betas(self) -> None:
+        values = self.beta_values
+        sound = values and all(0 <= value < math.inf for value in values)
+        if not sound or (not self.descends and self.betas is not None and 0 in values):
+            raise SettingError(f"betas is {self.betas}; give positive numbers")
+        if self.descends and len(values) > 1:
+            raise SettingError(f"solver sgd trains at one beta, and betas has {len(values)}")
+        if isinstance(self.solver, PathSolver) and self.betas is not None:
+            raise SettingError(
+                f"betas is {self.betas}, and the solver is an object with betas of its own; "
+                f"give {type(self.solver).__name__}(betas=...) only"
+            )
+
+    def affordable_gates(self, size: ProblemSize) -> int:
+        """128 gates, or as many as the memory budget lets an exact solver have."""
+        if self.descends or not isinstance(self.solver, str):
+            return size.gates
+        names = solvers_for(self.kind) if self.solver == "auto" else [self.solver]
+        return affordable_gates(self.kind, size, self.memory_budget_gb, names)
+
+    def exact_solver(self, size: ProblemSize) -> tuple[PathSolver, str]:
+        """The solver asked for or chosen, and why it was chosen.
+
+        Raises:
+            SettingError: if it does not fit into the memory.
+        """
+        betas = None if self.betas is None else self.beta_values
+        if isinstance(self.solver, PathSolver):
+            return self.solver, ""
+        if isinstance(self.solver, BetaSolver):
+            return WarmPath(self.solver, self.kind, betas), ""
+        name, reason, budget = str(self.solver), "", self.memory_budget_gb
+        if name == "auto":
+            choice = choose_solver(self.kind, size, budget, self.gap)
+            name, reason = choice.solver, choice.reason
+        check_memory(name, self.kind, size, budget)
+        if name in BETA_SOLVERS:
+            return WarmPath(beta_solver(name, self.gap), self.kind, betas), reason
+        low, high = RESIDUALS
+        residual = min(high, max(low, RESIDUAL_PER_GAP * self.gap))
+        chunk = rows_at_once(size.features)
+        return RIDGE_SOLVERS[name](betas, tolerance=residual, chunk=chunk), reason
+
+
+def _name(solver: str | PathSolver | BetaSolver | SGD) -> str:
+    return solver if isinstance(solver, str) else str(getattr(solver, "name", "sgd"))
+
+
+def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SettingError(f"{name} {value!r} is not known; choose one of {', '.join(known)}")

@@ -1,0 +1,156 @@
+"""Everything that can be said about a trained convex block from itself and its training images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from convexcnn.errors import SettingError
+from convexcnn.models.base import available_memory_gb
+from convexcnn.models.program_settings import MEMORY_SHARE
+from convexcnn.models.raw_block import raw_block
+from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
+from convexcnn.patches.float32 import fast_float32
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.block_certificate import BlockEvidence, certify_block
+from convexcnn.programs.certificate import Certificate
+from convexcnn.programs.further_neuron import FurtherNeuron, find_further_neuron
+
+if TYPE_CHECKING:
+    from convexcnn.models.two_layer import ConvexConvClassifier
+
+T = TypeVar("T")
+Timed = Callable[[str, Callable[[], Any]], Any]
+"""Runs one part of a proof under its name."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The certificate of a trained block, and two numbers that stand beside it.
+
+    Args:
+        certificate: optimal among which networks, and to which gap.
+        further_neuron: whether a search found a neuron that would help; no proof.
+        relu_network: the plain ReLU network of the solution, and what it costs; None if that was
+            too much work.
+    """
+
+    certificate: Certificate
+    further_neuron: FurtherNeuron
+    relu_network: RecoveredNetwork | None
+
+    def to_dict(self) -> dict[str, Any]:
+        parts = vars(self).items()
+        return {name: None if part is None else part.to_dict() for name, part in parts}
+
+
+def _untimed(name: str, work: Callable[[], T]) -> T:
+    return work()
+
+
+def prove(
+    model: ConvexConvClassifier,
+    X: ArrayLike,
+    y: ArrayLike,
+    test_images: NDArray[Any] | None = None,
+    timed: Timed = _untimed,
+    most_work: float = math.inf,
+) -> Proof:
+    """Certify a trained block, search for a further neuron, and recover its ReLU network.
+
+    Args:
+        model: trained.
+        X: the training images.
+        y: (n,) their labels.
+        test_images: where the drift of the ReLU network is measured too.
+        timed: runs each of the parts ``certificate``, ``further neuron`` and ``relu network``.
+        most_work: multiplications that finding the ReLU network may take.
+
+    Raises:
+        DataError: images or labels of another kind than the model was trained on.
+        SettingError: there is no certificate for this model.
+    """
+    stream = model.training_stream(X, y)
+    evidence: BlockEvidence = timed("certificate", lambda: block_evidence(model, stream))
+    further = timed("further neuron", lambda: further_neuron(model, stream, evidence))
+    network = None
+    if _network_work(model, stream) <= most_work:
+        network = timed("relu network", lambda: relu_network(model, stream, evidence, test_images))
+    return Proof(evidence.certificate, further, network)
+
+
+def _network_work(model: ConvexConvClassifier, stream: ImageStream) -> float:
+    """Multiplications of all patches with all filters, which the cones of (G) take."""
+    if model.formulation == "relu":
+        return 0.0
+    k, _, gates, dim = model.coef_.shape
+    work: float = len(stream) * model.geometry().cell_order.numel() * k * gates * dim
+    return work
+
+
+def block_evidence(
+    model: ConvexConvClassifier,
+    stream: ImageStream,
+    progress: Callable[[int], None] | None = None,
+) -> BlockEvidence:
+    """The certificate of a model on its training images, with its dual point.
+
+    Raises:
+        SettingError: there is no certificate for this model.
+    """
+    if model.formulation == "relu-penalised":
+        raise SettingError(
+            "there is no certificate for formulation relu-penalised: its minimiser need not be in "
+            "the cones; train with formulation relu or gated"
+        )
+    if model.formulation == "relu":
+        _check_memory(model, stream)
+    with torch.no_grad():
+        return certify_block(raw_block(model), stream, model.program_kind(), progress=progress)
+
+
+def _check_memory(model: ConvexConvClassifier, stream: ImageStream) -> None:
+    patches = len(stream) * model.geometry().cell_order.numel()
+    needed = 8e-9 * patches * (model.transform_.dim + 12 * model.coef_[:, :, 0, :, 0].numel())
+    budget = MEMORY_SHARE * available_memory_gb()
+    if needed > budget:
+        raise SettingError(
+            f"the certificate of formulation relu gathers the cones of all patches, about "
+            f"{needed:.0f} GB of the {budget:.0f} GB it may use; train on fewer images or gates, "
+            f"or leave the certificate out"
+        )
+
+
+def further_neuron(
+    model: ConvexConvClassifier, stream: ImageStream, evidence: BlockEvidence
+) -> FurtherNeuron:
+    """Search for a ReLU neuron whose addition would lower the objective."""
+    features = GatedFeatures(model.geometry(), model.transform_.to("cpu"), model.gates_.cpu())
+    generator = torch.Generator().manual_seed(model.random_state or 0)
+    with torch.no_grad(), fast_float32():
+        return find_further_neuron(
+            features,
+            stream,
+            evidence.residual,
+            raw_block(model),
+            model.program_kind(),
+            generator,
+        )
+
+
+def relu_network(
+    model: ConvexConvClassifier,
+    stream: ImageStream,
+    evidence: BlockEvidence,
+    test_images: NDArray[Any] | None = None,
+) -> RecoveredNetwork:
+    """Recover the ReLU network of a model and compare it with the convex optimum."""
+    with torch.no_grad():
+        neurons = recover(model, stream if model.formulation == "gated" else None)
+        return measure_network(model, neurons, stream, evidence, test_images)

@@ -1,0 +1,258 @@
+"""Which solver suits a program: what each needs in memory, and in which order they are preferred.
+
+Pure functions of kind, size, memory budget and tolerance; the tables are what a new solver adds to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from convexcnn.errors import SettingError
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
+from convexcnn.solvers.warm_path import InMemorySolver
+
+FLOAT32_GAP = 1e-7
+"""Relative gaps below this are out of reach of solvers that work in float32."""
+
+DENSE = 4000
+"""Side of a matrix that is factorised in float64 in seconds."""
+
+CONE_ROWS = 2e7
+"""Cone constraints that an interior-point method steps through in seconds."""
+
+
+@dataclass(frozen=True)
+class ProblemSize:
+    """The numbers that decide what a program costs.
+
+    Args:
+        rows: images, mirror images included.
+        patches: patches per image.
+        cells: pooling cells.
+        gates: g.
+        dim: numbers per patch, d.
+        classes: k.
+    """
+
+    rows: int
+    patches: int
+    cells: int
+    gates: int
+    dim: int
+    classes: int
+
+    @property
+    def features(self) -> int:
+        return self.cells * self.gates * self.dim
+
+    @property
+    def smaller_side(self) -> int:
+        """Of Phi: the Gram matrix or the kernel."""
+        return min(self.features, self.rows)
+
+    @property
+    def cone_rows(self) -> int:
+        """Constraints of (R)."""
+        return 2 * self.classes * self.gates * self.patches * self.rows
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A solver, and why it was chosen, in words."""
+
+    solver: str
+    reason: str
+
+
+def rows_at_once(features: int) -> int:
+    """Rows of Phi in memory for a number of features: about 0.5 GB."""
+    return int(min(4000, max(100, 0.5e9 / (4 * features))))
+
+
+def _streamed(size: ProblemSize, kind: ProgramKind) -> float:
+    weights = size.classes * size.features * (2 if kind.formulation == "relu" else 1)
+    return 4.0 * (2 * rows_at_once(size.features) * size.features + 8 * weights)
+
+
+def _gathered(size: ProblemSize, kind: ProgramKind) -> float:
+    """All patches, gate bits and Phi in float64."""
+    return 8.0 * size.rows * (size.patches * (size.dim + size.gates) + 2 * size.features)
+
+
+def _direct(size: ProblemSize, kind: ProgramKind) -> float:
+    return 4.0 * (2 * size.features**2 + 2 * rows_at_once(size.features) * size.features)
+
+
+def _kernel(size: ProblemSize, kind: ProgramKind) -> float:
+    return 4.0 * (size.rows**2 + 2 * rows_at_once(size.features) * size.features)
+
+
+def _one_factor(size: ProblemSize, kind: ProgramKind) -> float:
+    return 4.0 * 2 * size.smaller_side**2 + _streamed(size, kind)
+
+
+def _patches(size: ProblemSize, kind: ProgramKind) -> float:
+    """All patches in float64, and working memory."""
+    return 8.0 * size.rows * size.patches * size.dim + 1e9
+
+
+def _multiple_kernel(size: ProblemSize, kind: ProgramKind) -> float:
+    return _gathered(size, kind) + 8.0 * 3 * size.smaller_side**2
+
+
+def _interior_point(size: ProblemSize, kind: ProgramKind) -> float:
+    side = size.smaller_side * (size.classes if kind.loss == "cross_entropy" else 1)
+    cones = 8 * size.cone_rows if kind.formulation == "relu" else 0
+    return _gathered(size, kind) + 8.0 * (3 * side**2 + cones)
+
+
+NEEDED: dict[str, Callable[[ProblemSize, ProgramKind], float]] = {
+    "direct": _direct,
+    "kernel": _kernel,
+    "admm": _one_factor,
+    "cone-columns": _patches,
+    "multiple-kernel": _multiple_kernel,
+    "interior-point": _interior_point,
+}
+"""Bytes that a solver needs; another one gathers all patches or streams them, as its class says."""
+
+
+def needed_gb(solver: str, size: ProblemSize, kind: ProgramKind) -> float:
+    """Return the memory in GB that a solver needs for a program."""
+    in_memory = solver in BETA_SOLVERS and issubclass(BETA_SOLVERS[solver], InMemorySolver)
+    needed = NEEDED.get(solver, _gathered if in_memory else _streamed)
+    return 1e-9 * needed(size, kind)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A solver, when it is the best one, and why."""
+
+    solver: str
+    suits: Callable[[ProblemSize, ProgramKind, float], bool]
+    because: str
+
+
+def _coarse(tolerance: float) -> bool:
+    return tolerance >= FLOAT32_GAP
+
+
+PREFERENCES = (
+    Preference(
+        "direct",
+        lambda size, kind, tolerance: size.features <= size.rows and _coarse(tolerance),
+        "{features:,} features are fewer than {rows:,} images, so their Gram matrix is the "
+        "smaller system",
+    ),
+    Preference(
+        "kernel",
+        lambda size, kind, tolerance: size.features > size.rows and _coarse(tolerance),
+        "{features:,} features are more than {rows:,} images, so the kernel of the images is the "
+        "smaller system",
+    ),
+    Preference(
+        "cg",
+        lambda size, kind, tolerance: _coarse(tolerance),
+        "neither the Gram matrix of {features:,} features nor the kernel of {rows:,} images fits "
+        "in memory, so it reads the images again for every step",
+    ),
+    Preference(
+        "multiple-kernel",
+        lambda size, kind, tolerance: size.smaller_side <= DENSE,
+        "squared loss with the group norm and matrices of side {smaller_side:,}: Newton's method "
+        "reaches any tolerance in a few steps",
+    ),
+    Preference(
+        "interior-point",
+        lambda size, kind, tolerance: (
+            size.smaller_side <= DENSE / (size.classes if kind.loss == "cross_entropy" else 2)
+            and (kind.formulation == "gated" or size.cone_rows <= CONE_ROWS)
+        ),
+        "the program is small enough for Newton steps: matrices of side {smaller_side:,}",
+    ),
+    Preference(
+        "cone-columns",
+        lambda size, kind, tolerance: True,
+        "{cone_rows:,} cone constraints are too many for Newton steps, so filters are generated "
+        "cone by cone",
+    ),
+    Preference(
+        "admm",
+        lambda size, kind, tolerance: _coarse(tolerance),
+        "one factor with side {smaller_side:,} fits in memory and serves every beta",
+    ),
+    Preference(
+        "burer-monteiro",
+        lambda size, kind, tolerance: True,
+        "factors of the nuclear norm descend without a matrix of side {smaller_side:,}",
+    ),
+    Preference(
+        "fista",
+        lambda size, kind, tolerance: True,
+        "it takes every gated program, at two products with Phi per step",
+    ),
+)
+"""From the first choice to the last; a solver that is not named comes after all of them."""
+
+
+def choose_solver(
+    kind: ProgramKind,
+    size: ProblemSize,
+    budget_gb: float,
+    tolerance: float,
+    names: Sequence[str] | None = None,
+) -> Choice:
+    """Return the solver to take, and why.
+
+    Args:
+        kind: which program.
+        size: of the program.
+        budget_gb: memory that it may use.
+        tolerance: relative duality gap.
+        names: solvers to choose from; None for all that handle the kind.
+
+    Raises:
+        SettingError: if none fits into the memory.
+    """
+    names = solvers_for(kind) if names is None else names
+    fitting = [name for name in names if needed_gb(name, size, kind) <= budget_gb]
+    derived = ("features", "smaller_side", "cone_rows")
+    numbers = vars(size) | {name: getattr(size, name) for name in derived}
+    for preference in PREFERENCES:
+        if preference.solver in fitting and preference.suits(size, kind, tolerance):
+            return Choice(preference.solver, preference.because.format(**numbers))
+    if fitting:
+        name = min(fitting, key=lambda name: needed_gb(name, size, kind))
+        return Choice(
+            name,
+            f"of the solvers of this program that fit in memory ({', '.join(fitting)}) it needs "
+            f"the least, {needed_gb(name, size, kind):.1g} GB",
+        )
+    check_memory(min(names, key=lambda name: needed_gb(name, size, kind)), kind, size, budget_gb)
+    raise AssertionError("unreachable")
+
+
+def check_memory(solver: str, kind: ProgramKind, size: ProblemSize, budget_gb: float) -> None:
+    """Raise SettingError if a solver does not fit into the memory budget."""
+    needed = needed_gb(solver, size, kind)
+    if needed > budget_gb:
+        raise SettingError(
+            f"{size.features} features of {size.rows} images need {needed:.1f} GB with solver "
+            f"{solver}, and memory_gb allows {budget_gb:.1f}; lower n_gates (now {size.gates}), "
+            f"whiten or pooling, or raise memory_gb"
+        )
+
+
+def affordable_gates(
+    kind: ProgramKind, size: ProblemSize, budget_gb: float, names: Sequence[str]
+) -> int:
+    """The most gates, at most ``size.gates``, with which one of some solvers fits into memory."""
+    gates = size.gates
+    while gates > 1:
+        smaller = replace(size, gates=gates)
+        if any(needed_gb(name, smaller, kind) <= budget_gb for name in names):
+            break
+        gates -= 1
+    return gates

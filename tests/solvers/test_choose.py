@@ -1,0 +1,116 @@
+"""The solver that suits a program is chosen from a table, with its reason and its memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from convexcnn.errors import SettingError
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.choose import (
+    NEEDED,
+    PREFERENCES,
+    ProblemSize,
+    affordable_gates,
+    choose_solver,
+    needed_gb,
+    rows_at_once,
+)
+from convexcnn.solvers.registry import BETA_SOLVERS, RIDGE_SOLVERS, solvers_for
+
+RIDGE = ProgramKind()
+GROUP = ProgramKind("gated", "group")
+LOGISTIC = ProgramKind("gated", "l2", "cross_entropy")
+NUCLEAR = ProgramKind("gated", "nuclear")
+CONES = ProgramKind("relu", "group")
+
+SMALL = ProblemSize(rows=200, patches=9, cells=4, gates=4, dim=6, classes=3)
+WIDE = ProblemSize(rows=200, patches=9, cells=4, gates=64, dim=49, classes=3)
+CIFAR = ProblemSize(rows=100_000, patches=196, cells=4, gates=48, dim=49, classes=10)
+
+CHOICES = [
+    (RIDGE, SMALL, 1e-6, "direct", "96 features are fewer than 200 images"),
+    (RIDGE, WIDE, 1e-6, "kernel", "12,544 features are more than 200 images"),
+    (RIDGE, CIFAR, 1e-6, "direct", "Gram matrix"),
+    (RIDGE, SMALL, 1e-9, "interior-point", "Newton steps"),
+    (GROUP, SMALL, 1e-3, "multiple-kernel", "matrices of side 96"),
+    (GROUP, WIDE, 1e-3, "multiple-kernel", "matrices of side 200"),
+    (LOGISTIC, SMALL, 1e-3, "interior-point", "Newton steps"),
+    (NUCLEAR, SMALL, 1e-3, "admm", "one factor with side 96"),
+    (NUCLEAR, SMALL, 1e-9, "fista", "every gated program"),
+    (CONES, SMALL, 1e-3, "interior-point", "Newton steps"),
+]
+
+
+@pytest.mark.parametrize(("kind", "size", "tolerance", "solver", "words"), CHOICES, ids=str)
+def test_the_choice_and_its_reason(kind, size, tolerance, solver, words):
+    choice = choose_solver(kind, size, 1000.0, tolerance)
+    assert choice.solver == solver
+    assert words in choice.reason
+    assert choice.solver in solvers_for(kind)
+
+
+def test_where_the_first_choice_does_not_fit_the_next_one_does():
+    needed = {name: needed_gb(name, SMALL, RIDGE) for name in solvers_for(RIDGE)}
+    budget = sorted(needed.values())[0] * 1.01
+    choice = choose_solver(RIDGE, SMALL, budget, 1e-6)
+    assert needed[choice.solver] <= budget
+
+
+@pytest.mark.parametrize("kind", [RIDGE, GROUP, NUCLEAR, CONES, LOGISTIC], ids=str)
+def test_what_fits_nowhere_is_refused_with_what_to_change(kind):
+    with pytest.raises(SettingError, match=r"need .* GB .*; lower n_gates \(now 48\)"):
+        choose_solver(kind, CIFAR, 1e-6, 1e-3)
+
+
+def test_a_solver_that_no_table_names_can_be_chosen():
+    choice = choose_solver(NUCLEAR, SMALL, 10.0, 1e-3, ["newcomer"])
+    assert choice.solver == "newcomer"
+    assert "fit in memory (newcomer)" in choice.reason
+
+
+@pytest.mark.parametrize("solver", [*RIDGE_SOLVERS, *BETA_SOLVERS])
+def test_memory_grows_with_the_problem(solver):
+    for kind in (RIDGE, GROUP, CONES):
+        assert 0 < needed_gb(solver, SMALL, kind) < needed_gb(solver, CIFAR, kind)
+
+
+def test_two_gram_matrices_or_one_kernel_and_two_chunks():
+    chunk = 2 * rows_at_once(96) * 96
+    assert needed_gb("direct", SMALL, RIDGE) == pytest.approx(4e-9 * (2 * 96**2 + chunk))
+    assert needed_gb("kernel", SMALL, RIDGE) == pytest.approx(4e-9 * (200**2 + chunk))
+
+
+def test_as_many_gates_as_fit():
+    budget = needed_gb("direct", CIFAR, RIDGE)
+    assert affordable_gates(RIDGE, CIFAR, budget, ["direct"]) == 48
+    fewer = affordable_gates(RIDGE, CIFAR, budget / 4, ["direct"])
+    assert 1 < fewer < 48
+    assert affordable_gates(RIDGE, CIFAR, 1e-9, ["direct"]) == 1
+
+
+def test_every_solver_has_its_place_in_the_table():
+    names = [preference.solver for preference in PREFERENCES]
+    assert len(names) == len(set(names))
+    assert {*RIDGE_SOLVERS, *BETA_SOLVERS, *NEEDED} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "solver"),
+    [
+        (GROUP, CIFAR, "admm"),
+        (LOGISTIC, CIFAR, "admm"),
+        (NUCLEAR, CIFAR, "admm"),
+        (CONES, CIFAR, "cone-columns"),
+    ],
+    ids=str,
+)
+def test_large_programs_go_to_solvers_that_need_not_gather_phi(kind, size, solver):
+    everything = ["interior-point", "multiple-kernel", "fista", "admm", "cone-columns"]
+    able = [name for name in everything if (name == "cone-columns") == (kind is CONES)]
+    assert choose_solver(kind, size, 9.0, 1e-3, able).solver == solver
+
+
+def test_the_nuclear_norm_descends_on_factors_where_no_matrix_fits():
+    names = ["fista", "admm", "burer-monteiro"]
+    choice = choose_solver(NUCLEAR, CIFAR, 0.7, 1e-3, names)
+    assert choice.solver == "burer-monteiro"
