@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes
 from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
 from convexcnn.solvers.warm_path import InMemorySolver
 
@@ -90,7 +91,8 @@ def _kernel(size: ProblemSize, kind: ProgramKind) -> float:
 
 
 def _one_factor(size: ProblemSize, kind: ProgramKind) -> float:
-    return 4.0 * 2 * size.smaller_side**2 + _streamed(size, kind)
+    gram, kernel = gram_metric_bytes(size.features), kernel_metric_bytes(size.rows)
+    return min(gram, kernel) + _streamed(size, kind)
 
 
 def _patches(size: ProblemSize, kind: ProgramKind) -> float:

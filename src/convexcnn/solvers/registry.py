@@ -33,6 +33,8 @@ def solvers_for(kind: ProgramKind) -> list[str]:
     return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
 
 
-def beta_solver(name: str, tolerance: float) -> BetaSolver:
-    """Return the solver of that name, to a relative duality gap."""
+def beta_solver(name: str, tolerance: float, memory_gb: float) -> BetaSolver:
+    """Return the solver of that name, to a relative duality gap, within a memory budget."""
+    if name == ADMM.name:
+        return ADMM(tolerance, memory_gb=memory_gb)
     return BETA_SOLVERS[name](tolerance=tolerance)  # type: ignore[call-arg]
