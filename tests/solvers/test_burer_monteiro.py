@@ -125,13 +125,15 @@ def test_a_start_is_taken_up() -> None:
     assert len(again.history) < len(solve(BurerMonteiro(1e-3, epochs=0), kind).history)
     gated = GatedProgram(features(), K, get_loss("squared"))
     program = FactoredProgram(features(), K, get_loss("squared"), rank=5, generator=generator())
+    program.double()
     with torch.no_grad():
         program.left.zero_()
         program.right.zero_()
         program.start_at(first.weights, first.bias)
     torch.testing.assert_close(program.weights, first.weights, rtol=1e-4, atol=1e-5)
-    gated.weights, gated.bias = first.weights.flatten(1), first.bias
+    gated.weights, gated.bias = first.weights.flatten(1).float(), first.bias.float()
     images, _ = STREAM.block(slice(None))
+    program.left, program.right, program.bias = (part.float() for part in program.parameters)
     torch.testing.assert_close(program.scores(images), gated.scores(images), rtol=1e-4, atol=1e-5)
 
 

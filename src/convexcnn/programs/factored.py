@@ -65,6 +65,10 @@ class FactoredProgram(BlockProgram):
     def parameters(self) -> list[Tensor]:
         return [self.left, self.right, self.bias]
 
+    def double(self) -> None:
+        """Turn the factors and b into float64."""
+        self.left, self.right, self.bias = (part.double() for part in self.parameters)
+
     @property
     def block_size(self) -> int:
         return self.features.block_size

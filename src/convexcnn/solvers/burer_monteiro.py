@@ -36,8 +36,8 @@ from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import AtBeta, BetaSolver
 
-MEMORY = 20
-"""Pairs of steps and gradients of L-BFGS."""
+MEMORY = 100
+"""Pairs of steps and gradients of L-BFGS; 20 need half as many passes again."""
 CHUNK = 10
 """L-BFGS iterations between two looks at the gap."""
 PROGRESS = 1e-9
@@ -123,7 +123,11 @@ class BurerMonteiro(BetaSolver):
         history: History,
         callback: Callback | None,
     ) -> Optimum:
-        """Descend with all images until the gap is small, and return the best point seen."""
+        """Descend with all images until the gap is small, and return the best point seen.
+
+        Factors are float64 here: in float32, line searches fail at gaps of 1e-4 to 1e-2.
+        """
+        program.double()
         best = _Best(program)
         lbfgs = torch.optim.LBFGS(
             program.parameters,
@@ -196,13 +200,12 @@ class _AllImages:
         self.features, self.streams = features, streams
         self.loss = get_loss(kind.loss)
         targets = []
-        gates, k = features.gates, streams[0].n_classes
-        self.cross = gates.new_zeros(k, features.n_features)
-        self.phi_sum = gates.new_zeros(features.n_features)
+        zero = features.gates.new_zeros(features.n_features).double()
+        self.cross, self.phi_sum = zero.repeat(streams[0].n_classes, 1), zero
         for _, phi, part in feature_blocks(features, streams):
             targets.append(part.double())
-            self.cross.addmm_(part.T.to(phi.dtype), phi)
-            self.phi_sum += phi.sum(0)
+            self.cross.addmm_(targets[-1].T, phi.double())
+            self.phi_sum += phi.double().sum(0)
         regulariser = get_regulariser(kind.regulariser)
         self.terms = _Terms(
             torch.cat(targets), 1.0, kind.loss, kind.intercept, self.loss, regulariser
@@ -215,19 +218,20 @@ class _AllImages:
         flat = weights.flatten(1)
         slopes, scores = torch.zeros_like(flat), terms.targets.new_empty(terms.targets.shape)
         for rows, phi, targets in feature_blocks(self.features, self.streams):
+            phi = phi.double()
             scores[rows] = found = phi @ flat.T + program.bias
-            slopes.addmm_(self.loss.gradient(found, targets.to(found)).T, phi)
+            slopes.addmm_(self.loss.gradient(found, targets.double()).T, phi)
         loss = float(self.loss.value(scores, terms.targets)) / n
-        primal = loss + program.beta * float(terms.regulariser_function.value(weights.double()))
+        primal = loss + program.beta * float(terms.regulariser_function.value(weights))
         program.zero_grad()
         program.pull_back(slopes / n)
         gradient = negative_gradient(terms, scores)
         if program.intercept:
             gradient_of(program.bias).sub_(gradient.mean(0))
         objective = loss + program.regularise()
-        kept, shift = (part.to(slopes) for part in dual_mixture(terms, gradient))
+        kept, shift = dual_mixture(terms, gradient)
         pulled = (1 - kept) * self.cross - kept * slopes - torch.outer(shift, self.phi_sum)
-        pulled = pulled.double().view(1, *weights.shape)
+        pulled = pulled.view(1, *weights.shape)
         return objective, primal, dual_value(terms, dual_point(terms, scores), pulled)
 
 
