@@ -19,6 +19,17 @@ if TYPE_CHECKING:
         dataset_from_torch,
         load_dataset,
     )
+    from convexcnn.explain import (
+        deletion_curve,
+        exact_contributions,
+        faithfulness_table,
+        grad_cam,
+        gradient_times_input,
+        insertion_curve,
+        maximise_input,
+        occlusion_map,
+        strongest_filters,
+    )
     from convexcnn.models import (
         ConvexConvClassifier,
         NonConvexConvClassifier,
@@ -43,9 +54,18 @@ __all__ = [
     "build_report",
     "dataset_from_arrays",
     "dataset_from_torch",
+    "deletion_curve",
+    "exact_contributions",
+    "faithfulness_table",
+    "grad_cam",
+    "gradient_times_input",
+    "insertion_curve",
     "load_dataset",
     "load_model",
+    "maximise_input",
+    "occlusion_map",
     "save_model",
+    "strongest_filters",
 ]
 
 _HOME = {
@@ -57,9 +77,18 @@ _HOME = {
     "build_report": "report",
     "dataset_from_arrays": "data",
     "dataset_from_torch": "data",
+    "deletion_curve": "explain",
+    "exact_contributions": "explain",
+    "faithfulness_table": "explain",
+    "grad_cam": "explain",
+    "gradient_times_input": "explain",
+    "insertion_curve": "explain",
     "load_dataset": "data",
     "load_model": "models",
+    "maximise_input": "explain",
+    "occlusion_map": "explain",
     "save_model": "models",
+    "strongest_filters": "explain",
 }
 """The subpackage that each name comes from."""
 

@@ -24,6 +24,7 @@ from convexcnn.errors import RunError
 SMALL = ["--filter-size", "3", "--whiten", "8", "--gates", "gaussian", "--n-gates", "4"]
 FIT_FILES = {
     "config.toml",
+    "explanations.safetensors",
     "figures",
     "filters.safetensors",
     "metrics.jsonl",

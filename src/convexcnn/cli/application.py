@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     modules={
         name: f"convexcnn.cli.{name}"
-        for name in ("demo", "fit", "compare", "evaluate", "predict", "report", "data")
+        for name in ("demo", "fit", "compare", "evaluate", "predict", "explain", "report", "data")
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -56,7 +56,7 @@ def command(
 
     console = Console(as_json=as_json)
     model = load_trained(run)
-    files = list(_files(images))
+    files = list(picture_files(images))
     predictions: list[Prediction] = []
     skipped: list[str] = []
     for start in range(0, len(files), BATCH):
@@ -81,7 +81,7 @@ def command(
     )
 
 
-def _files(images: Sequence[Path]) -> Iterator[Path]:
+def picture_files(images: Sequence[Path]) -> Iterator[Path]:
     """Yield the files named, and the pictures of folders named, in order."""
     from convexcnn.data.decode import is_image_file
     from convexcnn.errors import DataError

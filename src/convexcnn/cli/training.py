@@ -21,6 +21,7 @@ Result = dict[str, Any]
 T = TypeVar("T")
 
 FILTERS_FILE = "filters.safetensors"
+EXPLANATIONS_FILE = "explanations.safetensors"
 
 
 def fit_run(
@@ -90,13 +91,14 @@ def train(
     *,
     certificate: bool,
 ) -> Result:
-    """Fit, measure and certify an estimator, and write its model and filters into a folder.
+    """Fit, measure and certify an estimator, and write model, filters and explanations.
 
     Returns:
         `result.json` without settings and environment.
     """
     from safetensors.numpy import save_file
 
+    from convexcnn.explain.gallery import explain_examples
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
 
@@ -127,6 +129,9 @@ def train(
         proof = timed("certificate", lambda: estimator.certify(split.images, split.labels))
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
+    if test is not None:
+        examples = timed("explanations", lambda: explain_examples(estimator, test))
+        save_file(examples, folder / EXPLANATIONS_FILE)
     scores = {
         "train": on_train.summary(),
         "test": None if on_test is None else on_test.summary(),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexcnn.data.preprocess import ImageScaler, as_images
 from convexcnn.data.split import train_validation_split
@@ -103,6 +103,15 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
         """Return the strongest first-layer filters in raw pixels, ready to be pictured."""
 
+    @abstractmethod
+    def to_torch(self) -> nn.Sequential:
+        """Return the trained network as plain layers that map pixels to scores.
+
+        Preprocessing is its first layer: it takes float or uint8 images (n, channels, height,
+        width) in the units that the model was trained on. It lies on the CPU. A patch within
+        rounding of a gate's boundary may fall on its other side than in ``scores``.
+        """
+
     def geometry(self, image_shape: tuple[int, ...] | None = None) -> PatchGeometry:
         """Where patches and pooling cells lie in images of a shape; by default the fitted one."""
         channels, height, width = image_shape or self.image_shape_
@@ -178,21 +187,34 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
 
         Computed where the model's tensors are: where it was trained, or on the CPU once loaded.
         """
+        blocks = self.scaled_blocks(X)
+        with torch.no_grad(), fast_float32():
+            score = self._scorer()
+            scores = [score(block).cpu() for block in blocks]
+        empty = torch.zeros(0, len(self.classes_))
+        result: NDArray[np.float32] = torch.cat([empty, *scores]).numpy()
+        return result
+
+    def scaled_blocks(self, X: ArrayLike) -> Iterator[Tensor]:
+        """Yield images as the block sees them, a few at a time: (b, channels, height, width).
+
+        They are checked, standardised, and where the model's tensors are.
+        """
         images = self._images_like_trained(X)
         labels, k = np.zeros(len(images), np.int64), len(self.classes_)
         device = str(self.transform_.mean.device)
         stream = ImageStream(images, labels, k, self.scaler_, device=device)
-        with torch.no_grad(), fast_float32():
-            score = self._scorer()
-            scores = [score(block).cpu() for block, _ in stream.blocks(SCORED_AT_ONCE)]
-        result: NDArray[np.float32] = torch.cat([torch.zeros(0, k), *scores]).numpy()
-        return result
+        return (block for block, _ in stream.blocks(SCORED_AT_ONCE))
 
-    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
+    def check_trained(self) -> None:
+        """Raise scikit-learn's NotFittedError before ``fit``."""
         if not hasattr(self, "classes_"):
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError(f"this {type(self).__name__} is not trained; call fit first")
+
+    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
+        self.check_trained()
         images = as_images(X, self.image_shape or self._flat_shape(X))
         if images.shape[1:] != self.image_shape_:
             raise DataError(

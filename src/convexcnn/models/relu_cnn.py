@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
 from convexcnn.models.base import BlockClassifier
+from convexcnn.models.torch_module import relu_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.losses import get_loss
+from convexcnn.programs.neurons import Neurons
 from convexcnn.programs.relu_cnn import ReluProgram
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
@@ -156,6 +158,14 @@ class NonConvexConvClassifier(BlockClassifier):
         return lambda images: torch.cat(
             [program.scores(block) for block in torch.split(images, program.block_size)]
         )
+
+    def to_torch(self) -> nn.Sequential:
+        """Return the network as layers ``scale, conv, relu, pool, flatten, head``."""
+        self.check_trained()
+        geometry = self.geometry()
+        head = self.coef_.cpu().view(len(self.classes_), geometry.n_cells, -1)
+        neurons = Neurons(self.filters_.cpu().double(), head, self.intercept_.cpu())
+        return relu_network(self.scaler_, geometry, self.transform_.to("cpu"), neurons)
 
     def filters(self, n_filters: int = 64) -> dict[str, NDArray[np.float32]]:
         """Return the strongest filters on raw (standardised) pixels.

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier, available_memory_gb
 from convexcnn.models.gates import choose_gates
+from convexcnn.models.torch_module import gated_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
@@ -303,6 +304,18 @@ class ConvexConvClassifier(BlockClassifier):
             return scores
 
         return score
+
+    def to_torch(self) -> nn.Sequential:
+        """Return the gated network as layers ``scale, features, pool, flatten, head``."""
+        self.check_trained()
+        return gated_network(
+            self.scaler_,
+            self.geometry(),
+            self.transform_.to("cpu"),
+            self.gates_.cpu(),
+            self.coef_.cpu(),
+            self.intercept_.cpu(),
+        )
 
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
         """Return the strongest filters of every class, as filters on raw (standardised) pixels.

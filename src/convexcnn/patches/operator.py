@@ -92,6 +92,10 @@ class GatedFeatures:
         bits = self.geometry.cell_order.numel() * len(self.gates)
         return max(4, CACHE_BYTES // (4 * (bits + self.n_features)))
 
+    def double(self) -> GatedFeatures:
+        """The same operator in float64: gates that a patch nearly touches may be on there only."""
+        return GatedFeatures(self.geometry, self.transform.double(), self.gates.double())
+
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """Return Phi for a block of images.
 

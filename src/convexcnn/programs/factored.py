@@ -65,10 +65,6 @@ class FactoredProgram(BlockProgram):
     def parameters(self) -> list[Tensor]:
         return [self.left, self.right, self.bias]
 
-    def double(self) -> None:
-        """Turn the factors and b into float64."""
-        self.left, self.right, self.bias = (part.double() for part in self.parameters)
-
     @property
     def block_size(self) -> int:
         return self.features.block_size
@@ -87,6 +83,11 @@ class FactoredProgram(BlockProgram):
         heads = (right[:, :rank] * root[..., None]).permute(2, 0, 1)  # (k cells, g, r)
         self.right[..., :rank] += heads.reshape(*weights.shape[:3], rank).to(self.right)
         self.bias.copy_(bias)
+
+    def refine(self) -> None:
+        """Go on in float64: what descends by line search must tell small decreases from noise."""
+        self.left, self.right = self.left.double(), self.right.double()
+        self.bias = self.bias.double()
 
     def scores(self, images: Tensor) -> Tensor:
         phi = self.features(images, self._phi[: len(images)])

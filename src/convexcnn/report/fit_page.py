@@ -27,6 +27,7 @@ from convexcnn.report.node import Node
 from convexcnn.report.page import ChartView, Page, chart_view
 from convexcnn.report.results import Block, FitResult, Scores
 from convexcnn.report.run_files import RunFiles
+from convexcnn.report.why import why_view
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         filters=filter_views(run),
         confusions=confusions,
         colophon=colophon(run, "fit"),
+        why=None if run.examples is None else why_view(run.examples, data.classes),
     )
 
 

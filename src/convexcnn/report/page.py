@@ -13,6 +13,7 @@ from convexcnn.report.colophon import Colophon
 from convexcnn.report.confusion import ConfusionView
 from convexcnn.report.filter_pictures import FilterView
 from convexcnn.report.line_chart import LineChart, chart_files, inline_svg
+from convexcnn.report.why import WhyView
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Page:
     filters: list[FilterView]
     confusions: list[ConfusionView]
     colophon: Colophon
+    why: WhyView | None = None
 
     def figure_files(self) -> dict[str, bytes]:
         """Every figure as files, by name."""
         files = {view.file: view.sheet for view in self.filters}
         for chart in self.charts:
             files.update(chart.files)
+        if self.why is not None:
+            files.update(self.why.files)
         return files
 
 

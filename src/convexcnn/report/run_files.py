@@ -19,6 +19,7 @@ from convexcnn.report.node import Node
 from convexcnn.report.results import CompareResult, FitResult, read_result
 
 Tensor = NDArray[np.float32]
+MAPS: tuple[str, ...] = ("contributions", "occlusion", "gradcam")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,29 @@ class FilterSet:
 
     filters: Tensor
     strength: Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A few test images and what was explained of them.
+
+    Args:
+        images: (m, channels, height, width), as the model saw them.
+        index: (m,), which test images they are.
+        labels: (m,), true classes.
+        predicted: (m,), predicted classes.
+        scores: (m, columns).
+        columns: (columns,), the class of every score.
+        maps: by method, (m, height, width).
+    """
+
+    images: NDArray[np.generic]
+    index: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    scores: Tensor
+    columns: NDArray[np.int64]
+    maps: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,13 +64,15 @@ class RunFiles:
     metrics: tuple[Node, ...]
     convex: FilterSet | None
     non_convex: FilterSet | None
+    examples: Examples | None
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read `result.json`, `config.toml`, `metrics.jsonl` and `filters.safetensors`.
+    """Read `result.json`, `config.toml`, `metrics.jsonl`, and the two files of tensors.
 
     Raises RunError for a file that is missing, damaged or says something impossible;
-    `filters.safetensors` may be absent, and so may the metrics of a fit.
+    `filters.safetensors` and `explanations.safetensors` may be absent, and so may the metrics of
+    a fit.
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run folder; give one that fit or compare has written")
@@ -56,7 +82,7 @@ def read_run(folder: Path) -> RunFiles:
         config = tomllib.loads(config_text)
     except tomllib.TOMLDecodeError as error:
         raise RunError(f"{folder / 'config.toml'}: not TOML ({error}); restore the file") from error
-    filters = _read_filters(folder / "filters.safetensors")
+    filters = _read_tensors(folder / "filters.safetensors", "filters")
     classes = len(result.circumstances.data.classes)
     return RunFiles(
         folder=folder,
@@ -66,6 +92,7 @@ def read_run(folder: Path) -> RunFiles:
         metrics=_metrics(folder / "metrics.jsonl", required=isinstance(result, CompareResult)),
         convex=_filter_set(folder, filters, "convex", classes),
         non_convex=_filter_set(folder, filters, "non_convex", None),
+        examples=_read_examples(folder / "explanations.safetensors", classes),
     )
 
 
@@ -113,14 +140,14 @@ def _metrics(path: Path, *, required: bool) -> tuple[Node, ...]:
     )
 
 
-def _read_filters(path: Path) -> dict[str, NDArray[np.generic]]:
+def _read_tensors(path: Path, what: str) -> dict[str, NDArray[np.generic]]:
     if not path.exists():
         return {}
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path}: not a safetensors file ({error}); delete it to report without filters"
+            f"{path}: not a safetensors file ({error}); delete it to report without {what}"
         ) from error
 
 
@@ -144,3 +171,41 @@ def _filter_set(
             f"{strength.shape} where {expected} is needed; delete it to report without filters"
         )
     return FilterSet(np.nan_to_num(filters), np.nan_to_num(strength))
+
+
+def _read_examples(path: Path, classes: int) -> Examples | None:
+    tensors = _read_tensors(path, "explanations")
+    if not tensors:
+        return None
+    try:
+        images = tensors.pop("images")
+        index, labels, predicted, columns = (
+            np.asarray(tensors.pop(name), np.int64)
+            for name in ("index", "labels", "predicted", "columns")
+        )
+        scores = np.asarray(tensors.pop("scores"), np.float32)
+    except KeyError as error:
+        raise _odd_examples(path, f"has no {error}") from error
+    m, *shape = images.shape
+    maps = {
+        name: np.nan_to_num(np.asarray(tensors[name], np.float32))
+        for name in MAPS
+        if name in tensors
+    }
+    fits = (
+        images.ndim == 4
+        and 0 not in images.shape[1:]
+        and index.shape == labels.shape == predicted.shape == (m,)
+        and scores.shape == (m, len(columns))
+        and all(values.shape == (m, *shape[1:]) for values in maps.values())
+    )
+    if not fits:
+        raise _odd_examples(path, "holds tensors of shapes that do not fit together")
+    for named in (labels, predicted, columns):
+        if named.size and not (named.min() >= 0 and named.max() < classes):
+            raise _odd_examples(path, f"names a class that is none of the {classes}")
+    return Examples(images, index, labels, predicted, np.nan_to_num(scores), columns, maps)
+
+
+def _odd_examples(path: Path, problem: str) -> RunError:
+    return RunError(f"{path} {problem}; delete it to report without explanations")

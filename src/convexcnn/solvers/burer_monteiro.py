@@ -15,23 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.block import gradient_of
 from convexcnn.programs.factored import FactoredProgram
 from convexcnn.programs.kind import ProgramKind
-from convexcnn.programs.losses import Loss, get_loss
-from convexcnn.programs.regularisers import Regulariser, get_regulariser
-from convexcnn.solvers.duality import (
-    dual_mixture,
-    dual_point,
-    dual_value,
-    negative_gradient,
-)
+from convexcnn.programs.losses import get_loss
+from convexcnn.programs.regularisers import get_regulariser
+from convexcnn.solvers.duality import balanced, best_dual_value
 from convexcnn.solvers.optimum import History, Optimum, Status
-from convexcnn.solvers.passes import feature_blocks
+from convexcnn.solvers.passes import image_totals, pull_back
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import AtBeta, BetaSolver
@@ -123,11 +117,8 @@ class BurerMonteiro(BetaSolver):
         history: History,
         callback: Callback | None,
     ) -> Optimum:
-        """Descend with all images until the gap is small, and return the best point seen.
-
-        Factors are float64 here: in float32, line searches fail at gaps of 1e-4 to 1e-2.
-        """
-        program.double()
+        """Descend with all images until the gap is small, and return the best point seen."""
+        program.refine()
         best = _Best(program)
         lbfgs = torch.optim.LBFGS(
             program.parameters,
@@ -157,7 +148,8 @@ class BurerMonteiro(BetaSolver):
                 status = Status.STALLED
                 break
             before = best.objective
-        return Optimum(best.weights, best.bias, status, history.rows)
+        weights, bias = best.weights.to(images.dtype), best.bias.to(images.dtype)
+        return Optimum(weights, bias, status, history.rows)
 
 
 class _Best:
@@ -175,64 +167,36 @@ class _Best:
             self.weights, self.bias = self.program.weights, self.program.bias.clone()
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """What the dual of (G) depends on besides Phi; see ``duality.DualTerms``."""
-
-    targets: Tensor
-    beta: float
-    loss: str
-    intercept: bool
-    loss_function: Loss
-    regulariser_function: Regulariser
-
-
 class _AllImages:
-    """Passes over all images: objective and gradient of the factors, and a bound of (G).
-
-    A dual point is s L + (1 - s) Y - c, so that its Phi' is known from that of L, which is the
-    gradient by V, and from Phi' Y and Phi' 1, which one pass gives for all betas.
-    """
+    """Passes over all images: objective and gradient of the factors, and a bound of (G)."""
 
     def __init__(
         self, kind: ProgramKind, features: GatedFeatures, streams: Sequence[ImageStream]
     ) -> None:
-        self.features, self.streams = features, streams
+        self.kind, self.features, self.streams = kind, features, streams
         self.loss = get_loss(kind.loss)
-        targets = []
-        zero = features.gates.new_zeros(features.n_features).double()
-        self.cross, self.phi_sum = zero.repeat(streams[0].n_classes, 1), zero
-        for _, phi, part in feature_blocks(features, streams):
-            targets.append(part.double())
-            self.cross.addmm_(targets[-1].T, phi.double())
-            self.phi_sum += phi.double().sum(0)
-        regulariser = get_regulariser(kind.regulariser)
-        self.terms = _Terms(
-            torch.cat(targets), 1.0, kind.loss, kind.intercept, self.loss, regulariser
-        )
+        self.regulariser = get_regulariser(kind.regulariser)
+        self.totals = image_totals(features, streams)
+        self.targets = self.totals.targets.double()
+        self.dtype = features.gates.dtype
 
     def measure(self, program: FactoredProgram) -> tuple[float, float, float]:
         """Set the program's ``grad``s; return its objective, that of (G), and a bound of (G)."""
-        terms = replace(self.terms, beta=program.beta)
-        n, weights = len(terms.targets), program.weights
-        flat = weights.flatten(1)
-        slopes, scores = torch.zeros_like(flat), terms.targets.new_empty(terms.targets.shape)
-        for rows, phi, targets in feature_blocks(self.features, self.streams):
-            phi = phi.double()
-            scores[rows] = found = phi @ flat.T + program.bias
-            slopes.addmm_(self.loss.gradient(found, targets.double()).T, phi)
-        loss = float(self.loss.value(scores, terms.targets)) / n
-        primal = loss + program.beta * float(terms.regulariser_function.value(weights))
+        n, weights, totals = self.totals.rows, program.weights, self.totals
+        scores, negative, pulled = pull_back(
+            self.features, self.streams, self.loss, weights.flatten(1), program.bias
+        )
+        loss = float(self.loss.value(scores.double(), self.targets)) / n
+        primal = loss + program.beta * float(self.regulariser.value(weights.double()))
         program.zero_grad()
-        program.pull_back(slopes / n)
-        gradient = negative_gradient(terms, scores)
+        program.pull_back(-pulled / n)
         if program.intercept:
-            gradient_of(program.bias).sub_(gradient.mean(0))
+            gradient_of(program.bias).sub_(negative.mean(0))
         objective = loss + program.regularise()
-        kept, shift = dual_mixture(terms, gradient)
-        pulled = (1 - kept) * self.cross - kept * slopes - torch.outer(shift, self.phi_sum)
-        pulled = pulled.view(1, *weights.shape)
-        return objective, primal, dual_value(terms, dual_point(terms, scores), pulled)
+        point = balanced(self.kind, negative.double(), self.targets)
+        slopes = point.pull(pulled, totals.cross, totals.feature_sum).view(1, *weights.shape)
+        dual = best_dual_value(self.kind, self.targets, program.beta, point.values, slopes)
+        return objective, primal, dual
 
 
 def _joined(streams: Sequence[ImageStream]) -> ImageStream:

@@ -11,6 +11,9 @@ from convexcnn.errors import SettingError
 
 BLOCK = 1024
 
+BAND = 4 * BLOCK
+"""Columns of the trailing matrix that are updated at once."""
+
 
 class CholeskyFactor:
     """A + shift I = L L', with L written over the lower triangle of A.
@@ -20,7 +23,8 @@ class CholeskyFactor:
 
     Args:
         matrix: (m, m) symmetric positive semi-definite; only its lower triangle is read, and it is
-            overwritten. What is left above the diagonal means nothing.
+            overwritten. What is left above the diagonal, less than BAND away from it, means
+            nothing; what is further up is not touched.
         shift: added to the diagonal, > 0.
 
     Raises:
@@ -52,8 +56,8 @@ class CholeskyFactor:
                 break
             panel = a[stop:, start:stop] @ inverse.T
             a[stop:, start:stop] = panel
-            for left in range(stop, size, 4 * BLOCK):
-                right = min(left + 4 * BLOCK, size)
+            for left in range(stop, size, BAND):
+                right = min(left + BAND, size)
                 a[left:, left:right].addmm_(
                     panel[left - stop :], panel[left - stop : right - stop].T, alpha=-1
                 )

@@ -2,85 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from convexcnn.programs.losses import Loss
-from convexcnn.programs.regularisers import Norm, Regulariser
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.program import Program
+from convexcnn.programs.regularisers import Norm, get_regulariser
 
 
-class DualTerms(Protocol):
-    """What the dual of a program depends on besides Phi: a ``Program`` has it all."""
-
-    @property
-    def targets(self) -> Tensor: ...
-    @property
-    def beta(self) -> float: ...
-    @property
-    def loss(self) -> str: ...
-    @property
-    def intercept(self) -> bool: ...
-    @property
-    def loss_function(self) -> Loss: ...
-    @property
-    def regulariser_function(self) -> Regulariser: ...
-
-
-def negative_gradient(program: DualTerms, scores: Tensor) -> Tensor:
+def negative_gradient(program: Program, scores: Tensor) -> Tensor:
     """L = -loss'(scores), (n, k)."""
     return -program.loss_function.gradient(scores, program.targets)
 
 
-def dual_mixture(program: DualTerms, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return s and c (k,) with which s L + (1 - s) Y - c is a dual point.
-
-    Its columns sum to zero if the intercept asks for it. Squared loss: the centred residual, s = 1.
-    Cross-entropy: Y - P, with P mixed with one fixed distribution so that its mean is that of Y
-    and its rows stay in the simplex.
+@dataclass(frozen=True)
+class DualPoint:
+    """kept L + (1 - kept) Y - shift, a combination whose columns sum to zero if they must.
 
     Args:
-        program: whose dual it is.
-        gradient: L of :func:`negative_gradient`, (n, k).
+        values: (n, k).
+        kept: how much of L is left.
+        shift: (k,).
     """
-    one = gradient.new_ones(())
-    if not program.intercept:
-        return one, gradient.new_zeros(gradient.shape[1])
-    if program.loss == "squared":
-        return one, gradient.mean(0)
-    want = program.targets.mean(0)
-    have = want - gradient.mean(0)
+
+    values: Tensor
+    kept: Tensor
+    shift: Tensor
+
+    def pull(self, pulled: Tensor, cross: Tensor, feature_sum: Tensor) -> Tensor:
+        """Phi' of the point, (k, m), from L' Phi, Y' Phi (k, m) and the sum of the features."""
+        mixed = self.kept * pulled + (1 - self.kept) * cross
+        return mixed - torch.outer(self.shift, feature_sum)
+
+
+def balanced(kind: ProgramKind, negative: Tensor, targets: Tensor) -> DualPoint:
+    """Return the dual point of L = -loss'(scores).
+
+    Squared loss: the centred residual. Cross-entropy: Y - P, with P mixed with one fixed
+    distribution so that its mean is that of Y and its rows stay in the simplex.
+
+    Args:
+        kind: which program.
+        negative: L, (n, k).
+        targets: Y, (n, k).
+    """
+    one, zero = negative.new_ones(()), torch.zeros_like(negative[0])
+    if not kind.intercept:
+        return DualPoint(negative, one, zero)
+    if kind.loss == "squared":
+        mean = negative.mean(0)
+        return DualPoint(negative - mean, one, mean)
+    chances = targets - negative
+    have, want = chances.mean(0), targets.mean(0)
     kept = (want / have).min().clamp_max(1)
-    return kept, want - kept * have
+    shift = want - kept * have
+    return DualPoint(targets - kept * chances - shift, kept, shift)
 
 
-def dual_point(program: DualTerms, scores: Tensor) -> Tensor:
-    """L with columns that sum to zero if the intercept asks for it."""
-    gradient = negative_gradient(program, scores)
-    kept, shift = dual_mixture(program, gradient)
-    return kept * gradient + (1 - kept) * program.targets - shift
+def dual_point(program: Program, scores: Tensor) -> Tensor:
+    """The values of :func:`balanced` for scores (n, k) of a program in memory."""
+    return balanced(program.kind, negative_gradient(program, scores), program.targets).values
 
 
-def dual_value(program: DualTerms, dual: Tensor, slopes: Tensor) -> float:
-    """The dual objective at the longest multiple of L that is feasible, at most L itself.
+def dual_value(program: Program, dual: Tensor, slopes: Tensor) -> float:
+    """:func:`best_dual_value` for a program in memory."""
+    return best_dual_value(program.kind, program.targets, program.beta, dual, slopes)
+
+
+def best_dual_value(
+    kind: ProgramKind, targets: Tensor, beta: float, dual: Tensor, slopes: Tensor
+) -> float:
+    """The dual objective at the best feasible multiple of a dual point.
+
+    Where classes fall apart, with squared loss and no nuclear norm, each has a multiple of its
+    own.
 
     Args:
-        program: (G) or (R).
-        dual: L of :func:`dual_point`, (n, k).
-        slopes: Phi' L, (s, k, cells, g, d), plus C' mu for (R).
+        kind: which program.
+        targets: Y, (n, k).
+        beta: weight of the regulariser.
+        dual: L, (n, k).
+        slopes: Phi' L, (s, k, cells, g, d), plus C' mu for (R); s is 1 for (G).
     """
-    n, targets = len(dual), program.targets
-    regulariser = program.regulariser_function
-    slopes = slopes / (n * program.beta)
-    scale, penalty = 1.0, 0.0
+    n, k = dual.shape
+    if k > 1 and kind.loss == "squared" and kind.regulariser != "nuclear":
+        return sum(
+            best_dual_value(kind, targets[:, c : c + 1], beta, dual[:, c : c + 1], slopes[:, [c]])
+            for c in range(k)
+        )
+    regulariser = get_regulariser(kind.regulariser)
+    slopes = slopes / (n * beta)
+    limit, penalty = float("inf"), 0.0
     if isinstance(regulariser, Norm):
-        sizes = [float(regulariser.dual_norm(part)) for part in slopes]
-        scale = 1 / max(1.0, *sizes)
+        largest = max(float(regulariser.dual_norm(part)) for part in slopes)
+        limit = 1 / largest if largest else limit
     else:
-        penalty = program.beta * float(regulariser.conjugate(slopes))
-    if program.loss == "squared":
-        inner = float((dual * targets).sum())
-        return (scale * inner - 0.5 * scale**2 * float(dual.square().sum())) / n - penalty
+        penalty = beta * float(regulariser.conjugate(slopes))
+    if kind.loss == "squared":
+        inner, square = float((dual * targets).sum()) / n, float(dual.square().sum()) / n
+        curvature = square + 2 * penalty
+        scale = min(limit, inner / curvature) if curvature else 0.0
+        return scale * inner - 0.5 * scale**2 * curvature
+    scale = min(1.0, limit)
     chances = (targets - scale * dual).clamp_min(0)
-    return float(torch.special.entr(chances).sum()) / n - penalty
+    return float(torch.special.entr(chances).sum()) / n - scale**2 * penalty

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.losses import Loss
 
 
 def feature_blocks(
@@ -22,15 +23,15 @@ def feature_blocks(
         streams: images, one stream after the other.
         size: rows per block; by default as many as stay in the processor's cache.
 
-    Phi lies in a buffer that the next block overwrites.
+    Phi lies in a buffer that the next block overwrites, and has the precision of the operator.
     """
     size = size or features.block_size
     buffer = features.gates.new_empty(size + 1, features.n_features)
     start = 0
     for stream in streams:
         for images, targets in stream.blocks(size):
-            phi = features(images, buffer[: len(images)])
-            yield slice(start, start + len(images)), phi, targets
+            phi = features(images.to(buffer.dtype), buffer[: len(images)])
+            yield slice(start, start + len(images)), phi, targets.to(buffer.dtype)
             start += len(images)
 
 
@@ -68,3 +69,76 @@ def feature_scale(
         cross -= torch.outer(target_sum, phi_sum) / rows
         square -= float(phi_sum.square().sum()) / rows
     return FeatureScale(rows, cross / rows, square / rows)
+
+
+@dataclass(frozen=True)
+class ImageTotals:
+    """Sums over all images that do not depend on the weights.
+
+    Args:
+        targets: Y, (n, k).
+        cross: Y' Phi, (k, n_features).
+        feature_sum: sum of phi, (n_features,).
+    """
+
+    targets: Tensor
+    cross: Tensor
+    feature_sum: Tensor
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return len(self.targets)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean feature vector, (n_features,)."""
+        return self.feature_sum / self.rows
+
+    def centred_cross(self) -> Tensor:
+        """(Y - mean)' (Phi - mean), (k, n_features)."""
+        return self.cross - torch.outer(self.targets.mean(0), self.feature_sum)
+
+
+def image_totals(features: GatedFeatures, streams: Sequence[ImageStream]) -> ImageTotals:
+    """Sum targets and features in one pass."""
+    cross = features.gates.new_zeros(streams[0].n_classes, features.n_features)
+    feature_sum = features.gates.new_zeros(features.n_features)
+    targets = []
+    for _, phi, block_targets in feature_blocks(features, streams):
+        cross.addmm_(block_targets.T, phi)
+        feature_sum += phi.sum(0)
+        targets.append(block_targets)
+    return ImageTotals(torch.cat(targets), cross, feature_sum)
+
+
+def pull_back(
+    features: GatedFeatures,
+    streams: Sequence[ImageStream],
+    loss: Loss,
+    weights: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of some weights and the slope of the loss there, in one pass and their precision.
+
+    Args:
+        features: the operator Phi.
+        streams: images, one stream after the other.
+        loss: whose slope.
+        weights: V, (k, n_features).
+        bias: b, (k,).
+
+    Returns:
+        scores (n, k); L = -loss'(scores), (n, k); L' Phi, (k, n_features).
+    """
+    columns = weights.T.contiguous()
+    pulled = torch.zeros_like(weights)
+    scores, negative = [], []
+    for _, phi, targets in feature_blocks(features, streams):
+        phi = phi.to(weights.dtype)
+        block = phi @ columns + bias
+        slope = -loss.gradient(block, targets)
+        pulled.addmm_(slope.T, phi)
+        scores.append(block)
+        negative.append(slope)
+    return torch.cat(scores), torch.cat(negative), pulled

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.admm import ADMM
 from convexcnn.solvers.burer_monteiro import BurerMonteiro
+from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
+from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.multiple_kernel import MultipleKernel
+from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.warm_path import BetaSolver
 
 BETA_SOLVERS: dict[str, type[BetaSolver]] = {
-    solver.name: solver for solver in (MultipleKernel, InteriorPoint, Fista, BurerMonteiro)
+    solver.name: solver for solver in (MultipleKernel, InteriorPoint, ADMM, Fista, BurerMonteiro)
 }
 """Solvers of one beta at a time, by name; every one takes ``tolerance``."""
 
-RIDGE_SOLVERS = ("direct", "kernel")
-"""Solvers of a whole path of ridge regressions."""
+RIDGE_SOLVERS: dict[str, type[PathSolver]] = {
+    "direct": Direct,
+    "kernel": Kernel,
+    "cg": MatrixFree,
+}
+"""Solvers of a whole path of ridge regressions, by name; each has a ``needed_gb`` beside it."""
 
 
 def solvers_for(kind: ProgramKind) -> list[str]:

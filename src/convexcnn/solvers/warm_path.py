@@ -25,7 +25,7 @@ from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, 
 AtBeta = Callable[[float, Optimum | None], Optimum]
 """Solves a prepared program at a beta, from the optimum of a near-by one or from nothing."""
 
-NORM_PATH = tuple(10.0 ** (-0.5 - i / 3) for i in range(10))
+NORM_PATH = tuple(10.0 ** (-1 - i / 3) for i in range(9))
 """Default betas of a norm, relative to the smallest one at which all weights are zero."""
 
 PATIENCE = 2
@@ -62,6 +62,17 @@ class BetaSolver(ABC):
             streams: training images, one stream after the other.
             callback: called with events while it works.
         """
+
+    def extend(
+        self,
+        at_beta: AtBeta,
+        kind: ProgramKind,
+        features: GatedFeatures,
+        streams: Sequence[ImageStream],
+        callback: Callback | None = None,
+    ) -> AtBeta:
+        """Prepare for more images than before, with what ``at_beta`` has computed already."""
+        return self.prepare(kind, features, streams, callback)
 
     def check(self, kind: ProgramKind) -> None:
         """Raise SettingError, naming the solvers that can, if this one does not handle a kind."""
@@ -154,7 +165,8 @@ class WarmPath(PathSolver):
         if validation is not None:
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
-            at_beta = self.solver.prepare(self.kind, features, [train, validation], callback)
+            everything = [train, validation]
+            at_beta = self.solver.extend(at_beta, self.kind, features, everything, callback)
             optimum = at_beta(beta, optimum)
             clock.lap("refit")
         return Solution(

@@ -1,0 +1,167 @@
+"""`convexcnn explain`: what a model looked at, and whether its maps tell the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convexcnn.cli.options import FOLDER, data_options, output_options, seed_option
+
+if TYPE_CHECKING:
+    from convexcnn.cli.console import Console
+    from convexcnn.cli.explained import Subjects
+    from convexcnn.models.base import BlockClassifier
+
+METHODS = ("contributions", "occlusion", "gradcam", "gradient")
+
+
+@click.command(name="explain", short_help="Show what a trained model looked at.")
+@click.argument("run", type=FOLDER)
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--data", metavar="DATA", help="Data set with the test images to explain.")
+@click.option(
+    "--test-index",
+    "indices",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="N",
+    help="Explain test image N of --data, counted from 0; may be given more than once.",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice([*METHODS, "all"]),
+    multiple=True,
+    default=("all",),
+    show_default=True,
+    help="What to show; may be given more than once.",
+)
+@click.option(
+    "--target",
+    metavar="CLASS",
+    help="Explain the score of this class.  [default: the predicted class]",
+)
+@click.option(
+    "--out",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Write a figure of every picture, and explanations.json with all maps, into FOLDER.",
+)
+@click.option(
+    "--faithfulness",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Measure the methods on the first N test images of --data, and random maps beside them.",
+)
+@data_options
+@seed_option
+@output_options
+def command(
+    run: Path,
+    images: Sequence[Path],
+    *,
+    data: str | None,
+    indices: Sequence[int],
+    methods: Sequence[str],
+    target: str | None,
+    out: Path | None,
+    faithfulness: int | None,
+    as_json: bool,
+    **reading: Any,
+) -> None:
+    """Explain what the model of RUN says of IMAGES, or of test images of --data.
+
+    Every method gives a map of the picture: where the score comes from. Contributions are exact;
+    docs/explain.md says what each map means. IMAGES are files or folders, and are read as predict
+    reads them.
+    """
+    from convexcnn.cli.console import Console
+    from convexcnn.cli.explained import collect, explain_pictures, write_explanations
+    from convexcnn.cli.trained import load_trained
+
+    console = Console(as_json=as_json)
+    _check_use(images, data, indices, faithfulness)
+    model = load_trained(run)
+    chosen = METHODS if "all" in methods else tuple(dict.fromkeys(methods))
+    subjects = collect(model, images, data, indices, reading)
+    for name in subjects.skipped:
+        console.note(f"Skipped: {name}")
+    result: dict[str, Any] = {"run": str(run), "methods": list(chosen), "explanations": []}
+    if len(subjects.names):
+        found = explain_pictures(model, subjects, chosen, target)
+        if out is not None:
+            write_explanations(out, subjects, found)
+            console.note(f"Written: {out}")
+        result["explanations"] = [explanation.summary() for explanation in found]
+        _show(console, found)
+    if faithfulness is not None:
+        result["faithfulness"] = _measure(
+            console, model, subjects, chosen, faithfulness, int(reading["seed"])
+        )
+    console.result(result)
+
+
+def _check_use(
+    images: Sequence[Path], data: str | None, indices: Sequence[int], faithfulness: int | None
+) -> None:
+    if (indices or faithfulness) and data is None:
+        raise click.UsageError("--test-index and --faithfulness need test images; name --data")
+    if not images and not indices and not faithfulness:
+        raise click.UsageError("nothing to explain; give IMAGES, --test-index or --faithfulness")
+
+
+def _show(console: Console, found: Sequence[Any]) -> None:
+    rows = []
+    for explanation in found:
+        top = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in explanation.top)
+        exact = "-"
+        if explanation.error is not None:
+            exact = f"{explanation.error:.0e}"
+        rows.append([explanation.name, explanation.target, f"{explanation.score:.3f}", top, exact])
+    console.table(["image", "class", "score", "highest scores", "sum less score"], rows)
+
+
+def _measure(
+    console: Console,
+    model: BlockClassifier,
+    subjects: Subjects,
+    methods: Sequence[str],
+    count: int,
+    seed: int,
+) -> dict[str, Any]:
+    from convexcnn.errors import DataError
+    from convexcnn.explain import METHODS as EXPLAINERS
+    from convexcnn.explain import faithfulness_table
+
+    assert subjects.test is not None
+    images = subjects.test.images[:count]
+    if len(images) < count:
+        raise DataError(f"there are {len(images)} test images; lower --faithfulness {count}")
+    with console.progress() as show:
+        table = faithfulness_table(
+            model,
+            images,
+            methods={name: EXPLAINERS[name] for name in methods},
+            random_state=seed,
+            progress=lambda step, steps: show(
+                {"phase": "faithfulness", "step": step, "steps": steps}
+            ),
+        )
+    rows = []
+    for row in table:
+        shuffled = " ".join(f"{name} {value:+.2f}" for name, value in row.randomised.items())
+        rows.append(
+            [
+                row.method,
+                f"{row.deletion:.3f} ± {row.deletion_error:.3f}",
+                f"{row.insertion:.3f} ± {row.insertion_error:.3f}",
+                shuffled or "-",
+                f"{row.seconds:.1f} s",
+            ]
+        )
+    columns = ["method", "deletion (low)", "insertion (high)", "same after shuffling", "time"]
+    console.table(columns, rows)
+    return {"images": count, "table": [row.to_dict() for row in table]}

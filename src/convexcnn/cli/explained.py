@@ -1,0 +1,226 @@
+"""Pictures and test images with their maps: what `explain` prints and writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convexcnn.cli.trained import check_fits, class_names
+from convexcnn.errors import DataError, SettingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from convexcnn.data import ImageDataset, ImageSplit
+    from convexcnn.models.base import BlockClassifier
+
+TOP = 3
+TITLES = {
+    "contributions": "Contributions",
+    "occlusion": "Occlusion",
+    "gradcam": "Grad-CAM",
+    "gradient": "Gradient x input",
+}
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What is to be explained.
+
+    Args:
+        names: n, paths of pictures and then `test image 7`.
+        labels: n names of true classes, None where unknown.
+        images: (n, channels, height, width), as the model takes them.
+        test: the test images of the data set, if one was named.
+        skipped: pictures that could not be read.
+    """
+
+    names: list[str]
+    labels: list[str | None]
+    images: NDArray[Any]
+    test: ImageSplit | None
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One picture: the class explained, its score, and a map by method.
+
+    Args:
+        name: of the picture.
+        label: true class, if known.
+        target: class that is explained.
+        score: of that class.
+        top: the highest scores, with label and probability.
+        maps: by method, (height, width).
+        intercept: the part of the score that every picture gets, if contributions were asked for.
+        error: intercept and contributions put together, less the score.
+    """
+
+    name: str
+    label: str | None
+    target: str
+    score: float
+    top: list[dict[str, Any]]
+    maps: dict[str, NDArray[np.float32]]
+    intercept: float | None
+    error: float | None
+
+    def summary(self) -> dict[str, Any]:
+        """All but the maps, with the sum and the extremes of each."""
+        return {
+            "image": self.name,
+            "label": self.label,
+            "target": self.target,
+            "score": self.score,
+            "top": self.top,
+            "intercept": self.intercept,
+            "sum_less_score": self.error,
+            "maps": {
+                name: {
+                    "sum": float(values.sum()),
+                    "least": float(values.min()),
+                    "largest": float(values.max()),
+                }
+                for name, values in self.maps.items()
+            },
+        }
+
+
+def collect(
+    model: BlockClassifier,
+    pictures: Sequence[Path],
+    data: str | None,
+    indices: Sequence[int],
+    reading: Mapping[str, Any],
+) -> Subjects:
+    """Read picture files as `predict` does, and test images of a data set.
+
+    Raises:
+        DataError: a picture that cannot be read, data that does not fit the model, or a test image
+            that is not there.
+    """
+    import numpy as np
+
+    from convexcnn.cli.predict import picture_files
+    from convexcnn.data import load_dataset, read_images
+
+    channels, height, width = model.image_shape_
+    names: list[str] = []
+    labels: list[str | None] = []
+    images = [np.zeros((0, channels, height, width), np.uint8)]
+    skipped: tuple[str, ...] = ()
+    if pictures:
+        files = list(picture_files(pictures))
+        read = read_images(
+            files,
+            channels=channels,
+            image_size=(height, width),
+            skip_bad=bool(reading["skip_bad"]),
+        )
+        names += [str(files[row]) for row in read.kept]
+        labels += [None] * len(read.kept)
+        images.append(read.images)
+        skipped += read.skipped
+    test = None
+    if data is not None:
+        dataset = load_dataset(data, **reading)
+        check_fits(model, dataset)
+        skipped += dataset.skipped
+        test = _test_images(dataset, indices)
+        names += [f"test image {index}" for index in indices]
+        labels += [dataset.classes[int(test.labels[index])] for index in indices]
+        images.append(test.images[list(indices)])
+    return Subjects(names, labels, np.concatenate(images), test, skipped)
+
+
+def explain_pictures(
+    model: BlockClassifier, subjects: Subjects, methods: Sequence[str], target: str | None
+) -> list[Explanation]:
+    """Explain every picture by every method.
+
+    Args:
+        model: of the run.
+        subjects: at least one picture.
+        methods: their names.
+        target: name of a class; None for the predicted one.
+
+    Raises:
+        SettingError: a class that the model does not know.
+    """
+    import numpy as np
+
+    from convexcnn.explain import METHODS, exact_contributions
+
+    names = [class_names(model)[int(label)] for label in model.classes_]
+    scores, probabilities = model.scores(subjects.images), model.predict_proba(subjects.images)
+    targets = scores.argmax(1)
+    if target is not None:
+        if target not in names:
+            raise SettingError(f"class {target!r} is not known; choose one of {', '.join(names)}")
+        targets = np.full(len(scores), names.index(target))
+    maps = {name: METHODS[name](model, subjects.images, targets) for name in methods}
+    rows, intercepts, errors = np.arange(len(scores)), None, None
+    if "contributions" in methods:
+        parts = exact_contributions(model, subjects.images)
+        intercepts = parts.intercept[targets]
+        errors = parts.scores[rows, targets] - scores[rows, targets]
+    order = (-scores).argsort(axis=1, kind="stable")[:, :TOP]
+    return [
+        Explanation(
+            name=subjects.names[i],
+            label=subjects.labels[i],
+            target=names[targets[i]],
+            score=float(scores[i, targets[i]]),
+            top=[
+                {
+                    "label": names[column],
+                    "score": float(scores[i, column]),
+                    "probability": float(probabilities[i, column]),
+                }
+                for column in order[i]
+            ],
+            maps={name: values[i] for name, values in maps.items()},
+            intercept=None if intercepts is None else float(intercepts[i]),
+            error=None if errors is None else float(errors[i]),
+        )
+        for i in rows
+    ]
+
+
+def write_explanations(out: Path, subjects: Subjects, found: Sequence[Explanation]) -> None:
+    """Write `explanations.json` and one figure per picture into a folder, made if need be."""
+    from convexcnn.cli.run_folder import write_json
+    from convexcnn.report.map_pictures import figure, overlay, picture_of
+
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, (explanation, image) in enumerate(zip(found, subjects.images, strict=True), 1):
+        panels = [("Picture", picture_of(image))]
+        panels += [(TITLES[name], overlay(image, m)) for name, m in explanation.maps.items()]
+        note = f"{explanation.target} {explanation.score:.3f}; {Path(explanation.name).name}"
+        name = f"{number:03d}-{_file_name(explanation.name)}.png"
+        (out / name).write_bytes(figure(panels, note))
+        maps = {method: values.tolist() for method, values in explanation.maps.items()}
+        written.append({**explanation.summary(), "figure": name, "values": maps})
+    write_json(out / "explanations.json", {"explanations": written})
+
+
+def _test_images(dataset: ImageDataset, indices: Sequence[int]) -> ImageSplit:
+    if dataset.test is None:
+        raise DataError(f"{dataset.name} has no test images; name other --data")
+    for index in indices:
+        if index >= len(dataset.test):
+            raise DataError(
+                f"{dataset.name} has {len(dataset.test)} test images; give a --test-index from 0 "
+                f"to {len(dataset.test) - 1}, not {index}"
+            )
+    return dataset.test
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", Path(name).stem).strip("-") or "picture"

@@ -1,0 +1,134 @@
+"""Exact contributions: what every patch and every gate adds to a score, and back to pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from convexcnn.explain.block import PatchBlock, block_of
+from convexcnn.models.base import BlockClassifier
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.float32 import fast_float32
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What the scores of n images are made of; no approximation, and nothing is left over.
+
+    scores = patches summed over rows and columns + intercept = gates summed over gates + intercept
+
+    Args:
+        patches: (n, k, rows, columns), what every patch adds to every class.
+        gates: (n, k, g), what the patches behind every gate add to every class; of a ReLU
+            network, what every neuron adds.
+        intercept: (k,), what every image gets.
+    """
+
+    patches: Floats
+    gates: Floats
+    intercept: Floats
+
+    @property
+    def scores(self) -> Floats:
+        """(n, k): the parts put together again."""
+        total: Floats = self.patches.sum((2, 3)) + self.intercept
+        return total
+
+    def of_class(self, targets: ArrayLike) -> Floats:
+        """The maps (n, rows, columns) of one class per image, or of one for all."""
+        n = len(self.patches)
+        columns = np.broadcast_to(np.asarray(targets, np.int64), (n,))
+        maps: Floats = self.patches[np.arange(n), columns]
+        return maps
+
+
+def exact_contributions(model: BlockClassifier, images: ArrayLike) -> Contributions:
+    """Split every score of a fitted classifier into what patches and gates add to it.
+
+    F_c(x) = b_c + sum_l sum_i (1/q) 1[x_l . a_i >= 0] x_l . v_{c,cell(l),i}
+
+    A patch that lies in two pooling cells adds to both; its map shows the sum. Gates are decided by
+    the arithmetic that ``model.scores`` uses, so both agree on patches near a gate's boundary.
+
+    Args:
+        model: fitted, with one block.
+        images: n images, in any layout that ``fit`` takes.
+
+    Returns:
+        The contributions; ``scores`` equals ``model.scores(images)`` to rounding.
+
+    Raises:
+        DataError: images that do not fit the model.
+        SettingError: a model without a block of patches and gates.
+    """
+    block = block_of(model)
+    rows, columns = block.geometry.grid
+    k, g = block.n_classes, len(block.gates)
+    patches, gates = [torch.zeros(0, k, rows, columns)], [torch.zeros(0, k, g)]
+    with torch.no_grad(), fast_float32():
+        for scaled in model.scaled_blocks(images):
+            for part in torch.split(scaled, block.images_at_once):
+                by_patch, by_gate = block_contributions(block, part)
+                patches.append(by_patch.cpu())
+                gates.append(by_gate.cpu())
+    return Contributions(
+        torch.cat(patches).numpy(), torch.cat(gates).numpy(), block.intercept.cpu().numpy()
+    )
+
+
+def block_contributions(block: PatchBlock, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Split the scores of one block, whatever it sees: pixels or the maps of an earlier block.
+
+    Args:
+        block: patches, gates and head.
+        images: (n, channels, height, width), scaled.
+
+    Returns:
+        What patches add, (n, k, rows, columns), and what gates add, (n, k, g).
+    """
+    patches, on = block.cells_of(images)
+    n, cells, q, dim = patches.shape
+    k, g = block.n_classes, len(block.gates)
+    values = patches.new_empty(n, k, cells, q)
+    by_gate = patches.new_zeros(n, k, g)
+    for cell in range(cells):
+        x, open_ = patches[:, cell].reshape(-1, dim), on[:, cell]
+        for c in range(k):
+            linear = (x @ block.weights[c, cell].T).view(n, q, g).mul_(open_)
+            values[:, c, cell] = linear.sum(2)
+            by_gate[:, c] += linear.sum(1)
+    return block.to_grid(values), by_gate
+
+
+def spread_evenly(maps: ArrayLike, geometry: PatchGeometry) -> Floats:
+    """Pull contributions of patches back to pixels: every patch shares its own evenly.
+
+    map[p] = sum over patches l that hold p of  contribution_l / (pixels of l in the image)
+
+    This says *which region* a score comes from, at the resolution of a patch, and nothing about
+    which pixels inside a patch matter: it is the only split that treats them alike. Sums stay
+    exact; padding gets nothing, and a patch that lies wholly in the padding is left out.
+
+    Args:
+        maps: (n, rows, columns) contributions of patches.
+        geometry: where the patches lie.
+
+    Returns:
+        (n, height, width).
+    """
+    values = torch.as_tensor(np.asarray(maps, np.float32)).flatten(1)
+    _, height, width = geometry.image_shape
+    side, pad, stride = geometry.filter_size, geometry.padding, geometry.stride
+    inside = torch.nn.functional.unfold(
+        torch.ones(1, 1, height, width), side, padding=pad, stride=stride
+    )
+    shares = values[:, None] / inside.sum(1, keepdim=True).clamp_min(1) * inside
+    pixels = torch.nn.functional.fold(shares, (height, width), side, padding=pad, stride=stride)
+    result: Floats = pixels[:, 0].numpy()
+    return result

@@ -1,0 +1,149 @@
+"""Grad-CAM: the maps of one layer, each weighted by the mean gradient of a class's score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from convexcnn.errors import SettingError
+from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
+from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
+from convexcnn.models.base import BlockClassifier
+from convexcnn.patches.float32 import fast_float32
+
+
+def grad_cam(
+    model: BlockClassifier | nn.Module,
+    images: ArrayLike | Tensor,
+    target: Target = None,
+    *,
+    layer: str | None = None,
+    positive: bool = False,
+    batch_size: int = 16,
+) -> NDArray[np.float32]:
+    """Return the Grad-CAM map of one layer.
+
+    map[r, s] = sum_j alpha_j A_j[r, s],   alpha_j = mean over r, s of  d F_c / d A_j[r, s]
+
+    with A_j the layer's channels. captum's ``LayerGradCam`` computes the same; ``positive`` adds
+    the ReLU of the paper, and is captum's ``relu_attributions``.
+
+    Of a fitted classifier the layer is the last one before pooling: gated coordinates (layer
+    ``features`` of ``to_torch()``) or ReLU responses (``relu``). Its map is then a sum over gates,
+
+    map[l] = sum_i 1[x_l . a_i >= 0] x_l . (1/p) sum_cells v_{c,cell,i},
+
+    and computed as that: with one pooling cell it *is* the map of exact contributions; with more
+    cells it forgets in which cell a patch lies.
+
+    Args:
+        model: a fitted classifier, or any torch module that maps images to scores (n, k).
+        images: n images, in the pixel units of the model.
+        target: class (column of the scores) for all images, (n,) one for each, or None for the
+            class with the highest score.
+        layer: name of a submodule with output (n, channels, rows, columns), as in
+            ``named_modules()``; needed for a module, and left out for a classifier.
+        positive: whether negative values become 0.
+        batch_size: images per call of a module.
+
+    Returns:
+        (n, rows, columns), in the layer's grid; see ``on_pixels`` to enlarge it.
+
+    Raises:
+        DataError: images that do not fit the model.
+        SettingError: a layer that is not there or has no maps, or a class that is not there.
+
+    Source: Selvaraju et al. 2017, *Grad-CAM*.
+    """
+    pixels = as_tensor(images, model)
+    if layer is None and has_block(model):
+        maps = _of_classifier(model, pixels, target)
+    else:
+        module = as_module(model)
+        targets = resolve_target(target, lambda: as_scorer(module, batch_size)(pixels), len(pixels))
+        hooked = _named(module, layer)
+        batches = blocks_with_targets(iter([pixels]), targets, batch_size)
+        maps = torch.cat([_of_module(module, hooked, layer, *batch) for batch in batches])
+    maps = maps.clamp_min(0) if positive else maps
+    result: NDArray[np.float32] = maps.cpu().float().numpy()
+    return result
+
+
+def on_pixels(maps: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Enlarge maps to images, bilinearly, as Grad-CAM is usually shown.
+
+    Args:
+        maps: (n, rows, columns).
+        shape: (height, width) in pixels.
+
+    Returns:
+        (n, height, width).
+    """
+    grids = torch.as_tensor(np.asarray(maps, np.float32))[:, None]
+    large = torch.nn.functional.interpolate(grids, shape, mode="bilinear", align_corners=False)
+    result: NDArray[np.float32] = large[:, 0].numpy()
+    return result
+
+
+def _of_classifier(model: BlockClassifier, pixels: Tensor, target: Target) -> Tensor:
+    block = block_of(model)
+    targets = resolve_target(target, lambda: as_scorer(model)(pixels), len(pixels))
+    picked(torch.zeros(len(pixels), block.n_classes), targets)
+    rows, columns = block.geometry.grid
+    mean = block.weights.sum(1) / (rows * columns)
+    stream = blocks_with_targets(model.scaled_blocks(pixels), targets, block.images_at_once)
+    with torch.no_grad(), fast_float32():
+        parts = [_patch_map(block, part, mean[classes]) for part, classes in stream]
+    return torch.cat([torch.zeros(0, rows, columns), *(part.cpu() for part in parts)])
+
+
+def _patch_map(block: PatchBlock, images: Tensor, weights: Tensor) -> Tensor:
+    """sum_i 1[x_l . a_i >= 0] x_l . v_i for every patch, with weights (n, g, d) per image."""
+    patches = block.flat_patches(images)
+    on = (patches @ block.gates.T >= 0).to(patches.dtype)
+    values = (torch.bmm(on, weights) * patches).sum(2)
+    return values.view(len(images), *block.geometry.grid)
+
+
+def _named(module: nn.Module, layer: str | None) -> nn.Module:
+    modules = {name: part for name, part in module.named_modules() if name}
+    if layer is None or layer not in modules:
+        given = "layer is not given" if layer is None else f"layer {layer!r} is not there"
+        raise SettingError(f"{given}; choose one of {', '.join(modules) or 'a deeper module'}")
+    chosen: nn.Module = modules[layer]
+    return chosen
+
+
+def _of_module(
+    module: nn.Module, layer: nn.Module, name: str | None, images: Tensor, targets: Tensor
+) -> Tensor:
+    """Grad-CAM (n, rows, columns) by a forward hook and one backward pass."""
+    seen: list[Tensor] = []
+
+    def keep(part: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor) and not output.requires_grad:
+            output.requires_grad_()
+        seen.append(output)
+        return output
+
+    training = module.training
+    module.eval()
+    handle = layer.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            chosen = picked(module(images), targets).sum()
+            if not seen or not isinstance(seen[-1], Tensor) or seen[-1].ndim != 4:
+                raise SettingError(
+                    f"layer {name!r} gives no maps (n, channels, rows, columns); choose a "
+                    f"convolution or what follows one"
+                )
+            (gradient,) = torch.autograd.grad(chosen, seen[-1])
+    finally:
+        handle.remove()
+        module.train(training)
+    maps: Tensor = (gradient.mean((2, 3), keepdim=True) * seen[-1]).sum(1).detach()
+    return maps

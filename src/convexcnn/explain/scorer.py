@@ -1,0 +1,136 @@
+"""Anything that scores images as a function of tensors, and which class to explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from convexcnn.data.preprocess import as_images
+from convexcnn.errors import DataError, SettingError
+from convexcnn.models.base import BlockClassifier
+
+Scorer: TypeAlias = Callable[[Tensor], Tensor]
+"""Images (n, channels, height, width) to scores (n, k)."""
+
+Explainable: TypeAlias = BlockClassifier | nn.Module | Scorer
+"""A fitted classifier, a torch module, or any function of images."""
+
+Target: TypeAlias = int | Sequence[int] | NDArray[np.integer] | Tensor | None
+"""One class (a column of the scores) for all images, one for each, or the highest score's."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+
+
+def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
+    """Return a function from images in pixels to scores, without gradients.
+
+    Args:
+        model: a fitted classifier is asked for ``scores``; a module is called in its evaluation
+            mode, and left in the mode it was in; any other callable is called as it is.
+        batch_size: images per call of a module or callable.
+
+    Raises:
+        SettingError: a model that cannot be called, or no image per call.
+    """
+    if batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size}; give at least 1")
+    if isinstance(model, BlockClassifier):
+        return lambda images: torch.from_numpy(model.scores(images))
+    if isinstance(model, nn.Module):
+        return lambda images: _call_module(model, images, batch_size)
+    if not callable(model):
+        raise SettingError(
+            f"model is a {type(model).__name__}; give a fitted classifier, a torch module, or a "
+            f"function from images (n, channels, height, width) to scores (n, k)"
+        )
+    return lambda images: _call(model, images, batch_size)
+
+
+def as_module(model: BlockClassifier | nn.Module) -> nn.Module:
+    """Return a module to take gradients of: a classifier's ``to_torch()``, or the module itself."""
+    return model.to_torch() if isinstance(model, BlockClassifier) else model
+
+
+def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> Tensor:
+    """Return images as a float tensor (n, channels, height, width).
+
+    Args:
+        images: in any layout that ``fit`` takes; float tensors of that shape stay as they are.
+        model: a fitted classifier, to read flattened images by its shape.
+    """
+    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
+        return images.detach()
+    shape = None
+    if isinstance(model, BlockClassifier) and np.ndim(images) == 2:
+        shape = model.image_shape_
+    return torch.from_numpy(as_images(images, shape)).float()
+
+
+def resolve_target(target: Target, scores: Callable[[], Tensor], n: int) -> Tensor:
+    """Return one class per image, (n,) int64.
+
+    Args:
+        target: a column of the scores, one for every image, or None for the highest score's.
+        scores: gives the scores (n, k) when asked.
+        n: number of images.
+
+    Raises:
+        DataError: another number of classes than images.
+    """
+    if target is None:
+        return scores().argmax(1)
+    classes = torch.as_tensor(target, dtype=torch.int64)
+    if classes.ndim == 0:
+        return classes.expand(n)
+    if classes.shape != (n,):
+        raise DataError(
+            f"target has shape {tuple(classes.shape)}; give one class, or one for each of the "
+            f"{n} images"
+        )
+    return classes
+
+
+def picked(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return every image's score of its own target class, (n,).
+
+    Raises:
+        SettingError: a target that is no column of the scores.
+    """
+    k = scores.shape[1]
+    outside = (targets < 0) | (targets >= k)
+    if bool(outside.any()):
+        raise SettingError(
+            f"target {int(targets[outside][0])} is no class of this model; choose one of 0 to "
+            f"{k - 1}"
+        )
+    return scores.gather(1, targets.to(scores.device)[:, None])[:, 0]
+
+
+def _call_module(module: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return _call(module, images, batch_size)
+    finally:
+        module.train(training)
+
+
+def _call(function: Scorer, images: Tensor, batch_size: int) -> Tensor:
+    parts = torch.split(images, batch_size)
+    return torch.cat([_checked(torch.as_tensor(function(part)), part) for part in parts])
+
+
+def _checked(scores: Tensor, images: Tensor) -> Tensor:
+    if scores.ndim != 2 or len(scores) != len(images):
+        raise DataError(
+            f"model gives scores of shape {tuple(scores.shape)} for {len(images)} images; they "
+            f"must be (n, k)"
+        )
+    return scores.detach()

@@ -1,0 +1,117 @@
+"""The gallery of a fit: a few test images, and what their predicted class was decided on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexcnn.report.formatting import count, fixed
+from convexcnn.report.map_pictures import data_uri, figure, overlay, picture_of
+from convexcnn.report.run_files import Examples
+
+TITLES = {
+    "contributions": "Contributions",
+    "occlusion": "Occlusion",
+    "gradcam": "Grad-CAM",
+}
+_TOP = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of an example."""
+
+    title: str
+    alt: str
+    data_uri: str
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One of the highest scores: its share of the highest one's size, for its bar."""
+
+    name: str
+    score: str
+    share: float
+    is_true: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test image: what was predicted, its maps and its highest scores."""
+
+    title: str
+    verdict: str
+    is_right: bool
+    pictures: list[Picture]
+    scores: list[ClassScore]
+
+
+@dataclass(frozen=True)
+class WhyView:
+    """The gallery, and the same pictures as files by name."""
+
+    examples: list[Example]
+    files: dict[str, bytes]
+
+
+def why_view(examples: Examples, classes: Sequence[str]) -> WhyView:
+    """Prepare the examples of a run for the page."""
+    views, files = [], {}
+    for row in range(len(examples.images)):
+        example, name = _example(examples, row, classes), f"why-{row + 1}.png"
+        image = examples.images[row]
+        panels = [("Picture", picture_of(image))]
+        panels += [(TITLES[key], overlay(image, maps[row])) for key, maps in examples.maps.items()]
+        files[name] = figure(panels, f"{example.title}: {example.verdict}")
+        views.append(example)
+    return WhyView(views, files)
+
+
+def _example(examples: Examples, row: int, classes: Sequence[str]) -> Example:
+    image, label = examples.images[row], int(examples.labels[row])
+    predicted, true = classes[int(examples.predicted[row])], classes[label]
+    right = int(examples.predicted[row]) == label
+    title = f"Test image {count(int(examples.index[row]))}"
+    pictures = [
+        Picture("Picture", f"{title}, a picture of class {true}", data_uri(picture_of(image)))
+    ]
+    for key, maps in examples.maps.items():
+        alt = f"{TITLES[key]} to the score of {predicted}: {_where(maps[row])}"
+        pictures.append(Picture(TITLES[key], alt, data_uri(overlay(image, maps[row]))))
+    return Example(
+        title=title,
+        verdict=f"{true}, recognised" if right else f"{true}, taken for {predicted}",
+        is_right=right,
+        pictures=pictures,
+        scores=_highest(examples, row, classes),
+    )
+
+
+def _highest(examples: Examples, row: int, classes: Sequence[str]) -> list[ClassScore]:
+    scores = examples.scores[row]
+    order = np.argsort(-scores, kind="stable")[:_TOP]
+    largest = max(float(np.abs(scores[order]).max()), 1e-30)
+    return [
+        ClassScore(
+            name=classes[int(examples.columns[column])],
+            score=fixed(float(scores[column]), 3),
+            share=max(0.0, float(scores[column]) / largest),
+            is_true=int(examples.columns[column]) == int(examples.labels[row]),
+        )
+        for column in order
+    ]
+
+
+def _where(values: np.ndarray) -> str:
+    """In which ninth of the picture a map is highest, for those who do not see it."""
+    down = np.array_split(np.arange(values.shape[0]), 3)
+    across = np.array_split(np.arange(values.shape[1]), 3)
+    sums = [
+        (float(values[np.ix_(rows, columns)].sum()), f"{vertical} {horizontal}")
+        for rows, vertical in zip(down, ("top", "middle", "bottom"), strict=True)
+        for columns, horizontal in zip(across, ("left", "centre", "right"), strict=True)
+    ]
+    return f"most in the {max(sums)[1]}"

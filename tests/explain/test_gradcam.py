@@ -1,0 +1,91 @@
+"""Grad-CAM equals captum's and torchcam's, and contributions where they are the same thing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convexcnn.errors import SettingError
+from convexcnn.explain.contributions import exact_contributions
+from convexcnn.explain.gradcam import grad_cam, on_pixels
+
+LAYERS = {"convex": "features", "non-convex": "relu"}
+
+
+def close(maps, expected):
+    np.testing.assert_allclose(maps, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def captums(network, layer: str, images, targets):
+    attribution = pytest.importorskip("captum.attr", reason="captum is not installed")
+    part = dict(network.named_modules())[layer]
+    maps = attribution.LayerGradCam(network, part).attribute(images, targets)
+    return maps.detach().numpy()[:, 0]
+
+
+def last_maps(model) -> str:
+    return "relu" if "relu" in dict(model.to_torch().named_children()) else "features"
+
+
+def deep_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+def test_classifiers_have_the_maps_of_captum(model, data) -> None:
+    images = torch.from_numpy(data[0][:6]).float()
+    expected = captums(model.to_torch(), last_maps(model), images, [0, 1, 2, 0, 1, 2])
+    close(grad_cam(model, data[0][:6], [0, 1, 2, 0, 1, 2]), expected)
+    close(grad_cam(model, images, [0, 1, 2, 0, 1, 2], layer=last_maps(model)), expected)
+
+
+@pytest.mark.parametrize("layer", ["0", "1", "3", "4"])
+def test_layers_of_any_module_have_the_maps_of_captum(data, layer: str) -> None:
+    network, images = deep_network().eval(), torch.from_numpy(data[0][:5]).float() / 255
+    close(grad_cam(network, images, 2, layer=layer), captums(network, layer, images, 2))
+
+
+def test_torchcam_agrees_up_to_its_scaling(data) -> None:
+    methods = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
+    network, images = deep_network().eval(), torch.from_numpy(data[0][:4]).float() / 255
+    with methods.GradCAM(network, target_layer=network[3]) as extractor:
+        scores = network(images.clone().requires_grad_())
+        (expected,) = extractor([1, 1, 1, 1], scores, normalized=False)
+    close(grad_cam(network, images, 1, layer="3", positive=True), expected.detach().numpy())
+
+
+def test_with_one_cell_it_is_the_map_of_contributions(classifiers, data) -> None:
+    model = classifiers["convex, padding and one cell"]
+    exact = exact_contributions(model, data[0][:5]).of_class(1)
+    close(grad_cam(model, data[0][:5], 1), exact)
+
+
+def test_batches_and_mode_do_not_matter(data) -> None:
+    network, images = deep_network().train(), torch.from_numpy(data[0][:5]).float() / 255
+    maps = grad_cam(network, images, layer="3", batch_size=2)
+    assert network.training
+    np.testing.assert_allclose(maps, grad_cam(network, images, layer="3"), rtol=1e-5, atol=1e-7)
+
+
+def test_maps_are_enlarged_to_pixels() -> None:
+    large = on_pixels(np.array([[[0.0, 1.0], [0.0, 1.0]]]), (4, 4))
+    assert large.shape == (1, 4, 4)
+    np.testing.assert_allclose(large[0, 0], [0, 0.25, 0.75, 1])
+
+
+@pytest.mark.parametrize("layer", [None, "conv9"])
+def test_a_layer_that_is_not_there_is_refused(layer) -> None:
+    with pytest.raises(SettingError, match="choose one of 0, 1, 2"):
+        grad_cam(deep_network(), torch.rand(1, 3, 9, 9), 0, layer=layer)
+
+
+def test_a_layer_without_maps_and_a_class_out_of_range_are_refused(convex_model, data) -> None:
+    with pytest.raises(SettingError, match="gives no maps"):
+        grad_cam(deep_network(), torch.rand(1, 3, 9, 9), 0, layer="7")
+    with pytest.raises(SettingError, match="no class of this model"):
+        grad_cam(convex_model, data[0][:1], 7)

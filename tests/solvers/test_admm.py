@@ -1,0 +1,126 @@
+"""ADMM reaches the optimum of every gated program from a stream, by Gram matrix or by kernel."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.certify import certify
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.program import Program
+from convexcnn.solvers.admm import ADMM
+from convexcnn.solvers.fista import Fista
+from convexcnn.solvers.metric import GramMetric, KernelMetric, Metric
+from convexcnn.solvers.optimum import Optimum, Status
+from convexcnn.solvers.warm_path import WarmPath
+from small import GEOMETRIES, generator, make_transform, stripe_stream
+
+TOLERANCE = 1e-4
+KINDS = [
+    ProgramKind("gated", regulariser, loss)
+    for regulariser, loss in itertools.product(
+        ["l2", "group", "nuclear"], ["squared", "cross_entropy"]
+    )
+]
+MANY, FEW = stripe_stream(160, mirror=True, size=7), stripe_stream(30, size=7)
+
+
+def features(n_gates: int = 4) -> GatedFeatures:
+    """Phi of patches of 7x7 images with four pooling cells, in float32."""
+    geometry = GEOMETRIES["even cells"]
+    transform = make_transform("whitened", geometry)
+    gates = torch.randn(n_gates, transform.dim, generator=generator(3))
+    single = type(transform)(
+        transform.mean.float(), transform.projection.float(), transform.constant
+    )
+    return GatedFeatures(geometry, single, gates)
+
+
+def largest_gap(kind: ProgramKind, stream: ImageStream, beta: float, optimum: Optimum) -> float:
+    """The relative gap of the package's independent certificate."""
+    program = Program.from_streams(kind, features(), [stream], beta)
+    return certify(program, optimum.weights, optimum.bias).relative_gap
+
+
+@pytest.mark.parametrize("stream", [MANY, FEW], ids=["gram", "kernel"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_optimum_is_certified_and_that_of_another_solver(
+    kind: ProgramKind, stream: ImageStream
+) -> None:
+    beta = 0.003
+    optimum = ADMM(TOLERANCE).prepare(kind, features(), [stream])(beta, None)
+    assert optimum.status is Status.OPTIMAL
+    assert largest_gap(kind, stream, beta, optimum) <= 1.1 * TOLERANCE
+    program = Program.from_streams(kind, features(), [stream], beta)
+    expected = Fista(1e-5, 50000).solve(program).history[-1]["primal"]
+    assert optimum.history[-1]["primal"] == pytest.approx(expected, rel=2 * TOLERANCE)
+
+
+def test_a_warm_start_saves_passes() -> None:
+    kind = ProgramKind("gated", "group")
+    at_beta = ADMM(TOLERANCE).prepare(kind, features(), [MANY])
+    first = at_beta(0.004, None)
+    warm, cold = at_beta(0.0038, first), at_beta(0.0038, None)
+    assert len(warm.history) <= len(cold.history)
+    assert warm.history[-1]["primal"] == pytest.approx(cold.history[-1]["primal"], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_more_images_are_solved_with_the_factor_of_fewer(kind: ProgramKind) -> None:
+    solver = ADMM(TOLERANCE)
+    rows = MANY.subset(slice(0, 140)), MANY.subset(slice(140, None))
+    some = solver.prepare(kind, features(), rows[:1])
+    optimum = solver.extend(some, kind, features(), rows)(0.004, some(0.004, None))
+    assert optimum.status is Status.OPTIMAL
+    assert largest_gap(kind, MANY, 0.004, optimum) <= 1.1 * TOLERANCE
+
+
+@pytest.mark.parametrize("make", ["gram", "kept kernel", "streamed kernel"])
+def test_a_metric_solves_with_the_centred_gram_matrix(make: str) -> None:
+    phi_of, streams = features(6), [FEW, MANY.subset(slice(0, 9))]
+    metric: Metric
+    if make == "gram":
+        metric = GramMetric(phi_of, streams, chunk=7)
+    else:
+        metric = KernelMetric(phi_of, streams, chunk=7, keep=make == "kept kernel")
+    phi = torch.cat([phi_of(images).double() for s in streams for images, _ in s.blocks(5)])
+    phi -= phi.mean(0)
+    gram = phi.T @ phi
+    assert metric.rows == 48
+    assert metric.mean_square == pytest.approx(float(gram.diagonal().mean()), rel=1e-4)
+    right = torch.randn(len(gram), 3, generator=generator(5))
+    for relative in (0.3, 3.0):  # a second factor does not disturb what the first was made from
+        metric.factorise(relative * metric.mean_square)
+        system = gram + metric.rho * torch.eye(len(gram), dtype=torch.float64)
+        expected = torch.linalg.solve(system, right.double())
+        torch.testing.assert_close(metric.solve(right).double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_heavy_regulariser_leaves_no_weights() -> None:
+    kind = ProgramKind("gated", "group")
+    optimum = ADMM(1e-6).prepare(kind, features(), [MANY])(10.0, None)
+    assert not optimum.weights.any()
+    torch.testing.assert_close(optimum.bias, torch.full((3,), 1 / 3), rtol=0.05, atol=0)
+
+
+def test_what_admm_cannot_do_fails_before_it_starts() -> None:
+    with pytest.raises(SettingError, match="interior-point"):
+        WarmPath(ADMM(), ProgramKind("relu", "group"))
+
+
+def test_a_path_chooses_by_held_out_images() -> None:
+    kind = ProgramKind("gated", "group")
+    train, held_out = MANY.subset(slice(0, 120)), MANY.subset(slice(120, None))
+    solution = WarmPath(ADMM(1e-3), kind).solve(features(), train, held_out)
+    assert solution.relative_gap <= 1e-3
+    chosen = max(solution.path, key=lambda p: (p.validation["accuracy"], p.beta))
+    assert solution.beta == chosen.beta
+    assert solution.held_out_scores is not None
+    assert solution.held_out_scores.shape == (40, 3)
+    objectives = [point.train["objective"] for point in solution.path]
+    assert objectives == sorted(objectives, reverse=True)
