@@ -28,7 +28,7 @@ RIDGE_SOLVERS: dict[str, type[PathSolver]] = {
 
 
 def solvers_for(kind: ProgramKind) -> list[str]:
-    """Names of the solvers that handle a kind of program to its optimum, the best one first."""
+    """Names of the solvers that handle a kind of program."""
     ridge = list(RIDGE_SOLVERS) if kind.is_ridge else []
     return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
 
