@@ -195,7 +195,10 @@ def test_images_of_another_kind_are_refused(model, X, complaint):
 @pytest.mark.parametrize(
     ("make_events", "phases"),
     [
-        (convex, ["gates", "statistics", "factorisation", "path", "validation", "refit"]),
+        (
+            convex,
+            ["gates", "statistics", "factorisation", "path", "validation", "refit", "refinement"],
+        ),
         (
             lambda **kwargs: convex(solver="kernel", **kwargs),
             ["gates", "kernel", "factorisation", "path", "refit", "refinement"],
