@@ -19,14 +19,24 @@ def tiny_program(
     n: int = 14,
     beta: float = 0.03,
     seed: int = 0,
+    pooling: str = "average",
 ) -> Program:
-    """A program of n images with two patches of three numbers per cell, three gates, 2 classes."""
+    """A program of n images with a few patches of three numbers per cell, three gates, 2 classes.
+
+    Two patches for average pooling; three for max pooling, in the last cell two and a place
+    without a patch.
+    """
     rng = torch.Generator().manual_seed(seed)
-    patches = torch.randn(n, cells, 2, 3, generator=rng, dtype=torch.float64) / 2
+    per_cell = 2 if pooling == "average" else 3
+    patches = torch.randn(n, cells, per_cell, 3, generator=rng, dtype=torch.float64) / 2
+    if pooling == "max":
+        patches[:, -1, 2] = 0
     gates = torch.randn(3, 3, generator=rng, dtype=torch.float64)
     labels = torch.randint(2, (n,), generator=rng)
     targets = torch.nn.functional.one_hot(labels, 2).double()
-    return Program(patches, gates, targets, beta, loss, regulariser, formulation, intercept)
+    return Program(
+        patches, gates, targets, beta, loss, regulariser, formulation, intercept, pooling
+    )
 
 
 def oracle_optimum(program: Program) -> float:
@@ -34,8 +44,9 @@ def oracle_optimum(program: Program) -> float:
     k, cells, g, d = program.shape
     patches, gates = program.patches.numpy(), program.gates.numpy()
     n, targets = len(patches), program.targets.numpy()
-    on = patches @ gates.T >= 0
-    phi = np.einsum("ncqg,ncqd->ncgd", on, patches)
+    phi = np.array(
+        [[[oracle_feature(x, a, program.pooling) for a in gates] for x in i] for i in patches]
+    )
     signs = (1,) if program.formulation == "gated" else (1, -1)
     columns = {
         (s, c, a, i): cp.Variable(d)
@@ -54,18 +65,36 @@ def oracle_optimum(program: Program) -> float:
     constraints = [] if program.intercept else [bias == 0]
     if program.formulation == "relu":
         for (_, _, a, i), v in columns.items():
-            sign = 2.0 * on[:, a, :, i].reshape(-1) - 1
-            constraints.append(cp.multiply(sign, patches[:, a].reshape(-1, d) @ v) >= 0)
+            rows = [oracle_rows(x, gates[i], program.pooling) for x in patches[:, a]]
+            constraints.append(np.concatenate(rows) @ v >= 0)
     if program.loss == "squared":
         loss = cp.sum_squares(scores - targets) / 2
     else:
-        rows = [cp.log_sum_exp(scores[r]) - targets[r] @ scores[r] for r in range(n)]
-        loss = sum(rows)
+        loss = cp.sum(cp.log_sum_exp(scores, axis=1)) - cp.sum(cp.multiply(targets, scores))
     problem = cp.Problem(
         cp.Minimize(loss / n + program.beta * _penalty(program, columns)), constraints
     )
     problem.solve(cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
     return float(problem.value)
+
+
+def oracle_feature(patches: np.ndarray, gate: np.ndarray, pooling: str) -> np.ndarray:
+    """What a gate (d,) hands on of the patches (q, d) of one cell."""
+    if pooling == "average":
+        return sum((x for x in patches if x @ gate >= 0), np.zeros(len(gate)))
+    best = max((x for x in patches if x.any()), key=lambda x: x @ gate)
+    return best if best @ gate >= 0 else 0 * best
+
+
+def oracle_rows(patches: np.ndarray, gate: np.ndarray, pooling: str) -> np.ndarray:
+    """Rows c with c . v >= 0 for a filter v that responds to one cell (q, d) as its gate does."""
+    if pooling == "average":
+        return np.array([x if x @ gate >= 0 else -x for x in patches])
+    present = [x for x in patches if x.any()]
+    best = max(present, key=lambda x: x @ gate)
+    if best @ gate < 0:
+        return -np.array(present)
+    return np.array([best, *(best - x for x in present if x is not best)])
 
 
 def _penalty(program: Program, columns: dict[tuple[int, ...], cp.Variable]) -> cp.Expression:

@@ -59,7 +59,7 @@ def ours(
         "tolerance": solver.tolerance,
         "seconds": statistics.median(seconds),
         "all_seconds": seconds,
-        "mean_processor_seconds": processor,
+        "processor_seconds": processor,
         "iterations": len(optimum.history),
         **found,
     }
@@ -78,17 +78,23 @@ def peer(
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with np.load(out) as solution:
             weights, gates = solution["weights"], solution["gates"]
-            seconds = float(solution["seconds"])
+            times = {key: float(solution[key]) for key in ("seconds", "processor_seconds")}
     weights = weights[0] if len(weights) == 1 else weights
     found = measures(problem, weights, gates)
-    return {"solver": name, "settings": arguments, "seconds": seconds, **found}
+    return {"solver": name, "settings": arguments, **times, **found}
 
 
 def write_report(out: Path, claim: str, runs: list[dict[str, Any]], **more: Any) -> None:
-    """Print the runs and write them with the claim, machine, versions and load."""
+    """Print the runs and write them with the claim, machine, versions and load.
+
+    Runs with another number of threads that are in the file already stay there.
+    """
     for run in runs:
         print(json.dumps(run))
-    report = {"claim": claim, **more, "runs": runs, "load_average": os.getloadavg()[0]}
-    report |= {"threads": torch.get_num_threads(), "machine": machine(), "versions": versions()}
+    report = {**more, "runs": runs, "load_average": os.getloadavg()[0]}
+    report |= {"machine": machine(), "versions": versions()}
+    old = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    by_threads = old.get("by_threads", {}) | {str(torch.get_num_threads()): report}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    text = json.dumps({"claim": claim, "by_threads": dict(sorted(by_threads.items()))}, indent=2)
+    out.write_text(text + "\n", "utf-8")

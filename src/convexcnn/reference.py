@@ -102,6 +102,30 @@ def gated_features(x: Array, gates: ArrayLike, cells: int = 1) -> Array:
     return out
 
 
+def max_gated_features(x: Array, gates: ArrayLike, cells: int = 1) -> Array:
+    """phi_i = 1[x_m . a_i >= 0] x_m, with x_m the patch of the cell with the largest x_l . a_i.
+
+    Args:
+        x: (n, rows, columns, d) patches.
+        gates: a, (g, d).
+        cells: pooling cells per side.
+
+    Returns:
+        Phi of max pooling, (n, cells^2, g, d).
+    """
+    a = np.asarray(gates, np.float64)
+    n, rows, columns, d = x.shape
+    out = np.zeros((n, cells**2, len(a), d))
+    for image in range(n):
+        for cell, members in enumerate(pooling_cells(rows, columns, cells)):
+            for gate in range(len(a)):
+                responses = [x[image, row, column] @ a[gate] for row, column in members]
+                best = int(np.argmax(responses))
+                if responses[best] >= 0:
+                    out[image, cell, gate] = x[image][members[best]]
+    return out
+
+
 def relu_features(x: Array, filters: ArrayLike, cells: int = 1) -> Array:
     """(1/q) sum_{l in cell} (x_l . u_j)_+ for every image, cell and filter.
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from convexcnn import reference
 from convexcnn.patches import operator
 from convexcnn.patches.operator import GatedFeatures
 from small import (
@@ -29,6 +30,17 @@ def test_features_agree_with_the_reference(geometry, kind):
     assert features.n_features == np.prod(features.shape)
     assert features.shape == (geometry.n_cells, 4, features.transform.dim)
     np.testing.assert_allclose(phi, reference_phi(images, features), rtol=0, atol=1e-13)
+
+
+@CASES
+@pytest.mark.parametrize("kind", TRANSFORMS)
+def test_max_features_agree_with_the_reference(geometry, kind):
+    images, average = random_images(6, geometry.image_shape), make_features(geometry, kind)
+    features = GatedFeatures(geometry, average.transform, average.gates, pool="max")
+    phi = features(images).view(6, *features.shape)
+    x = reference_patches(images, geometry, features.transform)
+    expected = reference.max_gated_features(x, features.gates.numpy(), geometry.cells)
+    np.testing.assert_allclose(phi, expected, rtol=0, atol=1e-13)
 
 
 def test_features_in_float32_are_as_accurate_as_float32_is():

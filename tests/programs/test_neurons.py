@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
@@ -50,15 +51,15 @@ def test_factors_of_the_nuclear_norm_share_filters() -> None:
     assert len(neurons.filters) <= 2 * 3 * 3  # at most d factors of every gate, two filters each
 
 
-@pytest.fixture(scope="module")
-def images() -> tuple[GatedFeatures, ImageStream]:
+@pytest.fixture(scope="module", params=["average", "max"])
+def images(request: pytest.FixtureRequest) -> tuple[GatedFeatures, ImageStream]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (24, 3, 9, 8), generator=generator).to(torch.uint8).numpy()
     stream = ImageStream(pixels, np.arange(24) % 3, 3, ImageScaler.fit(pixels))
     geometry = PatchGeometry((3, 9, 8), 3, 2, 1, cells=2)  # cells that overlap, and padding
     transform = fit_whitening(stream.block(slice(None))[0], geometry, 5)
     gates = torch.randn(4, transform.dim, generator=generator)
-    return GatedFeatures(geometry, transform, gates), stream
+    return GatedFeatures(geometry, transform, gates, request.param), stream
 
 
 @pytest.mark.parametrize("formulation", ["gated", "relu"])
@@ -66,14 +67,15 @@ def test_sequential_computes_the_scores_of_the_program(
     images: tuple[GatedFeatures, ImageStream], formulation: str
 ) -> None:
     features, stream = images
-    program = Program.from_streams(ProgramKind(formulation, "group"), features, [stream], 0.01)
+    kind = ProgramKind(formulation, "group", pooling=features.pool)
+    program = Program.from_streams(kind, features, [stream], 0.01)
     if formulation == "relu":
         optimum = InteriorPoint(1e-6).solve(program)
-        neurons = relu_neurons(optimum.weights, optimum.bias)
+        neurons = relu_neurons(optimum.weights, optimum.bias, features.pool)
     else:
         optimum = MultipleKernel(1e-6).solve(program)
         neurons = decomposed_neurons(
-            [program.patches], program.gates, optimum.weights, optimum.bias
+            [program.patches], program.gates, optimum.weights, optimum.bias, features.pool
         )
     network = neurons.to_sequential(features.geometry, features.transform)
     scaled, _ = stream.block(slice(None))
@@ -85,6 +87,16 @@ def test_sequential_computes_the_scores_of_the_program(
 
 def test_features_in_memory_equal_the_operator(images: tuple[GatedFeatures, ImageStream]) -> None:
     features, stream = images
-    program = Program.from_streams(ProgramKind(regulariser="group"), features, [stream], 0.01)
+    kind = ProgramKind(regulariser="group", pooling=features.pool)
+    program = Program.from_streams(kind, features, [stream], 0.01)
     phi = features(stream.block(slice(None))[0]).double()
     torch.testing.assert_close(program.features, phi, rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_pool_otherwise_are_refused(
+    images: tuple[GatedFeatures, ImageStream],
+) -> None:
+    features, stream = images
+    other = {"average": "max", "max": "average"}[features.pool]
+    with pytest.raises(SettingError, match=f"pool='{other}'"):
+        Program.from_streams(ProgramKind(pooling=other), features, [stream], 0.01)

@@ -27,7 +27,7 @@ BETA, GATES, K = 0.02, 3, 3
 GEOMETRY = PatchGeometry((1, 8, 8), 3, stride=2, padding=1, cells=2)
 
 
-def make_block(beta: float = BETA) -> GatedBlock:
+def make_block(beta: float = BETA, pool: str = "average") -> GatedBlock:
     """Random gates with thresholds, on a basis of affine coordinates, with zero weights."""
     source = generator(1)
     side, dim = GEOMETRY.filter_size, 4
@@ -47,6 +47,7 @@ def make_block(beta: float = BETA) -> GatedBlock:
         weights=torch.zeros(K, GEOMETRY.n_cells, GATES, dim, dtype=torch.float64),
         bias=torch.zeros(K, dtype=torch.float64),
         beta=beta,
+        pool=pool,
     )
 
 
@@ -64,7 +65,8 @@ def loops(block: GatedBlock, images) -> np.ndarray:
     x = np.concatenate([raw, np.ones((*raw.shape[:-1], 1))], axis=-1)
     gates = np.column_stack([block.gates.flatten(1), block.gate_bias])
     basis = np.column_stack([block.basis.flatten(1), block.basis_bias])
-    phi = reference.gated_features(x, gates, GEOMETRY.cells)
+    features = {"average": reference.gated_features, "max": reference.max_gated_features}
+    phi = features[block.pool](x, gates, GEOMETRY.cells)
     return (phi @ basis.T).reshape(len(raw), -1)
 
 
@@ -91,11 +93,10 @@ def problem(request):
     return stream, block, phi, targets, weights, bias, optimum
 
 
-def test_features_by_convolutions_are_those_of_the_loops():
-    images = random_images(4, GEOMETRY.image_shape)
-    np.testing.assert_allclose(
-        gated_features(make_block(), images), loops(make_block(), images), atol=1e-12
-    )
+@pytest.mark.parametrize("pool", ["average", "max"])
+def test_features_by_convolutions_are_those_of_the_loops(pool):
+    images, block = random_images(4, GEOMETRY.image_shape), make_block(pool=pool)
+    np.testing.assert_allclose(gated_features(block, images), loops(block, images), atol=1e-12)
 
 
 def test_there_is_no_gap_at_the_optimum(problem):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convexcnn.solvers.cg import conjugate_gradients
+from convexcnn.solvers.cg import ShiftedSystems, conjugate_gradients
 from small import generator
 
 SIZE, COLUMNS = 30, 4
@@ -98,3 +98,82 @@ def test_the_right_side_is_left_alone():
     right = RIGHT.clone()
     solve(roughly, right)
     assert torch.equal(right, RIGHT)
+
+
+SHIFTS = [0.3, 1e-4, 0.01]
+
+
+def shifted_systems(precondition=None, product=lambda x: MATRIX @ x) -> ShiftedSystems:
+    plain = precondition or (lambda residual, shifts: residual.clone())
+    return ShiftedSystems(product, plain, RIGHT, SHIFTS)
+
+
+def below(tolerance: float):
+    return lambda index, solution, residual: bool(residual.norm() <= tolerance * RIGHT.norm())
+
+
+def test_every_shift_is_solved():
+    solutions, _ = shifted_systems().solve(below(1e-10), 200)
+    for shift, solution in zip(SHIFTS, solutions, strict=True):
+        system = MATRIX + shift * torch.eye(SIZE, dtype=torch.float64)
+        torch.testing.assert_close(solution, torch.linalg.solve(system, RIGHT))
+
+
+def test_finished_shifts_leave_the_products():
+    widths = []
+
+    def product(x: Tensor) -> Tensor:
+        widths.append(x.shape[1])
+        return MATRIX @ x
+
+    _, products = shifted_systems(product=product).solve(below(1e-8), 200)
+    assert products == len(widths)
+    assert widths[0] == 3 * COLUMNS
+    assert widths[-1] == COLUMNS
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_every_shift_is_preconditioned_at_its_own_value():
+    def exact(residual: Tensor, shifts: Tensor) -> Tensor:
+        eye = torch.eye(SIZE, dtype=torch.float64)
+        columns = zip(residual.T, shifts, strict=True)
+        return torch.stack([torch.linalg.solve(MATRIX + s * eye, r) for r, s in columns], 1)
+
+    assert shifted_systems(exact).solve(below(1e-9), 200)[1] == 1
+
+
+def test_shifted_systems_end_at_their_limit_with_what_they_have():
+    seen = []
+
+    def never(index: int, solution: Tensor, residual: Tensor) -> bool:
+        seen.append((index, solution.clone(), residual.clone()))
+        return False
+
+    solutions, products = shifted_systems().solve(never, 4)
+    assert products == 4
+    for index, solution, residual in seen[-3:]:
+        torch.testing.assert_close(solutions[index], solution)
+        true = RIGHT - MATRIX @ solution - SHIFTS[index] * solution
+        torch.testing.assert_close(residual, true)
+
+
+def test_what_is_enough_at_once_needs_no_product():
+    solutions, products = shifted_systems().solve(lambda *_: True, 10)
+    assert products == 0
+    assert not solutions.any()
+
+
+def test_a_start_costs_one_product_and_is_gone_on_from():
+    eye = torch.eye(SIZE, dtype=torch.float64)
+    exact = torch.stack([torch.linalg.solve(MATRIX + s * eye, RIGHT) for s in SHIFTS], 1)
+    start = exact + 1e-3
+    kept = start.clone()
+    solutions, products = shifted_systems().solve(below(1e-3), 200, start)
+    assert torch.equal(start, kept)
+    assert products < shifted_systems().solve(below(1e-3), 200)[1]
+    for shift, solution in zip(SHIFTS, solutions, strict=True):
+        true = RIGHT - MATRIX @ solution - shift * solution
+        assert true.norm() <= 1.001e-3 * RIGHT.norm()
+    solutions, products = shifted_systems().solve(below(1e-9), 1, start)
+    assert products == 1
+    torch.testing.assert_close(solutions, start.transpose(0, 1))

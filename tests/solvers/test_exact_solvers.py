@@ -1,4 +1,4 @@
-"""Direct and kernel solvers find the ridge optimum of the reference, on every point of a path."""
+"""Every exact solver finds the ridge optimum of the reference, on every point of a path."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import pytest
 import torch
 
 from convexcnn import reference
+from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.solvers import cholesky, direct, kernel, statistics
+from convexcnn.programs.certificate import GatedBlock, certify_ridge
+from convexcnn.solvers import cholesky, coarse, direct, kernel, matrix_free, nystrom, statistics
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.matrix_free import MatrixFree
+from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import DEFAULT_PATH, scores_of, squared_measures
-from convexcnn.solvers.result import PathPoint, best_point
+from convexcnn.solvers.registry import RIDGE_SOLVERS
+from convexcnn.solvers.result import PathPoint, Solution, best_point
 from small import generator, stripe_stream
 
 GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2)
 BETAS = [0.3, 0.003, 0.03]
 N, HELD_OUT, K = 48, 18, 3
 
-EVERY_SOLVER = pytest.mark.parametrize("solver", [Direct, Kernel])
+EVERY_SOLVER = pytest.mark.parametrize("solver", [Direct, Kernel, MatrixFree])
 EVERY_STREAM = pytest.mark.parametrize("mirror", [False, True], ids=["plain", "mirrored"])
 
 
@@ -51,6 +56,25 @@ def explicit(features: GatedFeatures, *streams: ImageStream) -> tuple[np.ndarray
     return phi.double().numpy(), torch.cat([y for _, y in blocks]).double().numpy()
 
 
+def raw_block(features: GatedFeatures, solution: Solution) -> GatedBlock:
+    """The trained block in raw pixels, as the certificate wants it."""
+    transform, side = features.transform.double(), GEOMETRY.filter_size
+    gates, gate_bias = transform.to_filters(features.gates.double())
+    basis, basis_bias = transform.to_filters(torch.eye(transform.dim, dtype=torch.float64))
+    return GatedBlock(
+        gates=gates.view(-1, 1, side, side),
+        gate_bias=gate_bias,
+        basis=basis.view(-1, 1, side, side),
+        basis_bias=basis_bias,
+        stride=GEOMETRY.stride,
+        padding=GEOMETRY.padding,
+        cells=GEOMETRY.cells,
+        weights=solution.weights.view(K, *features.shape),
+        bias=solution.bias,
+        beta=solution.beta,
+    )
+
+
 def assert_optimal(solution, phi, targets):
     """The solution has the optimal objective, and the scores of the reference optimum."""
     weights, bias = reference.ridge_optimum(phi, targets, solution.beta)
@@ -75,7 +99,8 @@ def test_one_beta_gives_the_reference_optimum(solver, mirror, beta, chunk):
     assert solution.solver == solver.name
     assert solution.weights.shape == (K, features.n_features)
     assert solution.bias.shape == (K,)
-    assert solution.relative_gap < 1e-4
+    assert solution.relative_gap <= 1e-6
+    assert solution.status is Status.OPTIMAL
     assert solution.held_out_scores is None
     assert_optimal(solution, *explicit(features, train))
 
@@ -124,15 +149,33 @@ def test_the_pilot_mean_is_for_rounding_only(solver, offset, monkeypatch):
 
     monkeypatch.setattr(direct, "pilot_mean", pilot)
     monkeypatch.setattr(kernel, "pilot_mean", pilot)
+    monkeypatch.setattr(nystrom, "pilot_mean", pilot)
+    monkeypatch.setattr(coarse, "pilot_mean", pilot)
     features, train, held_out = make_problem()
     solution = solver(BETAS, chunk=20).solve(features, train, held_out)
     assert_optimal(solution, *explicit(features, train, held_out))
 
 
 @EVERY_STREAM
-def test_both_solvers_agree(mirror):
+@EVERY_SOLVER
+@pytest.mark.parametrize("beta", [1e-4, 0.03, 3.0])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-7])
+def test_the_gap_is_no_smaller_than_what_the_certificate_finds(solver, mirror, beta, tolerance):
+    features, train, _ = make_problem(mirror)
+    solution = solver([beta], tolerance=tolerance).solve(features, train)
+    proof = certify_ridge(raw_block(features, solution), train)
+    last = solution.history[-1]
+    assert solution.relative_gap <= tolerance
+    assert last["relative_gap"] == pytest.approx(solution.relative_gap, rel=1e-3, abs=1e-13)
+    assert proof.primal == pytest.approx(last["primal"], rel=1e-9)
+    assert proof.gap <= last["primal"] - last["dual"] + 1e-12
+
+
+@pytest.mark.parametrize("other", [Kernel, MatrixFree])
+@EVERY_STREAM
+def test_solvers_agree(mirror, other):
     features, train, held_out = make_problem(mirror)
-    one, other = (s(BETAS).solve(features, train, held_out) for s in (Direct, Kernel))
+    one, other = (s(BETAS).solve(features, train, held_out) for s in (Direct, other))
     assert one.beta == other.beta
     torch.testing.assert_close(one.weights, other.weights, rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(one.bias, other.bias, rtol=1e-2, atol=1e-3)
@@ -164,20 +207,25 @@ def test_solving_twice_gives_the_same_bits(solver):
 @pytest.mark.parametrize(
     ("solver", "phases"),
     [
-        (Direct, ["statistics", "factorisation", "path", "validation", "refit"]),
+        (Direct, ["statistics", "factorisation", "path", "validation", "refit", "refinement"]),
         (Kernel, ["kernel", "factorisation", "path", "refit", "refinement"]),
+        (MatrixFree, ["sketch", "coarse start", "path", "validation", "refinement"]),
     ],
 )
 def test_every_phase_is_told_and_timed(solver, phases):
     features, train, held_out = make_problem()
     events = []
     solution = solver(BETAS).solve(features, train, held_out, events.append)
+    passes = [event for event in events if event["phase"] == matrix_free.PASSES]
+    assert [event["step"] for event in passes] == list(range(len(passes)))
+    assert bool(passes) == (solver is MatrixFree)
+    events = [event for event in events if event not in passes]
     assert [event["phase"] for event in events] == list(solution.seconds) == phases
-    assert [event["step"] for event in events] == list(range(1, 6))
+    assert [event["step"] for event in events] == list(range(1, len(phases) + 1))
     assert all(event["steps"] is None for event in events)
     times = [event["seconds"] for event in events]
     assert times == sorted(times)
-    assert times[-1] == pytest.approx(sum(solution.seconds.values()))
+    assert times[-1] == pytest.approx(sum(solution.seconds.values()), abs=0.05)
     json.dumps(events)
 
 
@@ -189,6 +237,44 @@ def test_an_interruption_from_the_callback_comes_through(solver):
     features, train, _ = make_problem()
     with pytest.raises(KeyboardInterrupt):
         solver([0.1]).solve(features, train, None, interrupt)
+
+
+@pytest.mark.parametrize("rank", [1, 6, 1000])
+@pytest.mark.parametrize("coarse", [1, 14, 1000])
+def test_preconditioner_and_start_only_change_how_many_passes_it_takes(rank, coarse):
+    features, train, held_out = make_problem()
+    solution = MatrixFree(BETAS, rank=rank, coarse=coarse).solve(features, train, held_out)
+    assert solution.status is Status.OPTIMAL
+    assert_optimal(solution, *explicit(features, train, held_out))
+
+
+def test_too_few_passes_are_told_with_the_gap_they_reached():
+    features, train, _ = make_problem()
+    solution = MatrixFree([1e-3], rank=1, coarse=1, max_iterations=2).solve(features, train)
+    assert solution.status is Status.ITERATION_LIMIT
+    assert solution.relative_gap > 1e-6
+    proof = certify_ridge(raw_block(features, solution), train)
+    assert proof.relative_gap <= solution.relative_gap
+    assert len(solution.history) == 1
+
+
+@pytest.mark.parametrize("setting", ["rank", "coarse"])
+def test_a_preconditioner_or_start_of_nothing_is_refused(setting):
+    with pytest.raises(SettingError, match=f"{setting} is 0; give at least 1"):
+        MatrixFree([0.1], **{setting: 0})
+
+
+def test_solvers_are_registered_by_name():
+    assert {solver.name: solver for solver in (Direct, Kernel, MatrixFree)} == RIDGE_SOLVERS
+
+
+def test_memory_grows_with_what_each_solver_keeps():
+    """1,024 gates of 49 coordinates and 50,000 images: kernel 10 GB, Gram matrices 20 GB."""
+    rows, size = 50_000, 1024 * 49
+    assert 10 < kernel.needed_gb(rows, size, 10) < 12
+    assert 20 < direct.needed_gb(rows, size, 10) < 22
+    assert matrix_free.needed_gb(rows, size, 10) < 2
+    assert direct.needed_gb(10**6, 5000, 10) < kernel.needed_gb(10**6, 5000, 10)
 
 
 def test_ties_in_accuracy_go_to_the_largest_beta():

@@ -102,6 +102,33 @@ def test_all_sides_measure_the_same_function(side: type[Side], intercept: bool) 
     torch.testing.assert_close(got.hessian() @ step, change, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("side", [DenseKernelSide, MaskedKernelSide])
+def test_kernels_beyond_float32_are_factorised_in_float64(side: type[Side]) -> None:
+    program = tiny_program(cells=4)
+    program = replace(program, patches=program.patches[:, :, :1])
+    beta, eta = 1e-9, torch.ones(12, dtype=torch.float64)
+    got = side(program).measure(eta, beta, 0)
+    phi, y = program.features - program.features.mean(0), program.targets[:, 0]
+    y = y - y.mean()
+    kernel = phi @ phi.T / beta + torch.eye(len(y), dtype=torch.float64)
+    assert torch.linalg.cond(kernel) > 1e8
+    expected = torch.linalg.solve(kernel, y)
+    assert got.square == pytest.approx(float(expected @ expected), rel=1e-5)
+
+
+def test_programs_of_more_features_than_images_reach_tight_gaps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(40, 1, 1, 6, generator=generator, dtype=torch.float64)
+    gates = torch.randn(12, 6, generator=generator, dtype=torch.float64)
+    targets = torch.randn(40, 1, generator=generator, dtype=torch.float64)
+    for beta in (1e-3, 0.1):
+        program = Program(patches, gates, targets, beta)
+        optimum = MultipleKernel(1e-10).solve(program)
+        bound = certify(program, optimum.weights, optimum.bias)
+        assert optimum.status is Status.OPTIMAL
+        assert bound.relative_gap <= 1e-9
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_bounded_quadratic_meets_its_optimality_conditions(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -96,6 +96,12 @@ def test_steps_are_those_of_torch(make):
     torch.testing.assert_close(mine.parameters, theirs.parameters)
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_one_cycle_takes_any_number_of_steps(steps):
+    events = solve(SGD(steps, N, 0.01, method="adam", log_every=1), gated())
+    assert len(events) == steps
+
+
 def test_the_same_seed_gives_the_same_bits():
     def trained(seed):
         program = network()

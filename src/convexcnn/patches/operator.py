@@ -13,7 +13,7 @@ CACHE_BYTES = 16 * 2**20
 
 
 class PatchPooling:
-    """Images to patches sorted by pooling cell and divided by the size of their cell.
+    """Images to patches sorted by pooling cell and, for averages, divided by its size.
 
     A sum over the patches of a cell is then the average that the pooling asks for; gates do not
     see the division, because 1[x . a >= 0] = 1[(x / q) . a >= 0].
@@ -21,9 +21,13 @@ class PatchPooling:
     Args:
         geometry: where patches and pooling cells lie.
         transform: raw patch -> d coordinates.
+        pool: ``average``, or ``max``, which leaves patches as they are.
     """
 
-    def __init__(self, geometry: PatchGeometry, transform: PatchTransform) -> None:
+    def __init__(
+        self, geometry: PatchGeometry, transform: PatchTransform, pool: str = "average"
+    ) -> None:
+        self.pool = pool
         self.geometry = geometry
         self.transform = transform
         device = transform.mean.device
@@ -40,23 +44,32 @@ class PatchPooling:
             patches = torch.nn.functional.pad(patches, (0, 0, 0, 1))
         if not self._trivial:
             patches = patches[:, self._order]
-        return patches.mul_(self._scale)
+        return patches if self.pool == "max" else patches.mul_(self._scale)
 
 
 class GatedFeatures:
     """phi_i(x) = (1/q) sum_{l in cell} 1[x_l . a_i >= 0] x_l for every cell and gate i.
 
     One product gives all gate bits of an image, a second one, D' X / q, all its features: k times
-    less work than forming X_l V_i for every gate and class.
+    less work than forming X_l V_i for every gate and class. With max pooling, phi_i(x) is the
+    patch x_m of the cell with the largest response, if that is not negative, else 0.
 
     Args:
         geometry: where patches and pooling cells lie.
         transform: raw patch -> d coordinates.
         gates: (g, d) gate vectors a_i in transformed coordinates.
+        pool: ``average`` or ``max``.
     """
 
-    def __init__(self, geometry: PatchGeometry, transform: PatchTransform, gates: Tensor) -> None:
-        self.pooling = PatchPooling(geometry, transform)
+    def __init__(
+        self,
+        geometry: PatchGeometry,
+        transform: PatchTransform,
+        gates: Tensor,
+        pool: str = "average",
+    ) -> None:
+        self.pooling = PatchPooling(geometry, transform, pool)
+        self.pool = pool
         self.geometry = geometry
         self.transform = transform
         self.gates = gates
@@ -78,6 +91,10 @@ class GatedFeatures:
         """Images per block for which bits and features stay in cache."""
         bits = self.geometry.cell_order.numel() * len(self.gates)
         return max(4, CACHE_BYTES // (4 * (bits + self.n_features)))
+
+    def double(self) -> GatedFeatures:
+        """The same operator in float64: gates that a patch nearly touches may be on there only."""
+        return GatedFeatures(self.geometry, self.transform.double(), self.gates.double())
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """Return Phi for a block of images.
@@ -103,7 +120,21 @@ class GatedFeatures:
             self._bits = flat.new_empty(len(flat) * len(self.gates))
         bits = self._bits[: len(flat) * len(self.gates)].view(len(flat), -1)
         torch.mm(flat, self._gates_t, out=bits)
+        if self.pool == "max":
+            self._take_largest(flat, bits, out)
+            return
         torch.ge(bits, 0, out=bits)
         on = bits.view(n * cells, -1, len(self.gates))
         blocks = flat.view(n * cells, -1, dim)
         torch.bmm(on.transpose(1, 2), blocks, out=out.view(n * cells, -1, dim))
+
+    def _take_largest(self, flat: Tensor, responses: Tensor, out: Tensor) -> None:
+        """Write the patch with the largest response of every cell, where that is not negative."""
+        n, (cells, gates, dim) = len(out), self.shape
+        by_cell = responses.view(n, cells, -1, gates)
+        order, patches = self.geometry.cell_order, self.geometry.grid[0] * self.geometry.grid[1]
+        absent = (order == patches).to(responses.device)
+        largest, best = by_cell.masked_fill(absent[..., None], -torch.inf).max(2)
+        index = best[..., None].expand(n, cells, gates, dim)
+        taken = flat.view(n, cells, -1, dim).gather(2, index)
+        torch.mul(taken, (largest >= 0)[..., None], out=out.view(n, cells, gates, dim))

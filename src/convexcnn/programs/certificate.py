@@ -57,6 +57,7 @@ class GatedBlock:
         weights: V, (k, cells^2, g, d); V and W, (2, k, cells^2, g, d), for (R).
         bias: b, (k,).
         beta: weight of the regulariser.
+        pool: ``average`` or ``max`` over the patches of a cell.
     """
 
     gates: Tensor
@@ -70,6 +71,7 @@ class GatedBlock:
     weights: Tensor
     bias: Tensor
     beta: float
+    pool: str = "average"
 
     def double(self) -> GatedBlock:
         tensors: Any = {k: v.double() for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -80,15 +82,22 @@ def gated_features(block: GatedBlock, images: Tensor) -> Tensor:
     """Phi by plain convolutions, (n, cells^2 * g * d): slow, obvious, in the images' precision."""
     conv = torch.nn.functional.conv2d
     settings = {"stride": block.stride, "padding": block.padding}
-    on = (conv(images, block.gates, block.gate_bias, **settings) >= 0).to(images.dtype)
+    responses = conv(images, block.gates, block.gate_bias, **settings)
     coordinates = conv(images, block.basis, block.basis_bias, **settings)
-    rows, columns = on.shape[2:]
+    rows, columns = responses.shape[2:]
     features = []
     for top, bottom in cell_bounds(rows, block.cells):
         for left, right in cell_bounds(columns, block.cells):
-            inside = on[:, :, top:bottom, left:right].flatten(2)
+            inside = responses[:, :, top:bottom, left:right].flatten(2)
             values = coordinates[:, :, top:bottom, left:right].flatten(2)
-            features.append(inside @ values.transpose(1, 2) / inside.shape[2])
+            if block.pool == "max":
+                largest, best = inside.max(2)
+                index = best[:, None].expand(-1, values.shape[1], -1)
+                taken = values.gather(2, index) * (largest >= 0)[:, None]
+                features.append(taken.transpose(1, 2))
+            else:
+                on = (inside >= 0).to(images.dtype)
+                features.append(on @ values.transpose(1, 2) / inside.shape[2])
     return torch.stack(features, 1).flatten(1)
 
 

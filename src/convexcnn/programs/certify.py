@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.programs.certificate import Certificate
+from convexcnn.programs.cone_projection import Cones, cones_of, project_on_cones, taken_patches
 from convexcnn.programs.dual_bound import (
     best_bound,
     certificate_of,
@@ -20,7 +21,6 @@ from convexcnn.programs.dual_bound import (
 from convexcnn.programs.program import Program
 
 ROWS = 256
-POLISH_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,16 @@ def _feature_rows(program: Program) -> Iterator[Tensor]:
         columns = []
         for cell in range(patches.shape[1]):
             for gate in program.gates.double():
-                on = patches[:, cell] @ gate >= 0
-                columns.append((patches[:, cell] * on[..., None]).sum(1))
+                taken = taken_patches(patches[:, cell], gate, program.pooling)
+                columns.append((patches[:, cell] * taken[..., None]).sum(1))
         yield torch.cat(columns, 1)
-
-
-def _signed_patches(program: Program) -> tuple[Tensor, Tensor]:
-    """Patches (cells, m, d) and the signs 2 D - 1 (cells, g, m) of every gate on them."""
-    patches = program.patches.double().transpose(0, 1).flatten(1, 2)
-    responses = program.gates.double() @ patches.transpose(1, 2)
-    return patches, torch.where(responses >= 0, 1.0, -1.0).double()
 
 
 def _certify_relu(
     program: Program, weights: Tensor, bias: Tensor, multipliers: Tensor | None
 ) -> ConeCertificate:
-    patches, sign = _signed_patches(program)
-    feasible, violation = _into_cones(weights, program.gates.double(), patches, sign)
+    cones = cones_of(program)
+    feasible, violation = _into_cones(weights, program.gates.double(), cones)
     flat = (feasible[0] - feasible[1]).flatten(1)
     rows = list(_feature_rows(program))
     scores = torch.cat([phi @ flat.T for phi in rows]) + bias
@@ -95,10 +88,10 @@ def _certify_relu(
     dual_point = dual_candidate(program.loss, scores, targets, program.intercept)
     pulled = (dual_point.T @ torch.cat(rows)).view_as(weights[0])
     slopes = torch.stack([pulled, -pulled])
-    start = weights.new_zeros(*weights.shape[:-1], patches.shape[1])
+    start = weights.new_zeros(*weights.shape[:-1], cones.rows)
     if multipliers is not None:
         start = multipliers.double().clamp_min(0) * n
-    projected = project_on_cones(slopes, patches, sign, start)
+    projected = project_on_cones(slopes, cones, start)
     dual = best_bound(
         program.loss, program.regulariser, dual_point, targets, projected, program.beta
     )
@@ -114,12 +107,10 @@ def _certify_relu(
     return ConeCertificate(**vars(bound), violation=violation)
 
 
-def _into_cones(
-    weights: Tensor, gates: Tensor, patches: Tensor, sign: Tensor
-) -> tuple[Tensor, float]:
+def _into_cones(weights: Tensor, gates: Tensor, cones: Cones) -> tuple[Tensor, float]:
     """Weights moved along their gates into the cones, and how far they were outside."""
-    responses = (weights @ patches.transpose(1, 2)) * sign
-    reach = (gates @ patches.transpose(1, 2)) * sign
+    responses = cones.responses(weights)
+    reach = cones.responses(gates.expand(weights.shape[-3:]))
     scale = float(responses.abs().max())
     violation = max(0.0, -float(responses.min())) / scale if scale else 0.0
     missing = (-responses).clamp_min(0)
@@ -127,31 +118,3 @@ def _into_cones(
     missing = torch.where(missing <= 1e-15 * scale, 0.0, missing)
     shift = torch.where(missing > 0, missing / reach, 0.0).amax(-1, keepdim=True)
     return weights + shift * gates, violation
-
-
-def project_on_cones(slopes: Tensor, patches: Tensor, sign: Tensor, start: Tensor) -> Tensor:
-    """Return z + C' mu, whose norm bounds that of the projection of z on its cone from above.
-
-    minimise (1/2) |z + C' mu|^2 over mu >= 0, by accelerated projected gradients; C' mu is
-    sum over patches of (2 D - 1) x mu.
-
-    Args:
-        slopes: z, (2, k, cells, g, d).
-        patches: (cells, m, d).
-        sign: 2 D - 1, (cells, g, m).
-        start: mu >= 0 to begin with, (2, k, cells, g, m).
-    """
-    steps = 1 / torch.linalg.matrix_norm(patches, 2).square().clamp_min(1e-300)
-    steps = steps[:, None, None]
-    mu, ahead, momentum = start, start, 1.0
-    for _ in range(POLISH_STEPS):
-        point = slopes + (ahead * sign) @ patches
-        gradient = (point @ patches.transpose(1, 2)) * sign
-        previous, mu = mu, (ahead - steps * gradient).clamp_min(0)
-        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        ahead = mu + (momentum - 1) / following * (mu - previous)
-        momentum = following
-    polished = slopes + (mu * sign) @ patches
-    given = slopes + (start * sign) @ patches
-    better = polished.norm(dim=-1, keepdim=True) <= given.norm(dim=-1, keepdim=True)
-    return torch.where(better, polished, given)

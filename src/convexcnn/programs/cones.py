@@ -1,4 +1,4 @@
-"""The cones of (R): K_i = {v : (2 D_i(x) - 1) x . v >= 0 for every training patch x}.
+"""The cones of (R): K_i = {v : C v >= 0}, with the rows of :mod:`.inequalities`.
 
 On K_i the gated response of v is its ReLU response, so a point of the cone is a ReLU filter.
 """
@@ -20,18 +20,16 @@ RATIOS = 2**21
 
 
 def cone_responses(program: Program, weights: Tensor) -> Tensor:
-    """Return (2 D_i(x) - 1) x . v_ic for every patch.
+    """Return C v: for average pooling (2 D_i(x) - 1) x . v for every patch.
 
     Args:
         program: whose patches and gates make the cones.
-        weights: (..., k, cells, g, d).
+        weights: (..., cells, g, d).
 
     Returns:
-        (..., k, cells, g, n q), negative outside the cone.
+        (..., cells, g, n q), negative outside the cone.
     """
-    patches = program.patches.permute(1, 0, 2, 3).flatten(1, 2)  # (cells, m, d)
-    sign = 2 * program.on.permute(1, 3, 0, 2).flatten(2) - 1  # (cells, g, m)
-    return (weights @ patches.transpose(1, 2)) * sign
+    return program.inequalities.responses(weights)
 
 
 def relative_violation(program: Program, weights: Tensor) -> float:
@@ -44,24 +42,26 @@ def relative_violation(program: Program, weights: Tensor) -> float:
 def shift_into_cones(program: Program, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return v + t a_i inside its cone, with the smallest t >= 0, and t.
 
-    t = max over patches of -(x . v) / (x . a_i): a gate lies inside its own cone. A patch that
+    t = max over rows c of C of -(c . v) / (c . a_i): a gate lies inside its own cone. A row that
     is orthogonal to its gate is left out: no t helps there.
 
     Args:
         program: whose patches and gates make the cones.
-        weights: (..., k, cells, g, d).
+        weights: (..., cells, g, d).
 
     Returns:
-        the shifted weights, and t (..., k, cells, g).
+        the shifted weights, and t (..., cells, g).
     """
-    inside = cone_responses(program, program.gates.expand(program.shape))
+    inside = cone_responses(program, program.gates.expand(program.shape[1:]))
     outside = -cone_responses(program, weights)
     ratio = torch.where((outside > 0) & (inside > 0), outside / inside, 0.0)
     shift = ratio.amax(-1)
     return weights + shift[..., None] * program.gates, shift
 
 
-def cone_shifts(patches: Iterable[Tensor], gates: Tensor, filters: Tensor) -> Tensor:
+def cone_shifts(
+    patches: Iterable[Tensor], gates: Tensor, filters: Tensor, pooling: str = "average"
+) -> Tensor:
     """The smallest t >= 0 with v + t a_i in the cone of gate i, from a stream of patches.
 
     t = max over patches of -(x . v) / (x . a_i), as in :func:`shift_into_cones`: the sign of the
@@ -71,6 +71,7 @@ def cone_shifts(patches: Iterable[Tensor], gates: Tensor, filters: Tensor) -> Te
         patches: blocks (b, cells, q, d), walked through once.
         gates: (g, d).
         filters: v, (cells, g, r, d); (1, g, r, d) for filters that all cells share.
+        pooling: that of the program.
 
     Returns:
         t, (cells, g, r), or (1, g, r).
@@ -79,6 +80,9 @@ def cone_shifts(patches: Iterable[Tensor], gates: Tensor, filters: Tensor) -> Te
     shift = filters.new_zeros(owners, g, r)
     flat = filters.reshape(owners, g * r, d).transpose(1, 2)
     for block in patches:
+        if pooling == "max":
+            torch.maximum(shift, _shifts_of_block(block, gates, filters), out=shift)
+            continue
         by_cell = block.transpose(0, 1).reshape(owners, -1, d)
         for rows in torch.split(by_cell, max(1, RATIOS // (owners * g * r)), 1):
             reach = rows @ gates.T
@@ -89,7 +93,18 @@ def cone_shifts(patches: Iterable[Tensor], gates: Tensor, filters: Tensor) -> Te
     return shift
 
 
-def cone_decomposition(patches: Iterable[Tensor], gates: Tensor, weights: Tensor) -> Tensor:
+def _shifts_of_block(patches: Tensor, gates: Tensor, filters: Tensor) -> Tensor:
+    """t (cells, g, r), or (1, g, r), of one block of patches with max pooling."""
+    program = Program(patches, gates, patches.new_zeros(len(patches), 1), 1.0, pooling="max")
+    by_factor = filters.permute(2, 0, 1, 3).expand(-1, patches.shape[1], -1, -1)
+    _, shift = shift_into_cones(program, by_factor)
+    shift = shift.permute(1, 2, 0)
+    return shift if len(filters) > 1 else shift.amax(0, keepdim=True)
+
+
+def cone_decomposition(
+    patches: Iterable[Tensor], gates: Tensor, weights: Tensor, pooling: str = "average"
+) -> Tensor:
     """Write every gated filter as a difference of two filters in its cone: v = (v + t a) - t a.
 
     Outputs on the training images stay the same; the norm grows by 2 t |a| or so.
@@ -98,10 +113,11 @@ def cone_decomposition(patches: Iterable[Tensor], gates: Tensor, weights: Tensor
         patches: blocks (b, cells, q, d) of all training images.
         gates: (g, d).
         weights: (k, cells, g, d), of the gated program.
+        pooling: that of the program.
 
     Returns:
         V and W, (2, k, cells, g, d).
     """
-    shift = cone_shifts(patches, gates, weights.permute(1, 2, 0, 3)).permute(2, 0, 1)
+    shift = cone_shifts(patches, gates, weights.permute(1, 2, 0, 3), pooling).permute(2, 0, 1)
     along = shift[..., None] * gates
     return torch.stack([weights + along, along])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.programs.block import BlockProgram, gradient_of
 from convexcnn.programs.losses import Loss
@@ -89,6 +90,9 @@ class PenalisedConeProgram(BlockProgram):
         loss: squared or cross-entropy.
         beta: weight of the regulariser.
         rho: weight of the penalty.
+
+    Raises:
+        SettingError: with max pooling, whose cones are others.
     """
 
     formulation = "relu-penalised"
@@ -102,6 +106,11 @@ class PenalisedConeProgram(BlockProgram):
         beta: float = 0.0,
         rho: float = 0.01,
     ) -> None:
+        if features.pool != "average":
+            raise SettingError(
+                "the penalised cones are those of average pooling; for max pooling solve "
+                "formulation relu with solver interior-point"
+            )
         self.features = features
         self.loss = loss
         self.beta = beta

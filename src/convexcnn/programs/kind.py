@@ -9,6 +9,7 @@ from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import get_regulariser
 
 FORMULATIONS = ("gated", "relu")
+POOLINGS = ("average", "max")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ProgramKind:
         regulariser: ``l2``, ``group``, or ``nuclear`` (gated only).
         loss: ``squared`` or ``cross_entropy``.
         intercept: whether there is a b, which is not penalised.
+        pooling: ``average`` or ``max`` of the responses in a cell.
 
     Raises:
         SettingError: a combination that has no program.
@@ -29,12 +31,17 @@ class ProgramKind:
     regulariser: str = "l2"
     loss: str = "squared"
     intercept: bool = True
+    pooling: str = "average"
 
     def __post_init__(self) -> None:
         if self.formulation not in FORMULATIONS:
             raise SettingError(
                 f"formulation {self.formulation!r} is not known; choose one of "
                 f"{', '.join(FORMULATIONS)}"
+            )
+        if self.pooling not in POOLINGS:
+            raise SettingError(
+                f"pooling {self.pooling!r} is not known; choose one of {', '.join(POOLINGS)}"
             )
         if self.formulation == "relu" and self.regulariser == "nuclear":
             raise SettingError(
@@ -50,4 +57,5 @@ class ProgramKind:
         return (self.formulation, self.regulariser, self.loss) == ("gated", "l2", "squared")
 
     def __str__(self) -> str:
-        return f"formulation {self.formulation}, regulariser {self.regulariser}, loss {self.loss}"
+        words = f"formulation {self.formulation}, regulariser {self.regulariser}, loss {self.loss}"
+        return words if self.pooling == "average" else f"{words}, pooling {self.pooling}"

@@ -26,25 +26,28 @@ NEGLIGIBLE = 1e-9
 
 @dataclass(frozen=True)
 class Neurons:
-    """A two-layer ReLU network on patches: F(x) = sum_j w_j average (x_l . u_j)_+ + b.
+    """A two-layer ReLU network on patches: F(x) = sum_j w_j pool_l (x_l . u_j)_+ + b.
 
     Args:
         filters: u, (m, d), in the coordinates of the patches.
         head: w, (k, cells, m).
         bias: b, (k,).
+        pooling: ``average`` or ``max`` over the patches l of a cell.
     """
 
     filters: Tensor
     head: Tensor
     bias: Tensor
+    pooling: str = "average"
 
     def single(self) -> Neurons:
         """The same network in float32."""
-        return Neurons(self.filters.float(), self.head.float(), self.bias.float())
+        return Neurons(self.filters.float(), self.head.float(), self.bias.float(), self.pooling)
 
     def scores(self, patches: Tensor) -> Tensor:
         """Return the scores (n, k) of patches (n, cells, q, d), scaled as in ``Program``."""
-        responses = (patches @ self.filters.T).clamp_min(0).sum(2)
+        responses = (patches @ self.filters.T).clamp_min(0)
+        responses = responses.sum(2) if self.pooling == "average" else responses.amax(2)
         return torch.einsum("ncm,kcm->nk", responses, self.head) + self.bias
 
     def scorer(self, pooling: PatchPooling) -> Callable[[Tensor], Tensor]:
@@ -74,7 +77,7 @@ class Neurons:
     def balanced(self) -> Neurons:
         """The same network with |u_j| = |w_j|, which has the smallest sum of squares."""
         ratio = (self.head.norm(dim=(0, 1)) / self.filters.norm(dim=1)).sqrt()
-        return Neurons(self.filters * ratio[:, None], self.head / ratio, self.bias)
+        return Neurons(self.filters * ratio[:, None], self.head / ratio, self.bias, self.pooling)
 
     @property
     def norm(self) -> float:
@@ -101,7 +104,7 @@ class Neurons:
             dtype: of the layers.
 
         Returns:
-            Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear.
+            Conv2d, ReLU, AdaptiveAvgPool2d or AdaptiveMaxPool2d, Flatten, Linear.
         """
         channels, side = geometry.image_shape[0], geometry.filter_size
         m, (k, cells) = len(self.filters), self.head.shape[:2]
@@ -114,18 +117,20 @@ class Neurons:
             "4.weight": self.head.transpose(1, 2).reshape(k, -1),
             "4.bias": self.bias,
         }
-        pool = nn.AdaptiveAvgPool2d(geometry.cells)
+        pools = {"average": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
+        pool = pools[self.pooling](geometry.cells)
         network = nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear).to(dtype)
         network.load_state_dict(values)
         return network
 
 
-def relu_neurons(weights: Tensor, bias: Tensor) -> Neurons:
+def relu_neurons(weights: Tensor, bias: Tensor, pooling: str = "average") -> Neurons:
     """Recover the network of a solution of (R): one neuron per filter that is not zero.
 
     Args:
         weights: V and W, (2, k, cells, g, d), inside their cones.
         bias: b, (k,).
+        pooling: that of the program.
     """
     strength = weights.norm(dim=-1)
     kept = strength > NEGLIGIBLE * strength.max()
@@ -133,11 +138,15 @@ def relu_neurons(weights: Tensor, bias: Tensor) -> Neurons:
     root = strength[kept].sqrt()
     head = weights.new_zeros(*weights.shape[1:3], len(root))
     head[owner, cell, torch.arange(len(root))] = torch.where(sign == 0, root, -root)
-    return Neurons(weights[kept] / root[:, None], head, bias)
+    return Neurons(weights[kept] / root[:, None], head, bias, pooling)
 
 
 def decomposed_neurons(
-    patches: Iterable[Tensor], gates: Tensor, weights: Tensor, bias: Tensor
+    patches: Iterable[Tensor],
+    gates: Tensor,
+    weights: Tensor,
+    bias: Tensor,
+    pooling: str = "average",
 ) -> Neurons:
     """Turn a solution of (G) with `l2` or the group norm into a ReLU network, by its cones.
 
@@ -148,12 +157,18 @@ def decomposed_neurons(
         gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
+        pooling: that of the program.
     """
-    return relu_neurons(cone_decomposition(patches, gates, weights), bias)
+    pair = cone_decomposition(patches, gates, weights, pooling)
+    return relu_neurons(pair, bias, pooling)
 
 
 def factored_neurons(
-    patches: Iterable[Tensor], gates: Tensor, weights: Tensor, bias: Tensor
+    patches: Iterable[Tensor],
+    gates: Tensor,
+    weights: Tensor,
+    bias: Tensor,
+    pooling: str = "average",
 ) -> Neurons:
     """Turn a solution of (G) into a ReLU network with shared filters, by the factors of every V_i.
 
@@ -165,12 +180,13 @@ def factored_neurons(
         gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
+        pooling: that of the program.
     """
     k, cells = weights.shape[:2]
     left, values, right = torch.linalg.svd(gate_matrices(weights), full_matrices=False)
     root = values.sqrt()
     filters = root[..., None] * left.transpose(1, 2)  # (g, r, d)
-    shift = cone_shifts(patches, gates, filters[None])[0]
+    shift = cone_shifts(patches, gates, filters[None], pooling)[0]
     kept = values > NEGLIGIBLE * values.max()
     gate, factor = kept.nonzero().unbind(1)
     heads = (root[..., None] * right)[kept].view(-1, k, cells).permute(1, 2, 0)
@@ -180,4 +196,5 @@ def factored_neurons(
         torch.cat([filters[kept] + along, along[needed]]),
         torch.cat([heads, -heads[..., needed]], 2),
         bias,
+        pooling,
     ).balanced()

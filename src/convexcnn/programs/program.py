@@ -3,6 +3,9 @@
 (G)  minimise (1/n) loss( sum_i Phi_i V_i + b, Y ) + beta R(V)
 (R)  minimise (1/n) loss( sum_i Phi_i (V_i - W_i) + b, Y ) + beta (R(V) + R(W))
      subject to (2 D_i(x) - 1) x . v_ic >= 0, and the same for w_ic, for every training patch x
+
+With max pooling a gate takes of every cell only the patch with its largest response, if that is
+not negative, and (R) has other inequalities: see :mod:`.inequalities`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.inequalities import Inequalities
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import Loss, get_loss
 from convexcnn.programs.regularisers import Regulariser, get_regulariser
@@ -29,8 +33,8 @@ class Program:
     """One convex program over the gates of a block.
 
     Args:
-        patches: (n, cells, q, d), divided by the number of patches in their cell, so that sums
-            over q are averages; places without a patch are zero.
+        patches: (n, cells, q, d); places without a patch are zero. For average pooling they are
+            divided by the number of patches in their cell, so that sums over q are averages.
         gates: (g, d).
         targets: Y, (n, k); one-hot for cross-entropy.
         beta: weight of the regulariser, > 0.
@@ -39,6 +43,7 @@ class Program:
         formulation: ``gated`` for (G), ``relu`` for (R). In (R) every class and cell has filters
             of its own, and their cones are those of the patches in that cell.
         intercept: whether there is a b, which is not penalised.
+        pooling: ``average`` or ``max`` of the responses in a cell.
 
     Raises:
         SettingError: a combination that has no program.
@@ -52,6 +57,7 @@ class Program:
     regulariser: str = "group"
     formulation: str = "gated"
     intercept: bool = True
+    pooling: str = "average"
 
     def __post_init__(self) -> None:
         _ = self.kind
@@ -61,7 +67,9 @@ class Program:
     @property
     def kind(self) -> ProgramKind:
         """The program without its data and beta."""
-        return ProgramKind(self.formulation, self.regulariser, self.loss, self.intercept)
+        return ProgramKind(
+            self.formulation, self.regulariser, self.loss, self.intercept, self.pooling
+        )
 
     @classmethod
     def from_streams(
@@ -78,7 +86,15 @@ class Program:
             features: geometry, transform and gates.
             streams: training images.
             beta: weight of the regulariser, > 0.
+
+        Raises:
+            SettingError: if the features pool otherwise than the program.
         """
+        if features.pool != kind.pooling:
+            raise SettingError(
+                f"pooling {kind.pooling} of the program is not the {features.pool} pooling of the "
+                f"features; make them with GatedFeatures(..., pool={kind.pooling!r})"
+            )
         cells = features.geometry.n_cells
         patches, targets = [], []
         for stream in streams:
@@ -95,12 +111,13 @@ class Program:
             kind.regulariser,
             kind.formulation,
             kind.intercept,
+            kind.pooling,
         )
 
     def at(self, beta: float) -> Program:
         """The same program at another beta, with what was computed already."""
         other = replace(self, beta=beta)
-        for name in ("on", "features"):
+        for name in ("on", "features", "inequalities"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -120,13 +137,24 @@ class Program:
 
     @cached_property
     def on(self) -> Tensor:
-        """D, (n, cells, q, g): 1 where a gate is on for a patch, else 0."""
-        return (self.patches @ self.gates.T >= 0).to(self.patches.dtype)
+        """D, (n, cells, q, g): 1 where a gate is on for a patch and takes it, else 0."""
+        responses = self.patches @ self.gates.T
+        if self.pooling == "average":
+            return (responses >= 0).to(self.patches.dtype)
+        absent = (self.patches == 0).all(3, keepdim=True)
+        largest, best = responses.masked_fill(absent, -torch.inf).max(2, keepdim=True)
+        on = (largest >= 0).to(self.patches.dtype)
+        return torch.zeros_like(responses).scatter_(2, best, on)
 
     @cached_property
     def features(self) -> Tensor:
         """Phi, (n, cells g d)."""
         return torch.einsum("ncqg,ncqd->ncgd", self.on, self.patches).flatten(1)
+
+    @cached_property
+    def inequalities(self) -> Inequalities:
+        """C v >= 0, what (R) asks of the filters of every gate and cell."""
+        return Inequalities.of(self.patches, self.on, self.pooling)
 
     def scores(self, weights: Tensor, bias: Tensor) -> Tensor:
         """Return the scores (n, k) of weights (k, cells, g, d), or (2, k, cells, g, d) for (R)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from convexcnn.errors import SettingError
@@ -13,28 +12,27 @@ OUTER_ELEMENTS = 2**24
 
 
 class ConeRows:
-    """C v = (2 D_i(x) - 1) x . v for every patch x, for weights (s, k, G, d) with G = cells g.
+    """C v of every patch, for weights (s, k, G, d) with G = cells g.
 
-    Places without a patch, which are zero, get a response of 1: they constrain nothing.
+    Rows that are zero, such as those of places without a patch, get a response of 1: they
+    constrain nothing.
 
     Args:
         program: formulation ``relu``.
 
     Raises:
-        SettingError: if a patch is orthogonal to a gate, so that the cone has no interior.
+        SettingError: if a row is orthogonal to its gate, so that the cone has no interior.
     """
 
     def __init__(self, program: Program) -> None:
-        self.patches = program.patches.transpose(0, 1).flatten(1, 2)  # (cells, m, d)
-        signs = 2 * program.on.permute(1, 3, 0, 2).flatten(2) - 1  # (cells, g, m)
-        empty = (self.patches == 0).all(2)[:, None]
-        self.signs = torch.where(empty, 0.0, signs)
-        self.offset = empty.to(signs.dtype)
-        reach = self.signs * (program.gates @ self.patches.transpose(1, 2)) + self.offset
+        self.inequalities = program.inequalities
+        self.offset = self.inequalities.empty.to(program.gates.dtype)
+        reach = self.inequalities.responses(program.gates.expand(program.shape[1:])) + self.offset
         if not bool((reach > 0).all()):
             raise SettingError(
-                "a training patch is orthogonal to a gate, so no filter lies inside that gate's "
-                "cone; draw other gates, or use solver augmented-lagrangian"
+                "a training patch is orthogonal to a gate, or the gate responds alike to two "
+                "patches of a cell with max pooling, so no filter lies inside that gate's cone; "
+                "draw other gates, or use solver augmented-lagrangian"
             )
 
     def responses(self, weights: Tensor) -> Tensor:
@@ -43,23 +41,47 @@ class ConeRows:
 
     def changes(self, direction: Tensor) -> Tensor:
         """The change of the responses along a direction of the weights."""
-        return (self._by_cell(direction) @ self.patches.transpose(1, 2)) * self.signs
+        cells, _, _, d = self.inequalities.patches.shape
+        by_cell = direction.view(*direction.shape[:2], cells, -1, d)
+        return self.inequalities.responses(by_cell)
 
     def pull(self, multipliers: Tensor) -> Tensor:
         """C' mu, (s, k, G, d)."""
-        return ((multipliers * self.signs) @ self.patches).flatten(2, 3)
+        return self.inequalities.pull(multipliers).flatten(2, 3)
 
     def gram(self, scales: Tensor) -> Tensor:
-        """C' diag(scales) C, (s, k, G, d, d): sum of scale x x' over patches."""
-        cells, m, d = self.patches.shape
-        scales = scales * self.signs.square()
+        """C' diag(scales) C, (s, k, G, d, d): sum of scale c c' over rows."""
+        if self.inequalities.lead is None:
+            total = self._gram_of_patches(scales * self.inequalities.own.flatten(2).square())
+        else:
+            total = self._gram_of_rows(scales)
+        d = self.inequalities.patches.shape[-1]
+        return total.view(*scales.shape[:2], -1, d, d)
+
+    def _gram_of_patches(self, scales: Tensor) -> Tensor:
+        """Sum of scale x x' over patches, which all gates share, (s, k, cells, g, d d)."""
+        patches = self.inequalities.patches.flatten(1, 2)
+        cells, m, d = patches.shape
         total = scales.new_zeros(*scales.shape[:-1], d * d)
         step = max(1, OUTER_ELEMENTS // (cells * d * d))
         for start in range(0, m, step):
-            part = self.patches[:, start : start + step]
-            outer = (part[..., :, None] * part[..., None, :]).flatten(2)
-            total += scales[..., start : start + step] @ outer
-        return total.view(*scales.shape[:2], -1, d, d)
+            part = patches[:, start : start + step]
+            total += scales[..., start : start + step] @ _outer(part)
+        return total
 
-    def _by_cell(self, weights: Tensor) -> Tensor:
-        return weights.view(*weights.shape[:2], len(self.patches), -1, weights.shape[-1])
+    def _gram_of_rows(self, scales: Tensor) -> Tensor:
+        """Sum of scale c c' over the rows of every gate, (s, k, cells, g, d d)."""
+        cells, n, q, d = self.inequalities.patches.shape
+        s, k, _, g, _ = scales.shape
+        by_gate = scales.flatten(0, 1).permute(1, 2, 0, 3)  # (cells, g, s k, m)
+        total = scales.new_zeros(cells, g, s * k, d * d)
+        step = max(1, OUTER_ELEMENTS // (cells * g * q * d * d))
+        for start in range(0, n, step):
+            rows = self.inequalities.rows(slice(start, start + step))
+            total += by_gate[..., start * q : (start + step) * q] @ _outer(rows)
+        return total.permute(2, 0, 1, 3).view(s, k, cells, g, d * d)
+
+
+def _outer(vectors: Tensor) -> Tensor:
+    """x x' of vectors (..., d), (..., d d)."""
+    return (vectors[..., :, None] * vectors[..., None, :]).flatten(-2)

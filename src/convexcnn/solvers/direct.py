@@ -14,13 +14,20 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cg import conjugate_gradients
 from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
 from convexcnn.solvers.path import (
+    CHUNK,
+    PATH_TOLERANCE,
+    PATH_VECTORS,
     PathSolver,
     measure_path,
     relative_path,
     scores_of,
 )
+from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 from convexcnn.solvers.statistics import BAND, GramStatistics, pilot_mean
+
+CORRECTED = 1e-3
+"""Relative residual to which a round of refinement solves for its correction."""
 
 
 def symmetric_product(lower: Tensor, right: Tensor) -> Tensor:
@@ -35,8 +42,25 @@ def symmetric_product(lower: Tensor, right: Tensor) -> Tensor:
     return out
 
 
+def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK) -> float:
+    """Memory of :class:`Direct` in GB: two Gram matrices, a chunk of Phi, the path and the images.
+
+    Args:
+        rows: training and held-out images, mirror images counted.
+        n_features: cells g d.
+        k: classes.
+        chunk: rows of Phi held in memory.
+    """
+    vectors = k * (PATH_VECTORS * n_features + MEASURE_VECTORS * (n_features + rows))
+    return 4e-9 * (2 * n_features**2 + chunk * n_features + vectors)
+
+
 class Direct(PathSolver):
-    """Ridge regression on the gated features from sufficient statistics (primal side)."""
+    """Ridge regression on the gated features from sufficient statistics (primal side).
+
+    The path comes from one factorisation of the Gram matrix. Its sums carry the rounding of
+    float32, so the gap of the solution is measured with Phi itself, and refined.
+    """
 
     name = "direct"
 
@@ -60,12 +84,12 @@ class Direct(PathSolver):
         shifts = [beta * statistics.count for beta in betas]
         factor = CholeskyFactor(gram, (min(shifts) * max(shifts)) ** 0.5)
         clock.lap("factorisation")
-        weights, residuals = shifted_solutions(factor, cross, shifts, tolerance=self.tolerance)
+        weights, _ = shifted_solutions(factor, cross, shifts, tolerance=PATH_TOLERANCE)
         path = [
             self._point(statistics, beta, cross, v) for beta, v in zip(betas, weights, strict=True)
         ]
         clock.lap("path")
-        beta, best, residual, held_out = betas[0], weights[0], float(residuals.max()), None
+        beta, best, held_out, streams = betas[0], weights[0], None, [train]
         if validation is not None:
             biases = torch.stack([statistics.intercept(v) for v in weights])
             measure_path(features, validation, weights, biases, path)
@@ -74,17 +98,29 @@ class Direct(PathSolver):
             held_out = scores_of(features, validation, weights[at], biases[at])
             clock.lap("validation")
             statistics.add(validation)
-            best, residual = self._refit(statistics, factor, beta, weights[at])
+            mean = statistics.feature_sum / statistics.count
+            cross = statistics.cross - torch.outer(mean, statistics.target_sum)
+            best = _solve(statistics, factor, beta, cross, PATH_TOLERANCE, weights[at])
+            streams = [train, validation]
             clock.lap("refit")
+
+        def correct(found: RidgeMeasure) -> Tensor:
+            right = found.gradient.T.to(cross.dtype) * -statistics.count
+            return _solve(statistics, factor, beta, right, CORRECTED).T.double()
+
+        refined = refine(ExactRidge(features, streams, beta), best.T, correct, self.tolerance)
+        clock.lap("refinement")
         return Solution(
-            weights=best.T.contiguous(),
-            bias=statistics.intercept(best),
+            weights=refined.weights.contiguous(),
+            bias=refined.measure.bias.float(),
             beta=beta,
             solver=self.name,
-            relative_gap=residual,
+            relative_gap=refined.measure.relative_gap,
             path=path,
             seconds=clock.seconds,
             held_out_scores=held_out,
+            status=refined.status,
+            history=refined.history,
         )
 
     @staticmethod
@@ -97,19 +133,24 @@ class Direct(PathSolver):
         loss = (statistics.centred_target_square() - fit - ridge) / (2 * statistics.count)
         return PathPoint(beta, {"loss": loss})
 
-    def _refit(
-        self, statistics: GramStatistics, factor: CholeskyFactor, beta: float, start: Tensor
-    ) -> tuple[Tensor, float]:
-        """Solve on all rows seen, with the factor of the training rows as preconditioner."""
-        mean = statistics.feature_sum / statistics.count
-        cross = statistics.cross - torch.outer(mean, statistics.target_sum)
 
-        def product(x: Tensor) -> Tensor:
-            out = symmetric_product(statistics.gram, x)
-            out.addr_(mean, mean @ x, alpha=-statistics.count)
-            return out.add_(x, alpha=statistics.count * beta)
+def _solve(
+    statistics: GramStatistics,
+    factor: CholeskyFactor,
+    beta: float,
+    right: Tensor,
+    tolerance: float,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Solve (C + n beta I) X = B on all rows seen; the factor of fewer rows preconditions."""
+    mean = statistics.feature_sum / statistics.count
 
-        solution, residual, _ = conjugate_gradients(
-            product, cross, factor.solve, start=start, tolerance=self.tolerance
-        )
-        return solution, residual
+    def product(x: Tensor) -> Tensor:
+        out = symmetric_product(statistics.gram, x)
+        out.addr_(mean, mean @ x, alpha=-statistics.count)
+        return out.add_(x, alpha=statistics.count * beta)
+
+    solution, _, _ = conjugate_gradients(
+        product, right, factor.solve, start=start, tolerance=tolerance
+    )
+    return solution

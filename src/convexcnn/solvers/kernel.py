@@ -14,14 +14,30 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
-from convexcnn.solvers.path import PathSolver, relative_path, squared_measures
+from convexcnn.solvers.path import (
+    CHUNK,
+    PATH_TOLERANCE,
+    PATH_VECTORS,
+    PathSolver,
+    relative_path,
+    squared_measures,
+)
+from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 from convexcnn.solvers.statistics import pilot_mean
 
-REFINED = 1e-6
-"""Relative residual at which refinement ends."""
 
-MAX_REFINEMENTS = 3
+def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK) -> float:
+    """Memory of :class:`Kernel` in GB: the kernel, two chunks of Phi and the path.
+
+    Args:
+        rows: training and held-out images, mirror images counted.
+        n_features: cells g d.
+        k: classes.
+        chunk: rows of Phi held in memory.
+    """
+    vectors = k * (PATH_VECTORS * rows + MEASURE_VECTORS * (n_features + rows))
+    return 4e-9 * (rows**2 + 1.5 * chunk * n_features + vectors)
 
 
 class Kernel(PathSolver):
@@ -29,7 +45,8 @@ class Kernel(PathSolver):
 
     The held-out images come last in the kernel, so the leading block of its Cholesky factor
     is the factor of the training images: one factorisation serves the path on the training images,
-    the scores of the held-out ones, and the final solution on all of them.
+    the scores of the held-out ones, and the final solution on all of them. The kernel and its
+    factor carry the rounding of float32, which refinement with Phi itself takes away.
     """
 
     name = "kernel"
@@ -53,13 +70,13 @@ class Kernel(PathSolver):
         factor = CholeskyFactor(kernel, (min(shifts) * max(shifts)) ** 0.5)
         clock.lap("factorisation")
         lead = factor.leading(n_train)
-        duals, biases, residual = _solve(lead, targets[:n_train], shifts, self.tolerance)
+        duals, biases = _solve(lead, targets[:n_train], shifts)
         path = [
             PathPoint(beta, {"loss": 0.5 * n_train * beta**2 * float(dual.square().sum())})
             for beta, dual in zip(betas, duals, strict=True)
         ]
         clock.lap("path")
-        beta, dual, bias, held_out = betas[0], duals[0], biases[0], None
+        beta, dual, held_out = betas[0], duals[0], None
         if validation is not None:
             plain = slice(None, None, 1 + validation.mirror)
             scores = [
@@ -70,23 +87,32 @@ class Kernel(PathSolver):
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
             shifts = [beta * len(targets)]
-            duals, biases, residual = _solve(factor, targets, shifts, self.tolerance)
-            dual, bias = duals[0], biases[0]
+            dual = _solve(factor, targets, shifts)[0][0]
             clock.lap("refit")
         factor = lead if validation is None else factor
-        weights, bias, residual = self._refine(
-            features, streams, shift, factor, targets, dual, bias, beta
-        )
+        ridge = ExactRidge(features, streams, beta)
+        dual = dual.double()
+
+        def correct(found: RidgeMeasure) -> Tensor:
+            nonlocal dual
+            right = (found.residual - len(targets) * beta * dual).to(targets.dtype)
+            step = _solve(factor, right, [len(targets) * beta])[0][0].double()
+            dual = dual + step
+            return ridge.pull(step)
+
+        refined = refine(ridge, ridge.pull(dual), correct, self.tolerance)
         clock.lap("refinement")
         return Solution(
-            weights=weights,
-            bias=bias - weights @ shift,
+            weights=refined.weights,
+            bias=refined.measure.bias.float(),
             beta=beta,
             solver=self.name,
-            relative_gap=residual,
+            relative_gap=refined.measure.relative_gap,
             path=path,
             seconds=clock.seconds,
             held_out_scores=held_out,
+            status=refined.status,
+            history=refined.history,
         )
 
     def _blocks(
@@ -114,58 +140,27 @@ class Kernel(PathSolver):
         targets = shift.new_empty(size, streams[0].n_classes)
         for rows, band, band_targets in self._blocks(features, streams, shift, self.chunk):
             targets[rows] = band_targets
-            for columns, phi, _ in self._blocks(features, streams, shift, self.chunk // 4):
+            for columns, phi, _ in self._blocks(features, streams, shift, max(1, self.chunk // 2)):
                 if columns.start >= rows.stop:
                     break
                 torch.mm(band, phi.T, out=kernel[rows, columns])
         return kernel, targets
 
-    def _refine(
-        self,
-        features: GatedFeatures,
-        streams: Sequence[ImageStream],
-        shift: Tensor,
-        factor: CholeskyFactor,
-        targets: Tensor,
-        dual: Tensor,
-        bias: Tensor,
-        beta: float,
-    ) -> tuple[Tensor, Tensor, float]:
-        """Iterative refinement: measure the residual with Phi itself, solve for the correction.
-
-        The kernel and its factor carry the rounding of float32; two passes over the images per
-        round take it away.
-        """
-        ridge = beta * len(targets)
-        for round_ in range(MAX_REFINEMENTS + 1):
-            weights = shift.new_zeros(dual.shape[1], features.n_features)
-            for rows, phi, _ in self._blocks(features, streams, shift, self.chunk):
-                weights.addmm_(dual[rows].T, phi)
-            residual = targets - bias - ridge * dual
-            for rows, phi, _ in self._blocks(features, streams, shift, self.chunk):
-                residual[rows] -= phi @ weights.T
-            error = float((residual.norm(dim=0) / targets.norm(dim=0)).max())
-            if error <= REFINED or round_ == MAX_REFINEMENTS:
-                return weights, bias, error
-            corrections, biases, _ = _solve(factor, residual, [ridge], self.tolerance)
-            dual, bias = dual + corrections[0], bias + biases[0]
-        raise AssertionError("unreachable")
-
 
 def _solve(
-    factor: CholeskyFactor, targets: Tensor, shifts: Sequence[float], tolerance: float
-) -> tuple[list[Tensor], list[Tensor], float]:
-    """Dual variables A (n, k), intercepts b (k,) for every shift, and the largest residual.
+    factor: CholeskyFactor, targets: Tensor, shifts: Sequence[float]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Dual variables A (n, k) and intercepts b (k,) for every shift.
 
     With S = (K + s I)^-1, b = 1' S Y / 1' S 1 and A = S (Y - 1 b').
     """
     ones = torch.ones_like(targets[:, :1])
     right = torch.cat([targets, ones], 1)
-    solutions, residuals = shifted_solutions(factor, right, shifts, tolerance=tolerance)
+    solutions, _ = shifted_solutions(factor, right, shifts, tolerance=PATH_TOLERANCE)
     duals, biases = [], []
     for solution in solutions:
         sums = solution.sum(0)
         bias = sums[:-1] / sums[-1]
         biases.append(bias)
         duals.append(solution[:, :-1] - torch.outer(solution[:, -1], bias))
-    return duals, biases, float(residuals.max())
+    return duals, biases

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexcnn.errors import SettingError
 from convexcnn.programs.program import Program
+
+REFINEMENTS = 6
+"""Corrections of a residual before its system is factorised in float64."""
+EXACT = 1e-11
+"""Size of what a refined residual misses, relative to its own."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Side(ABC):
 class KernelSide(Side):
     """Works with n x n kernels: for programs with more features than images.
 
+    Kernels are made and factorised in float32, twice as fast, and the residual is refined by
+    products with Phi in float64; a system too ill-conditioned for that is factorised in float64.
     A subclass says how kernels and products with Phi are made.
     """
 
@@ -66,7 +74,7 @@ class KernelSide(Side):
 
     @abstractmethod
     def kernel(self, eta: Tensor) -> Tensor:
-        """sum_i eta_i Phi_i Phi_i', (n, n), a new tensor."""
+        """sum_i eta_i Phi_i Phi_i', (n, n), a new tensor in the precision of eta."""
 
     @abstractmethod
     def pull(self, dual: Tensor) -> Tensor:
@@ -77,28 +85,56 @@ class KernelSide(Side):
         """Phi_i z_i of every group, (n, groups)."""
 
     def measure(self, eta: Tensor, beta: float, column: int) -> Measure:
-        matrix = self.kernel(eta).div_(beta)
-        if self.centre:
-            means = matrix.mean(0)
-            matrix -= means
-            matrix -= (means - means.mean())[:, None]
-        matrix.diagonal().add_(1)
-        factor = torch.linalg.cholesky(matrix)
         y = self.targets[:, column]
-        dual = torch.cholesky_solve(y[:, None], factor)[:, 0]
-        pulled = self.pull(dual)
+        for dtype in (torch.float32, torch.float64):
+            factor = self._factor(eta.to(dtype), beta)
+            if factor is not None:
+                dual, pulled, exact = self._refined(factor, eta / beta, y)
+                if exact or dtype is torch.float64:
+                    break
+        else:
+            raise SettingError("a kernel is not positive definite; raise beta or the tolerance")
 
         def hessian() -> Tensor:
-            images = self.push(pulled)
-            if self.centre:
-                images -= images.mean(0)
-            half = torch.linalg.solve_triangular(factor, images, upper=False)
+            images = self._centred(self.push(pulled))
+            half = torch.linalg.solve_triangular(factor, images.to(factor.dtype), upper=False)
+            half = half.double()  # a product in float32 may be indefinite
             product: Tensor = half.T @ half
             return product / beta**2
 
         inner = float(dual @ y)
         value = 0.5 * inner + 0.5 * beta * float(eta.sum())
         return Measure(value, float(dual @ dual), inner, pulled, hessian)
+
+    def _factor(self, eta: Tensor, beta: float) -> Tensor | None:
+        """The Cholesky factor of I + K / beta, or None where rounding left no such factor."""
+        matrix = self.kernel(eta / beta)
+        if self.centre:
+            means = matrix.mean(0)
+            matrix -= means
+            matrix -= (means - means.mean())[:, None]
+        matrix.diagonal().add_(1)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return None if bool(failed) else factor
+
+    def _refined(self, factor: Tensor, scale: Tensor, y: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Solve (I + K / beta) L = y by refinement.
+
+        Returns:
+            L (n,), Phi' L (groups, d), and whether float64 could not do much better.
+        """
+        dual, missing = torch.zeros_like(y), y
+        for _ in range(REFINEMENTS):
+            change = torch.cholesky_solve(missing[:, None].to(factor.dtype), factor)[:, 0]
+            dual = dual + change
+            pulled = self.pull(dual)
+            missing = y - dual - self._centred(self.push(scale[:, None] * pulled).sum(1))
+            if float(missing.norm()) <= EXACT * float(dual.norm()):
+                return dual, pulled, True
+        return dual, pulled, False
+
+    def _centred(self, columns: Tensor) -> Tensor:
+        return columns - columns.mean(0) if self.centre else columns
 
 
 class DenseKernelSide(KernelSide):
@@ -112,7 +148,7 @@ class DenseKernelSide(KernelSide):
 
     def kernel(self, eta: Tensor) -> Tensor:
         active = eta > 0
-        scaled = (self.phi[:, active] * eta[active].sqrt()[:, None]).flatten(1)
+        scaled = (self.phi[:, active].to(eta.dtype) * eta[active].sqrt()[:, None]).flatten(1)
         return scaled @ scaled.T
 
     def pull(self, dual: Tensor) -> Tensor:
@@ -133,18 +169,21 @@ class MaskedKernelSide(KernelSide):
         super().__init__(program)
         self.patches = program.patches[:, :, 0].transpose(0, 1)  # (cells, n, d)
         self.on = program.on[:, :, 0].transpose(0, 1)  # (cells, n, g)
-        self.inner = self.patches @ self.patches.transpose(1, 2)
         squares = self.patches.square().sum(2, keepdim=True) * self.on
         self.mean_square = float(squares.sum()) / len(program.targets)
+        self._inner: dict[torch.dtype, Tensor] = {}
 
     def kernel(self, eta: Tensor) -> Tensor:
-        weights = eta.view(len(self.on), 1, -1)
-        overlap = (self.on * weights) @ self.on.transpose(1, 2)
-        return overlap.mul_(self.inner).sum(0)
+        if eta.dtype not in self._inner:
+            patches = self.patches.to(eta.dtype)
+            self._inner[eta.dtype] = patches @ patches.transpose(1, 2)
+        on, weights = self.on.to(eta.dtype), eta.view(len(self.on), 1, -1)
+        overlap = (on * weights) @ on.transpose(1, 2)
+        overlap.mul_(self._inner[eta.dtype])
+        return overlap.sum(0) if len(overlap) > 1 else overlap[0]
 
     def pull(self, dual: Tensor) -> Tensor:
-        masked = self.on * dual[:, None]
-        return (masked.transpose(1, 2) @ self.patches).flatten(0, 1)
+        return (self.on.transpose(1, 2) @ (self.patches * dual[:, None])).flatten(0, 1)
 
     def push(self, vectors: Tensor) -> Tensor:
         by_cell = vectors.view(len(self.on), -1, self.dim)

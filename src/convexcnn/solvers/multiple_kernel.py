@@ -20,7 +20,6 @@ from convexcnn.solvers.kernel_sides import Measure, Side, choose_side
 from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.warm_path import InMemorySolver
 
-SCALING_STEPS = 2
 SMALLEST_STEP = 1e-4
 
 
@@ -77,28 +76,21 @@ class MultipleKernel(InMemorySolver):
         for _ in range(self.max_iterations):
             if history.add(*_bounds(eta, measure, beta)):
                 return eta, measure, Status.OPTIMAL
-            target = _newton_target(eta, measure, beta)
-            step = 1.0
-            while True:
-                trial = eta + step * (target - eta)
-                trial_measure = side.measure(trial, beta, column)
-                if trial_measure.value <= measure.value or step < SMALLEST_STEP:
-                    break
-                step /= 2
-            if step < SMALLEST_STEP:
+            moved = _secular_step(side, eta, measure, beta, column)
+            if moved is None:
+                moved = _descent_step(side, eta, measure, beta, column)
+            if moved is None:
                 return eta, measure, Status.STALLED
-            eta, measure = trial, trial_measure
+            eta, measure = moved
         return eta, measure, Status.ITERATION_LIMIT
 
 
 def _balanced_start(side: Side, beta: float, column: int) -> Tensor:
-    """Equal weights, then fixed-point steps eta <- |v|, which find the scale at once."""
+    """Equal weights, then one fixed-point step eta <- |v|, which finds the scale at once."""
     scale = 10 * beta / max(side.mean_square, 1e-300)
     eta = torch.full((side.groups,), scale, dtype=torch.float64)
-    for _ in range(SCALING_STEPS):
-        measure = side.measure(eta, beta, column)
-        eta = eta * measure.pulled.norm(dim=1) / beta
-    return eta
+    norms: Tensor = side.measure(eta, beta, column).pulled.norm(dim=1)
+    return eta * norms / beta
 
 
 def _bounds(eta: Tensor, measure: Measure, beta: float) -> tuple[float, float]:
@@ -112,9 +104,38 @@ def _bounds(eta: Tensor, measure: Measure, beta: float) -> tuple[float, float]:
     return primal, scale * measure.inner - 0.5 * scale**2 * measure.square
 
 
-def _newton_target(eta: Tensor, measure: Measure, beta: float) -> Tensor:
-    """The minimiser over eta >= 0 of the quadratic model of J."""
+def _secular_step(
+    side: Side, eta: Tensor, measure: Measure, beta: float, column: int
+) -> tuple[Tensor, Measure] | None:
+    """Newton's step for 1 / |Phi_i' L| = 1 / beta; None where it does not lower J.
+
+    These equations hold at the optimum wherever eta > 0, as J' = (beta^2 - |Phi_i' L|^2) / 2 beta
+    = 0 does, but they are nearly linear in eta. The step is that of Newton's method on J with
+    r^2 (r - 1) beta for -J', r = |Phi_i' L| / beta (secular equations: More & Sorensen 1983).
+    """
+    ratio = measure.pulled.norm(dim=1) / beta
+    target = _model_minimum(eta, measure, beta * ratio.square() * (1 - ratio))
+    ahead = side.measure(target, beta, column)
+    return (target, ahead) if ahead.value <= measure.value else None
+
+
+def _descent_step(
+    side: Side, eta: Tensor, measure: Measure, beta: float, column: int
+) -> tuple[Tensor, Measure] | None:
+    """Newton's step for J' = 0, halved until it lowers J; None if rounding leaves none."""
     gradient = 0.5 * beta - measure.pulled.square().sum(1) / (2 * beta)
+    target, step = _model_minimum(eta, measure, gradient), 1.0
+    while step >= SMALLEST_STEP:
+        trial = eta + step * (target - eta)
+        ahead = side.measure(trial, beta, column)
+        if ahead.value <= measure.value:
+            return trial, ahead
+        step /= 2
+    return None
+
+
+def _model_minimum(eta: Tensor, measure: Measure, gradient: Tensor) -> Tensor:
+    """The minimiser over eta >= 0 of the quadratic with this gradient and the Hessian of J."""
     hessian = measure.hessian()
     diagonal = hessian.diagonal()
     diagonal += 1e-12 * diagonal.max() + 1e-300

@@ -23,15 +23,15 @@ def feature_blocks(
         streams: images, one stream after the other.
         size: rows per block; by default as many as stay in the processor's cache.
 
-    Phi lies in a buffer that the next block overwrites.
+    Phi lies in a buffer that the next block overwrites, and has the precision of the operator.
     """
     size = size or features.block_size
     buffer = features.gates.new_empty(size + 1, features.n_features)
     start = 0
     for stream in streams:
         for images, targets in stream.blocks(size):
-            phi = features(images, buffer[: len(images)])
-            yield slice(start, start + len(images)), phi, targets
+            phi = features(images.to(buffer.dtype), buffer[: len(images)])
+            yield slice(start, start + len(images)), phi, targets.to(buffer.dtype)
             start += len(images)
 
 
@@ -119,7 +119,7 @@ def pull_back(
     weights: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of some weights and the slope of the loss there, in one pass.
+    """Scores of some weights and the slope of the loss there, in one pass and their precision.
 
     Args:
         features: the operator Phi.
@@ -135,6 +135,7 @@ def pull_back(
     pulled = torch.zeros_like(weights)
     scores, negative = [], []
     for _, phi, targets in feature_blocks(features, streams):
+        phi = phi.to(weights.dtype)
         block = phi @ columns + bias
         slope = -loss.gradient(block, targets)
         pulled.addmm_(slope.T, phi)

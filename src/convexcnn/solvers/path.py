@@ -15,8 +15,17 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.result import Callback, PathPoint, Solution
 
-TOLERANCE = 1e-5
-"""Relative residual to which a path is solved."""
+TOLERANCE = 1e-6
+"""Relative duality gap of the solution that is returned."""
+
+PATH_TOLERANCE = 1e-5
+"""Relative residual of the linear systems along a path, which only serves to choose beta."""
+
+CHUNK = 2000
+"""Rows of Phi that a solver holds in memory by default."""
+
+PATH_VECTORS = 110
+"""Vectors per class that a path holds at most: a Lanczos basis and a solution per beta."""
 
 DEFAULT_PATH = tuple(10.0 ** (-3 + i / 3) for i in range(13))
 """Default betas, relative to the mean variance of a feature."""
@@ -28,7 +37,8 @@ class PathSolver(ABC):
     Args:
         betas: weights of the regulariser to try; None for thirteen around the mean variance of a
             feature.
-        tolerance: on the relative residual of the linear system.
+        tolerance: relative duality gap of the solution that is returned; a path of ridge
+            regressions that it is chosen from is solved to PATH_TOLERANCE.
         chunk: rows of Phi held in memory.
     """
 
@@ -39,7 +49,7 @@ class PathSolver(ABC):
         betas: Sequence[float] | None = None,
         *,
         tolerance: float = TOLERANCE,
-        chunk: int = 2000,
+        chunk: int = CHUNK,
     ) -> None:
         self.betas = betas
         self.tolerance = tolerance

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.admm import ADMM
+from convexcnn.solvers.burer_monteiro import BurerMonteiro
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.warm_path import BetaSolver
 
 BETA_SOLVERS: dict[str, type[BetaSolver]] = {
-    solver.name: solver for solver in (MultipleKernel, InteriorPoint, ADMM, Fista)
+    solver.name: solver for solver in (MultipleKernel, InteriorPoint, ADMM, Fista, BurerMonteiro)
 }
 """Solvers of one beta at a time, by name; every one takes ``tolerance``."""
 
-RIDGE_SOLVERS: dict[str, type[PathSolver]] = {solver.name: solver for solver in (Direct, Kernel)}
-"""Solvers of a whole path of ridge regressions, by name; every one takes what PathSolver takes."""
+RIDGE_SOLVERS: dict[str, type[PathSolver]] = {
+    "direct": Direct,
+    "kernel": Kernel,
+    "cg": MatrixFree,
+}
+"""Solvers of a whole path of ridge regressions, by name; each has a ``needed_gb`` beside it."""
 
 
 def solvers_for(kind: ProgramKind) -> list[str]:
-    """Names of the exact solvers that handle a kind of program."""
+    """Names of the solvers that handle a kind of program to its optimum, the best one first."""
     ridge = list(RIDGE_SOLVERS) if kind.is_ridge else []
     return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
 

@@ -77,6 +77,9 @@ class PhaseClock:
         now = time.perf_counter()
         self.seconds[phase] = now - self._last
         self._last = now
+        self.tell({"phase": phase, "step": len(self.seconds), "steps": None})
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Pass an event on to the callback, with the seconds since the clock was made."""
         if self._callback is not None:
-            event = {"phase": phase, "step": len(self.seconds), "steps": None}
-            self._callback({**event, "seconds": now - self._start})
+            self._callback({**event, "seconds": time.perf_counter() - self._start})

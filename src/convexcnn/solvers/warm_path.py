@@ -217,7 +217,7 @@ def held_out_scores(
         weights, bias = optimum.weights.flatten(1).float(), optimum.bias.float()
         blocks = feature_blocks(features, plain)
         return torch.cat([phi @ weights.T + bias for _, phi, _ in blocks])
-    neurons = relu_neurons(optimum.weights, optimum.bias).single()
+    neurons = relu_neurons(optimum.weights, optimum.bias, kind.pooling).single()
     cells = features.geometry.n_cells
     scores = []
     for images, _ in plain[0].blocks(features.block_size):

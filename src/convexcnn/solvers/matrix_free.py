@@ -1,0 +1,213 @@
+"""The exact `l2` optimum in little memory: conjugate gradients, with Phi rebuilt in every pass.
+
+minimise (1/2n) |Phi V + 1 b' - Y|^2 + (beta/2) |V|^2  is solved by
+(A + beta I) V = (1/n) Phi_c' Y_c  with A = (1/n) Phi_c' Phi_c, whose products are passes over the
+images; all betas and classes share them. A Nystrom approximation of A preconditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.solvers.cg import ShiftedSystems
+from convexcnn.solvers.coarse import coarse_solutions
+from convexcnn.solvers.nystrom import Covariance, Moments, sketch_moments
+from convexcnn.solvers.path import (
+    CHUNK,
+    TOLERANCE,
+    PathSolver,
+    measure_path,
+    relative_path,
+    scores_of,
+)
+from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
+from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
+
+RANK = 1000
+
+COARSE = 5000
+"""Features of the small ridge regression that a path starts from."""
+
+PATH_GAP = 1e-3
+"""Relative duality gap of the points of a path, which only serve to choose beta."""
+
+PASSES = "conjugate gradients"
+"""Phase of the events that tell of every pass of a path: how many betas are not solved yet, and the
+training loss at the first one."""
+
+CORRECTED = 1e-4
+"""Relative residual at which a correction is as good as float32 lets it be."""
+
+VECTORS = 6 * 20
+"""Vectors per class that conjugate gradients on 20 betas hold."""
+
+
+def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: int = RANK) -> float:
+    """Memory of :class:`MatrixFree` in GB: four sketches, a chunk of Phi, vectors per beta.
+
+    Args:
+        rows: training and held-out images, mirror images counted.
+        n_features: cells g d.
+        k: classes.
+        chunk: rows of Phi held in memory.
+        rank: of the preconditioner.
+    """
+    vectors = k * (VECTORS * n_features + MEASURE_VECTORS * (n_features + rows))
+    return 4e-9 * ((chunk + 4 * min(rank, n_features)) * n_features + vectors + 2 * COARSE**2)
+
+
+class MatrixFree(PathSolver):
+    """Ridge regression by Nystrom-preconditioned conjugate gradients on streamed images.
+
+    The points of a path start at the optima over a few gates, from a Gram matrix, and are solved
+    side by side to a relative duality gap of PATH_GAP; the solution starts at the one chosen.
+
+    Args:
+        betas: as for every :class:`PathSolver`.
+        tolerance: relative duality gap of the solution that is returned.
+        chunk: rows of Phi held in memory.
+        rank: of the preconditioner; its memory is four times rank x n_features.
+        coarse: features of the small ridge regression that the path starts from.
+        max_iterations: products with A at most, of the path and all refinement together.
+    """
+
+    name = "cg"
+
+    def __init__(
+        self,
+        betas: Sequence[float] | None = None,
+        *,
+        tolerance: float = TOLERANCE,
+        chunk: int = CHUNK,
+        rank: int = RANK,
+        coarse: int = COARSE,
+        max_iterations: int = 300,
+    ) -> None:
+        super().__init__(betas, tolerance=tolerance, chunk=chunk)
+        for setting, value in {"rank": rank, "coarse": coarse}.items():
+            if value < 1:
+                raise SettingError(f"{setting} is {value}; give at least 1")
+        self.rank = rank
+        self.coarse = coarse
+        self.max_iterations = max_iterations
+
+    def solve(
+        self,
+        features: GatedFeatures,
+        train: ImageStream,
+        validation: ImageStream | None = None,
+        callback: Callback | None = None,
+    ) -> Solution:
+        self._check_choice(validation)
+        clock = PhaseClock(callback)
+        moments = sketch_moments(features, train, self.rank, self.chunk)
+        betas = relative_path(self.betas, moments.variance, features)
+        clock.lap("sketch")
+        start = coarse_solutions(features, train, betas, self.coarse, self.chunk)
+        clock.lap("coarse start")
+        goal = 0.5 * self.tolerance if validation is None else PATH_GAP
+        covariance = Covariance(features, [train], moments.mean, self.chunk)
+        weights, path, passes = self._path(covariance, moments, betas, start, goal, clock)
+        clock.lap("path")
+        beta, best, held_out, streams = betas[0], weights[0], None, [train]
+        if validation is not None:
+            mean_target = _target_mean(train)
+            biases = torch.stack([mean_target - moments.mean @ v for v in weights])
+            measure_path(features, validation, weights, biases, path)
+            chosen = best_point(path)
+            at, beta = path.index(chosen), chosen.beta
+            best, streams = weights[at], [train, validation]
+            held_out = scores_of(features, validation, best, biases[at])
+            clock.lap("validation")
+
+        def correct(found: RidgeMeasure) -> Tensor | None:
+            nonlocal passes
+            left = self.max_iterations - passes
+            if left <= 0:
+                return None
+            step, used = self._correction(features, streams, moments, found, beta, left)
+            passes += used
+            return step
+
+        refined = refine(ExactRidge(features, streams, beta), best.T, correct, self.tolerance)
+        clock.lap("refinement")
+        return Solution(
+            weights=refined.weights.contiguous(),
+            bias=refined.measure.bias.float(),
+            beta=beta,
+            solver=self.name,
+            relative_gap=refined.measure.relative_gap,
+            path=path,
+            seconds=clock.seconds,
+            held_out_scores=held_out,
+            status=refined.status,
+            history=refined.history,
+        )
+
+    def _path(
+        self,
+        covariance: Covariance,
+        moments: Moments,
+        betas: list[float],
+        start: Tensor,
+        goal: float,
+        clock: PhaseClock,
+    ) -> tuple[Tensor, list[PathPoint], int]:
+        """Solutions (s, n_features, k) within a relative gap, their losses, and passes made."""
+        path = [PathPoint(beta) for beta in betas]
+        done = 0
+
+        def enough(index: int, weights: Tensor, residual: Tensor) -> bool:
+            """Both figures follow from the residual: A V = B - R - beta V."""
+            beta, square = betas[index], float(weights.square().sum())
+            inner = float((weights * (moments.cross + residual)).sum())
+            loss = 0.5 * (moments.target_variance - inner - beta * square)
+            gap = float(residual.square().sum()) / (2 * beta)
+            path[index].train = {"loss": loss}
+            return gap <= goal * (loss + 0.5 * beta * square)
+
+        def product(x: Tensor) -> Tensor:
+            nonlocal done
+            event = {"phase": PASSES, "step": done, "steps": self.max_iterations}
+            unsolved = x.shape[1] // moments.cross.shape[1]
+            clock.tell({**event, **path[0].train, "unsolved": unsolved})
+            done += 1
+            return covariance.product(x)
+
+        systems = ShiftedSystems(product, moments.nystrom.precondition, moments.cross, betas)
+        weights, passes = systems.solve(enough, self.max_iterations, start)
+        return weights, path, passes
+
+    def _correction(
+        self,
+        features: GatedFeatures,
+        streams: Sequence[ImageStream],
+        moments: Moments,
+        found: RidgeMeasure,
+        beta: float,
+        passes: int,
+    ) -> tuple[Tensor, int]:
+        """A step (k, n_features) from a measured V to about the optimum, and the passes it took."""
+        right = -found.gradient.T.to(moments.cross.dtype)
+        limit = 0.2 * self.tolerance * found.primal * 2 * beta
+        limit = max(limit, CORRECTED**2 * float(right.square().sum()))
+
+        def enough(index: int, weights: Tensor, residual: Tensor) -> bool:
+            return float(residual.square().sum()) <= limit
+
+        covariance = Covariance(features, streams, found.mean.to(right.dtype), self.chunk)
+        systems = ShiftedSystems(covariance.product, moments.nystrom.precondition, right, [beta])
+        step, used = systems.solve(enough, passes)
+        return step[0].T.double(), used
+
+
+def _target_mean(stream: ImageStream) -> Tensor:
+    """Share of every class among the images, (k,)."""
+    labels = torch.from_numpy(stream.labels).to(stream.device)
+    return torch.bincount(labels, minlength=stream.n_classes).float() / len(labels)

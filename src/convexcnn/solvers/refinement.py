@@ -1,0 +1,167 @@
+"""Iterative refinement of ridge regressions: the duality gap by a float64 pass, then a correction.
+
+For  minimise (1/2n) |Phi V + 1 b' - Y|^2 + (beta/2) |V|^2  with b the mean residual, the residual
+R = Y - Phi V - 1 b' is a dual point, and the gap between V and R is
+
+    |G|^2 / (2 beta),   G = beta V - Phi' R / n,
+
+the gradient of the program with b minimised out. One pass over the images yields R and G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
+from convexcnn.solvers.optimum import History, Status
+from convexcnn.solvers.passes import feature_blocks
+
+MAX_ROUNDS = 8
+PROGRESS = 0.5
+"""A round that does not shrink the gap to this part of the last one has met rounding."""
+
+
+MEASURE_VECTORS = 8
+"""Memory of a measure: as that of so many float32 vectors per class, of features and images."""
+
+
+@dataclass(frozen=True)
+class RidgeMeasure:
+    """A ridge regression at one V, in float64.
+
+    Args:
+        primal: objective at V and the best b.
+        gap: primal minus the dual value of the residual.
+        bias: b, (k,).
+        residual: R, (n, k), with columns that sum to zero.
+        gradient: G, (k, n_features).
+        mean: of the features, (n_features,).
+    """
+
+    primal: float
+    gap: float
+    bias: Tensor
+    residual: Tensor
+    gradient: Tensor
+    mean: Tensor
+
+    @property
+    def relative_gap(self) -> float:
+        """gap / primal."""
+        return self.gap / self.primal if self.primal else 0.0
+
+    @property
+    def loss(self) -> float:
+        """(1/2n) |R|^2."""
+        return 0.5 * float(self.residual.square().sum()) / len(self.residual)
+
+
+class ExactRidge:
+    """One ridge regression on streamed images, evaluated in float64.
+
+    Args:
+        features: the operator Phi, of any precision.
+        streams: training images, one stream after the other.
+        beta: weight of (1/2) |V|^2.
+    """
+
+    def __init__(
+        self, features: GatedFeatures, streams: Sequence[ImageStream], beta: float
+    ) -> None:
+        self.features = features.double()
+        self.streams = streams
+        self.beta = beta
+        self.rows = sum(len(stream) for stream in streams)
+
+    def measure(self, weights: Tensor) -> RidgeMeasure:
+        """Objective, gap, residual and gradient at V (k, n_features), in one pass."""
+        v = weights.double()
+        residual = v.new_empty(self.rows, len(v))
+        pulled, feature_sum = torch.zeros_like(v), v.new_zeros(v.shape[1])
+        for rows, phi, targets in feature_blocks(self.features, self.streams):
+            residual[rows] = targets - phi @ v.T
+            pulled.addmm_(residual[rows].T, phi)
+            feature_sum += phi.sum(0)
+        bias = residual.mean(0)
+        residual -= bias
+        pulled.addr_(bias, feature_sum, alpha=-1)
+        gradient = pulled.div_(-self.rows).add_(v, alpha=self.beta)
+        square, ridge = float(residual.square().sum()), float(v.square().sum())
+        return RidgeMeasure(
+            primal=0.5 * (square / self.rows + self.beta * ridge),
+            gap=float(gradient.square().sum()) / (2 * self.beta),
+            bias=bias,
+            residual=residual,
+            gradient=gradient,
+            mean=feature_sum / self.rows,
+        )
+
+    def pull(self, dual: Tensor) -> Tensor:
+        """Return A' Phi (k, n_features) for A (n, k), in one pass."""
+        a = dual.double()
+        pulled = a.new_zeros(a.shape[1], self.features.n_features)
+        for rows, phi, _ in feature_blocks(self.features, self.streams):
+            pulled.addmm_(a[rows].T, phi)
+        return pulled
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Weights in the precision in which they are returned, measured as such.
+
+    Args:
+        weights: V, (k, n_features), float32.
+        measure: the program at these weights.
+        status: how refinement ended.
+        history: one dictionary per round; see :class:`Optimum`.
+    """
+
+    weights: Tensor
+    measure: RidgeMeasure
+    status: Status
+    history: list[dict[str, float]]
+
+
+def refine(
+    ridge: ExactRidge,
+    weights: Tensor,
+    correct: Callable[[RidgeMeasure], Tensor | None],
+    tolerance: float,
+) -> Refined:
+    """Measure and correct V until its relative duality gap is within the tolerance.
+
+    Args:
+        ridge: what is solved.
+        weights: first V, (k, n_features).
+        correct: from the measure of a V to a step (k, n_features) towards the optimum, or to None
+            to end here.
+        tolerance: relative duality gap.
+
+    Returns:
+        The V with the smallest gap of all rounds.
+    """
+    history, status = History(tolerance), Status.ITERATION_LIMIT
+    weights = weights.float()
+    best = weights, ridge.measure(weights)
+    within = history.add(best[1].primal, best[1].primal - best[1].gap)
+    while not within and len(history.rows) < MAX_ROUNDS:
+        step = correct(best[1])
+        if step is None:
+            break
+        weights = (best[0].double() + step).float()
+        found = ridge.measure(weights)
+        within = history.add(found.primal, found.primal - found.gap)
+        stalled = not found.gap <= PROGRESS * best[1].gap
+        if found.gap < best[1].gap:
+            best = weights, found
+        if stalled and not within:
+            status = Status.STALLED
+            break
+    if within:
+        status = Status.OPTIMAL
+    return Refined(*best, status, history.rows)
