@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import convex, non_convex
 
 from convexcnn.errors import DataError
 from convexcnn.solvers.sgd import SGD
 from small import stripes
+from tiny_models import convex, non_convex
 
 IMAGES, LABELS = stripes(60)
 COLOUR = stripes(45, channels=3)[0]

@@ -25,12 +25,11 @@ def settings(**changes) -> ProgramSettings:
     return ProgramSettings(**(plain | changes))
 
 
-@pytest.mark.parametrize(
-    ("tolerance", "residual"), [(None, 1e-5), (1e-6, 1e-5), (1e-5, 1e-4), (0.1, 1e-4), (1e-9, 1e-6)]
-)
-def test_ridge_solvers_get_a_residual(tolerance, residual):
-    solver, _ = settings(solver="direct", tolerance=tolerance).exact_solver(SIZE)
-    assert solver.tolerance == pytest.approx(residual)
+@pytest.mark.parametrize("solver", ["direct", "kernel", "cg"])
+@pytest.mark.parametrize(("tolerance", "gap"), [(None, 1e-6), (1e-4, 1e-4)])
+def test_ridge_solvers_get_the_gap_and_a_smaller_one_by_default(solver, tolerance, gap):
+    found, _ = settings(solver=solver, tolerance=tolerance).exact_solver(SIZE)
+    assert (found.name, found.tolerance) == (solver, gap)
 
 
 @pytest.mark.parametrize(("tolerance", "gap"), [(None, 1e-3), (1e-7, 1e-7)])

@@ -75,7 +75,7 @@ def test_sequential_computes_the_scores_of_the_program(
     else:
         optimum = MultipleKernel(1e-6).solve(program)
         neurons = decomposed_neurons(
-            [program.patches], program.gates, optimum.weights, optimum.bias
+            [program.patches], program.gates, optimum.weights, optimum.bias, features.pool
         )
     network = neurons.to_sequential(features.geometry, features.transform)
     scaled, _ = stream.block(slice(None))

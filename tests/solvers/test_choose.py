@@ -6,6 +6,7 @@ import pytest
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers import direct, kernel, matrix_free
 from convexcnn.solvers.choose import (
     NEEDED,
     PREFERENCES,
@@ -74,10 +75,17 @@ def test_memory_grows_with_the_problem(solver):
         assert 0 < needed_gb(solver, SMALL, kind) < needed_gb(solver, CIFAR, kind)
 
 
-def test_two_gram_matrices_or_one_kernel_and_two_chunks():
-    chunk = 2 * rows_at_once(96) * 96
-    assert needed_gb("direct", SMALL, RIDGE) == pytest.approx(4e-9 * (2 * 96**2 + chunk))
-    assert needed_gb("kernel", SMALL, RIDGE) == pytest.approx(4e-9 * (200**2 + chunk))
+def test_ridge_solvers_say_themselves_what_they_need():
+    for name, module in (("direct", direct), ("kernel", kernel), ("cg", matrix_free)):
+        own = module.needed_gb(200, 96, 3, chunk=rows_at_once(96))
+        assert needed_gb(name, SMALL, RIDGE) == pytest.approx(own)
+
+
+def test_ridge_regression_that_fits_nowhere_reads_the_images_again():
+    large = ProblemSize(rows=100_000, patches=196, cells=4, gates=512, dim=49, classes=10)
+    choice = choose_solver(RIDGE, large, 9.0, 1e-6)
+    assert choice.solver == "cg"
+    assert "reads the images again" in choice.reason
 
 
 def test_as_many_gates_as_fit():

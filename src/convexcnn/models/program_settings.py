@@ -32,14 +32,6 @@ MEMORY_SHARE = 0.6
 RIDGE_TOLERANCE, TOLERANCE = 1e-6, 1e-3
 """Default relative duality gaps: of ridge regression, and of all other programs."""
 
-RESIDUAL_PER_GAP = 10.0
-RESIDUALS = 1e-6, 1e-4
-"""Ridge solvers stop at a relative residual: this multiple of the gap asked for, in these bounds.
-
-The gap goes with the square of the residual, times a condition number that nobody knows in advance;
-a tenth was enough wherever it was measured, and the certificate says what it came to.
-"""
-
 
 @dataclass(frozen=True)
 class ProgramSettings:
@@ -193,10 +185,8 @@ class ProgramSettings:
         check_memory(name, self.kind, size, budget)
         if name in BETA_SOLVERS:
             return WarmPath(beta_solver(name, self.gap, budget), self.kind, betas), reason
-        low, high = RESIDUALS
-        residual = min(high, max(low, RESIDUAL_PER_GAP * self.gap))
         chunk = rows_at_once(size.features)
-        return RIDGE_SOLVERS[name](betas, tolerance=residual, chunk=chunk), reason
+        return RIDGE_SOLVERS[name](betas, tolerance=self.gap, chunk=chunk), reason
 
 
 def _name(solver: str | PathSolver | BetaSolver | SGD) -> str:

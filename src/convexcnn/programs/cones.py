@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from convexcnn.programs.inequalities import Inequalities, taken_patches
 from convexcnn.programs.program import Program
 
 ORTHOGONAL = 1e-14
@@ -65,14 +64,14 @@ def cone_shifts(
 ) -> Tensor:
     """The smallest t >= 0 with v + t a_i in the cone of gate i, from a stream of patches.
 
-    t = max over patches of -(x . v) / (x . a_i), as in :func:`shift_into_cones`: with average
-    pooling the sign of the gate cancels.
+    t = max over patches of -(x . v) / (x . a_i), as in :func:`shift_into_cones`: the sign of the
+    gate cancels.
 
     Args:
         patches: blocks (b, cells, q, d), walked through once.
         gates: (g, d).
         filters: v, (cells, g, r, d); (1, g, r, d) for filters that all cells share.
-        pooling: ``average`` or ``max``.
+        pooling: that of the program.
 
     Returns:
         t, (cells, g, r), or (1, g, r).
@@ -82,8 +81,7 @@ def cone_shifts(
     flat = filters.reshape(owners, g * r, d).transpose(1, 2)
     for block in patches:
         if pooling == "max":
-            found = _largest_ratio(block, gates, filters)
-            torch.maximum(shift, found.amax(0, keepdim=True) if owners == 1 else found, out=shift)
+            torch.maximum(shift, _shifts_of_block(block, gates, filters), out=shift)
             continue
         by_cell = block.transpose(0, 1).reshape(owners, -1, d)
         for rows in torch.split(by_cell, max(1, RATIOS // (owners * g * r)), 1):
@@ -95,14 +93,13 @@ def cone_shifts(
     return shift
 
 
-def _largest_ratio(patches: Tensor, gates: Tensor, filters: Tensor) -> Tensor:
-    """max over rows c of -(c . v) / (c . a_i), at least 0, (cells, g, r), for max pooling."""
-    rows = Inequalities.of(patches, taken_patches(patches, gates, "max"), "max")
-    cells = patches.shape[1]
-    inside = rows.responses(gates.expand(cells, -1, -1))
-    outside = -rows.responses(filters.permute(2, 0, 1, 3).expand(-1, cells, -1, -1))
-    ratio = torch.where((outside > 0) & (inside > 0), outside / inside, 0.0)
-    return ratio.amax(-1).permute(1, 2, 0)
+def _shifts_of_block(patches: Tensor, gates: Tensor, filters: Tensor) -> Tensor:
+    """t (cells, g, r), or (1, g, r), of one block of patches with max pooling."""
+    program = Program(patches, gates, patches.new_zeros(len(patches), 1), 1.0, pooling="max")
+    by_factor = filters.permute(2, 0, 1, 3).expand(-1, patches.shape[1], -1, -1)
+    _, shift = shift_into_cones(program, by_factor)
+    shift = shift.permute(1, 2, 0)
+    return shift if len(filters) > 1 else shift.amax(0, keepdim=True)
 
 
 def cone_decomposition(
@@ -116,7 +113,7 @@ def cone_decomposition(
         patches: blocks (b, cells, q, d) of all training images.
         gates: (g, d).
         weights: (k, cells, g, d), of the gated program.
-        pooling: ``average`` or ``max``.
+        pooling: that of the program.
 
     Returns:
         V and W, (2, k, cells, g, d).

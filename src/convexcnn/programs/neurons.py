@@ -8,7 +8,7 @@ network equals (R) at its solution.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Neurons:
     def balanced(self) -> Neurons:
         """The same network with |u_j| = |w_j|, which has the smallest sum of squares."""
         ratio = (self.head.norm(dim=(0, 1)) / self.filters.norm(dim=1)).sqrt()
-        return replace(self, filters=self.filters * ratio[:, None], head=self.head / ratio)
+        return Neurons(self.filters * ratio[:, None], self.head / ratio, self.bias, self.pooling)
 
     @property
     def norm(self) -> float:
@@ -157,9 +157,10 @@ def decomposed_neurons(
         gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
-        pooling: ``average`` or ``max``.
+        pooling: that of the program.
     """
-    return relu_neurons(cone_decomposition(patches, gates, weights, pooling), bias, pooling)
+    pair = cone_decomposition(patches, gates, weights, pooling)
+    return relu_neurons(pair, bias, pooling)
 
 
 def factored_neurons(
@@ -179,7 +180,7 @@ def factored_neurons(
         gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
-        pooling: ``average`` or ``max``.
+        pooling: that of the program.
     """
     k, cells = weights.shape[:2]
     left, values, right = torch.linalg.svd(gate_matrices(weights), full_matrices=False)

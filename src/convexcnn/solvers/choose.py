@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers import direct, kernel, matrix_free
 from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes
 from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
 from convexcnn.solvers.warm_path import InMemorySolver
@@ -82,12 +83,14 @@ def _gathered(size: ProblemSize, kind: ProgramKind) -> float:
     return 8.0 * size.rows * (size.patches * (size.dim + size.gates) + 2 * size.features)
 
 
-def _direct(size: ProblemSize, kind: ProgramKind) -> float:
-    return 4.0 * (2 * size.features**2 + 2 * rows_at_once(size.features) * size.features)
+def _ridge(needed: Callable[..., float]) -> Callable[[ProblemSize, ProgramKind], float]:
+    """What a solver of ridge regressions says that it needs."""
 
+    def of(size: ProblemSize, kind: ProgramKind) -> float:
+        chunk = rows_at_once(size.features)
+        return 1e9 * needed(size.rows, size.features, size.classes, chunk=chunk)
 
-def _kernel(size: ProblemSize, kind: ProgramKind) -> float:
-    return 4.0 * (size.rows**2 + 2 * rows_at_once(size.features) * size.features)
+    return of
 
 
 def _one_factor(size: ProblemSize, kind: ProgramKind) -> float:
@@ -111,8 +114,9 @@ def _interior_point(size: ProblemSize, kind: ProgramKind) -> float:
 
 
 NEEDED: dict[str, Callable[[ProblemSize, ProgramKind], float]] = {
-    "direct": _direct,
-    "kernel": _kernel,
+    "direct": _ridge(direct.needed_gb),
+    "kernel": _ridge(kernel.needed_gb),
+    "cg": _ridge(matrix_free.needed_gb),
     "admm": _one_factor,
     "cone-columns": _patches,
     "multiple-kernel": _multiple_kernel,
@@ -187,7 +191,7 @@ PREFERENCES = (
     ),
     Preference(
         "burer-monteiro",
-        lambda size, kind, tolerance: True,
+        lambda size, kind, tolerance: _coarse(tolerance),
         "factors of the nuclear norm descend without a matrix of side {smaller_side:,}",
     ),
     Preference(
