@@ -20,7 +20,7 @@ from convexcnn.solvers.optimum import Optimum, Status
 from convexcnn.solvers.warm_path import WarmPath
 from small import GEOMETRIES, generator, make_transform, stripe_stream
 
-TOLERANCE = 1e-4
+TOLERANCE = 3e-4
 KINDS = [
     ProgramKind("gated", regulariser, loss)
     for regulariser, loss in itertools.product(
@@ -52,7 +52,7 @@ def largest_gap(kind: ProgramKind, stream: ImageStream, beta: float, optimum: Op
 def test_optimum_is_certified_and_that_of_another_solver(
     kind: ProgramKind, stream: ImageStream
 ) -> None:
-    beta = 0.003
+    beta = 0.01
     optimum = ADMM(TOLERANCE).prepare(kind, features(), [stream])(beta, None)
     assert optimum.status is Status.OPTIMAL
     assert largest_gap(kind, stream, beta, optimum) <= 1.1 * TOLERANCE
@@ -71,13 +71,17 @@ def test_a_warm_start_saves_passes() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_more_images_are_solved_with_the_factor_of_fewer(kind: ProgramKind) -> None:
+@pytest.mark.parametrize("stream", [MANY, FEW], ids=["gram", "kernel"])
+def test_fewer_images_are_solved_with_the_factor_of_all(
+    kind: ProgramKind, stream: ImageStream
+) -> None:
     solver = ADMM(TOLERANCE)
-    rows = MANY.subset(slice(0, 140)), MANY.subset(slice(140, None))
-    some = solver.prepare(kind, features(), rows[:1])
-    optimum = solver.extend(some, kind, features(), rows)(0.004, some(0.004, None))
+    most = len(stream.images) * 9 // 10
+    some, rest = stream.subset(slice(0, most)), stream.subset(slice(most, None))
+    everything = solver.prepare(kind, features(), [some, rest])
+    optimum = solver.restrict(everything, kind, features(), [some])(0.01, None)
     assert optimum.status is Status.OPTIMAL
-    assert largest_gap(kind, MANY, 0.004, optimum) <= 1.1 * TOLERANCE
+    assert largest_gap(kind, some, 0.01, optimum) <= 1.1 * TOLERANCE
 
 
 @pytest.mark.parametrize("make", ["gram", "kept kernel", "streamed kernel"])

@@ -83,7 +83,7 @@ class ADMM(BetaSolver):
         metric = make_metric(features, streams, self.memory_gb)
         return _Prepared(self, kind, features, streams, metric, callback)
 
-    def extend(
+    def restrict(
         self,
         at_beta: AtBeta,
         kind: ProgramKind,
@@ -91,7 +91,7 @@ class ADMM(BetaSolver):
         streams: Sequence[ImageStream],
         callback: Callback | None = None,
     ) -> AtBeta:
-        """Keep the factor: passes over all images correct what it does not know of the new ones."""
+        """Keep the Gram matrix of all images: it bounds that of some of them from above."""
         assert isinstance(at_beta, _Prepared)
         return _Prepared(self, kind, features, streams, at_beta.metric, callback)
 
@@ -177,7 +177,7 @@ class _Iterate:
 
     def choose_rho(self) -> None:
         """A rho that fits beta, with a factor that is made again only if it is far off."""
-        wanted = self.totals.rows * self.beta / self.scale
+        wanted = self.totals.rows * self.beta / self.curvature
         if self.prepared.largest_beta:
             low, high = STIFFNESS_RANGE
             stiffness = STIFFNESS * self.beta / self.prepared.largest_beta
@@ -192,7 +192,7 @@ class _Iterate:
         moved = float((self.z - self.before).norm() / self.z.norm().clamp_min(1e-30))
         factor = min(max((apart / max(moved, 1e-30)) ** 0.5, 0.2), 5.0)
         self.metric.factorise(self.metric.rho * factor)
-        self.u = self.nearest_subgradient() / (self.scale * self.metric.rho)
+        self.u = self.nearest_subgradient() / (self.curvature * self.metric.rho)
 
     def measure(self) -> tuple[float, float]:
         """One pass over the images: the objective at Z and a lower bound from its slope there.
@@ -218,7 +218,7 @@ class _Iterate:
         self.anchor, self.slope = self.z, pulled - torch.outer(drift, totals.mean)
         self.anchor_bias = bias + drift / (totals.rows * self.curvature)
         if not len(self.u):
-            self.u = self.nearest_subgradient() / (self.scale * self.metric.rho)
+            self.u = self.nearest_subgradient() / (self.curvature * self.metric.rho)
         return primal, dual
 
     def measure_curvature(self, scores: Tensor, negative: Tensor) -> None:
@@ -245,19 +245,14 @@ class _Iterate:
     def step(self) -> None:
         """One step of ADMM on the model."""
         rho = self.metric.rho
-        right = self.slope / self.scale + rho * (self.z - self.u - self.anchor)
+        right = self.slope / self.curvature + rho * (self.z - self.u - self.anchor)
         self.x = self.anchor + self.metric.solve(right.T.contiguous()).T
         relaxed = RELAXATION * self.x + (1 - RELAXATION) * self.z
         moved = relaxed + self.u
-        step = self.totals.rows * self.beta / (self.scale * rho)
+        step = self.totals.rows * self.beta / (self.curvature * rho)
         self.before = self.z
         self.z = self.regulariser.prox(self.by_gate(moved), step).reshape(moved.shape)
         self.u = moved - self.z
-
-    @property
-    def scale(self) -> float:
-        """s for sums over all images, where the metric may know only some of them."""
-        return self.curvature * self.totals.rows / self.metric.rows
 
     def intercept(self, weights: Tensor) -> Tensor:
         """b(V), (k,)."""

@@ -60,7 +60,7 @@ class BetaSolver(ABC):
             callback: called with events while it works.
         """
 
-    def extend(
+    def restrict(
         self,
         at_beta: AtBeta,
         kind: ProgramKind,
@@ -68,7 +68,7 @@ class BetaSolver(ABC):
         streams: Sequence[ImageStream],
         callback: Callback | None = None,
     ) -> AtBeta:
-        """Prepare for more images than before, with what ``at_beta`` has computed already."""
+        """Prepare for some of the images that ``at_beta`` was prepared for, with what it knows."""
         return self.prepare(kind, features, streams, callback)
 
     def check(self, kind: ProgramKind) -> None:
@@ -145,7 +145,10 @@ class WarmPath(PathSolver):
         clock = PhaseClock(callback)
         betas = self.betas or self._default_betas(features, train)
         betas = sorted((float(beta) for beta in betas), reverse=True)
-        at_beta = self.solver.prepare(self.kind, features, [train], callback)
+        everything = [train] if validation is None else [train, validation]
+        at_beta = at_beta_of_all = self.solver.prepare(self.kind, features, everything, callback)
+        if validation is not None:
+            at_beta = self.solver.restrict(at_beta, self.kind, features, [train], callback)
         clock.lap("preparation")
         path: list[PathPoint] = []
         optimum: Optimum | None = None
@@ -165,9 +168,7 @@ class WarmPath(PathSolver):
         if validation is not None:
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
-            everything = [train, validation]
-            at_beta = self.solver.extend(at_beta, self.kind, features, everything, callback)
-            optimum = at_beta(beta, optimum)
+            optimum = at_beta_of_all(beta, optimum)
             clock.lap("refit")
         return Solution(
             weights=optimum.weights,
