@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.losses import get_loss
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm
 
@@ -15,20 +17,25 @@ def negative_gradient(program: Program, scores: Tensor) -> Tensor:
 
 
 def dual_point(program: Program, scores: Tensor) -> Tensor:
+    """L of :func:`feasible_dual` for a program in memory."""
+    return feasible_dual(program.kind, scores, program.targets)
+
+
+def feasible_dual(kind: ProgramKind, scores: Tensor, targets: Tensor) -> Tensor:
     """L with columns that sum to zero if the intercept asks for it.
 
     Squared loss: the centred residual. Cross-entropy: Y - P, with P mixed with one fixed
     distribution so that its mean is that of Y and its rows stay in the simplex.
     """
-    dual = negative_gradient(program, scores)
-    if not program.intercept:
+    dual = -get_loss(kind.loss).gradient(scores, targets)
+    if not kind.intercept:
         return dual
-    if program.loss == "squared":
+    if kind.loss == "squared":
         return dual - dual.mean(0)
-    chances = program.targets - dual
-    have, want = chances.mean(0), program.targets.mean(0)
+    chances = targets - dual
+    have, want = chances.mean(0), targets.mean(0)
     kept = (want / have).min().clamp_max(1)
-    return program.targets - kept * chances - (want - kept * have)
+    return targets - kept * chances - (want - kept * have)
 
 
 def dual_value(program: Program, dual: Tensor, slopes: Tensor) -> float:

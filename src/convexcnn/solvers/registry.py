@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.cone_columns import ConeColumns
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.warm_path import BetaSolver
 
 BETA_SOLVERS: dict[str, type[BetaSolver]] = {
-    solver.name: solver for solver in (MultipleKernel, InteriorPoint, Fista)
+    solver.name: solver for solver in (MultipleKernel, InteriorPoint, Fista, ConeColumns)
 }
 """Solvers of one beta at a time, by name; every one takes ``tolerance``."""
 
