@@ -59,6 +59,7 @@ def project(slopes: Tensor, owner: Tensor, walls: Walls, faces: Faces, enough: f
         system = _System.of(slopes[job], owner[job], walls, active, mu)
         active, mu = system.active, system.multipliers
         wall, broken = _worst_walls(system.points, owner[job], walls, floor[job])
+        broken &= (active != wall[:, None]).all(1)
         room = (active < 0).any(1)
         done = (system.points.norm(dim=1) <= enough) | (system.settled & ~(broken & room))
         if step == STEPS_PER_DIMENSION * dim - 1:
@@ -126,7 +127,9 @@ class _System:
         gram = rows @ rows.transpose(1, 2)
         gram.diagonal(dim1=1, dim2=2).add_((~on).double() + JITTER)
         factor = torch.linalg.cholesky_ex(gram).L
-        target = torch.cholesky_solve(-(rows @ slopes[..., None]), factor)[..., 0]
+        target = torch.cholesky_solve(-(rows @ slopes[..., None]), factor)
+        reached = slopes[..., None] + rows.transpose(1, 2) @ target
+        target = (target - torch.cholesky_solve(rows @ reached, factor))[..., 0]
         negative = on & (target < 0)
         reach = torch.where(negative, current / (current - target).clamp_min(1e-300), torch.inf)
         step = reach.amin(1, keepdim=True).clamp_max(1)
