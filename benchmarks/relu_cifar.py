@@ -57,6 +57,7 @@ def run(root: Path | None) -> dict[str, Any]:
     from convexcnn.programs.kind import ProgramKind
     from convexcnn.solvers.cone_columns import ConeColumns
     from convexcnn.solvers.optimum import Optimum
+    from convexcnn.solvers.patch_blocks import PatchBlocks
     from convexcnn.solvers.warm_path import held_out_scores
 
     dataset = load_dataset("cifar10", root=root)
@@ -99,15 +100,11 @@ def run(root: Path | None) -> dict[str, Any]:
     refit = time.perf_counter()
     optimum = solver.prepare(kind, features, [train])(beta, None)
     seconds = {"choice of beta": refit - start, "final optimum": time.perf_counter() - refit}
-    patches = [
-        features.pooling(block).view(len(block), geometry.n_cells, -1, transform.dim)
-        for block, _ in train.blocks(250)
-    ]
-    targets = torch.nn.functional.one_hot(torch.from_numpy(train.labels), 10)
+    patches = PatchBlocks.from_streams(features, [train])
     start = time.perf_counter()
     certificate = certify_cones(
-        lambda: (block.double() for block in patches),
-        targets,
+        lambda: (block for _, block in patches),
+        patches.targets,
         gates,
         optimum.weights,
         optimum.bias,

@@ -109,9 +109,7 @@ def _into_cones(blocks: PatchBlocks, gates: Tensor, weights: Tensor) -> tuple[Te
                 lowest = min(lowest, float(responses.min()))
                 outside = (-responses).clamp_min(0)
                 needed = torch.where(outside > 0, outside / reach.abs()[:, None], 0.0).amax(0)
-                shift[:, :, cell, gate][mine] = torch.maximum(
-                    shift[:, :, cell, gate][mine], needed
-                )
+                shift[:, :, cell, gate][mine] = torch.maximum(shift[:, :, cell, gate][mine], needed)
     violation = max(0.0, -lowest / largest) if largest else 0.0
     return weights + shift[..., None] * gates, violation
 

@@ -127,7 +127,7 @@ class _Cones:
     def project(self, slopes: Tensor, jobs: Tensor, enough: float) -> Tensor:
         """P_K(z) for jobs in ascending order, from where their last projections ended."""
         parts = []
-        for chosen in jobs.split(JOBS):
+        for chosen in torch.split(jobs, JOBS):
             faces = Faces(self.faces.active[chosen], self.faces.multipliers[chosen])
             parts.append(project(slopes[chosen], self.owner[chosen], self.walls, faces, enough))
             self.faces.active[chosen] = faces.active
@@ -137,7 +137,8 @@ class _Cones:
     def add_walls(self, owner: Tensor, broken: Tensor) -> bool:
         """Learn the walls that filters broke; whether any is new."""
         cones, patches = owner.repeat_interleave(broken.shape[1]), broken.flatten()
-        pairs = torch.stack([cones, patches])[:, patches >= 0].unique(dim=1)
+        pairs = torch.stack([cones, patches])[:, patches >= 0]
+        pairs = torch.unique(pairs, dim=1)
         known = (self.walls.patches[pairs[0]] == pairs[1][:, None]).any(1)
         cones, patches = pairs[:, ~known]
         if not len(cones):
@@ -301,7 +302,7 @@ class _Search:
         """The filters of every group in one, moved off the walls by what rounding asks for."""
         passes = self.cones.passes
         cells, (g, d) = passes.patches.cells, passes.gates.shape
-        groups, where = self.columns.groups.unique(return_inverse=True)
+        groups, where = torch.unique(self.columns.groups, return_inverse=True)
         sums = replace(self.columns, groups=where).sums(len(groups))
         found = passes.responses(sums, self.cones.owner[groups])
         extra = 2 * (found.filters - sums)
@@ -324,4 +325,3 @@ def _squared_bound(
         curvature += float(sizes.square().sum()) / beta
     scale = min(limit, inner / curvature) if curvature else 0.0
     return scale * inner - 0.5 * scale**2 * curvature
-

@@ -110,7 +110,7 @@ class _Newton:
         self.columns = columns
         self.labels = labels
         self.loss = get_loss(master.kind.loss)
-        _, self.local = columns.groups.unique(return_inverse=True)
+        _, self.local = torch.unique(columns.groups, return_inverse=True)
         same = self.local[:, None] == self.local
         self.inner = torch.where(same, columns.filters @ columns.filters.T, 0.0)
         self.same = same
@@ -185,7 +185,7 @@ class _Newton:
         chances = torch.softmax(scores, 1)
         weighted = responses * chances[:, labels]
         matrix = -(weighted.T @ weighted)
-        for label in labels.unique().tolist():
+        for label in torch.unique(labels).tolist():
             mine = (labels == label).nonzero()[:, 0]
             matrix[mine[:, None], mine] += responses[:, mine].T @ weighted[:, mine]
         mixed = -(weighted.T @ chances)

@@ -135,7 +135,7 @@ class ConePasses:
         """
         parts = [
             self._some_responses(filters[chosen], owner[chosen])
-            for chosen in torch.arange(len(filters)).split(FILTERS_AT_ONCE)
+            for chosen in torch.split(torch.arange(len(filters)), FILTERS_AT_ONCE)
         ]
         if not parts:
             n = len(self.patches.targets)
@@ -157,7 +157,7 @@ class ConePasses:
         for rows, block in self.patches:
             b, _, q, _ = block.shape
             worst = torch.full((len(filters),), -1)
-            for cell in cells.unique().tolist():
+            for cell in torch.unique(cells).tolist():
                 mine = (cells == cell).nonzero()[:, 0]
                 x = block[:, cell].flatten(0, 1)
                 reach, response = x @ gates[mine].T, x @ filters[mine].T

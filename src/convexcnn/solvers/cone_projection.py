@@ -112,9 +112,7 @@ class _System:
     rows: Tensor
 
     @classmethod
-    def of(
-        cls, slopes: Tensor, owner: Tensor, walls: Walls, active: Tensor, mu: Tensor
-    ) -> _System:
+    def of(cls, slopes: Tensor, owner: Tensor, walls: Walls, active: Tensor, mu: Tensor) -> _System:
         empty = active < 0
         order = torch.argsort(empty.to(torch.uint8), dim=1, stable=True)
         active, mu = active.gather(1, order), mu.gather(1, order)

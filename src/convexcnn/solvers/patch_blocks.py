@@ -39,13 +39,18 @@ class PatchBlocks:
     @classmethod
     def from_program(cls, program: Program) -> PatchBlocks:
         """The patches of a program in memory."""
-        n, cells, q, _ = program.patches.shape
-        blocks = program.patches.split(_images_per_block(cells * q, len(program.gates)))
+        _, cells, q, _ = program.patches.shape
+        size = _images_per_block(cells * q, len(program.gates))
+        blocks = torch.split(program.patches, size)
         return cls(program.gates.double(), program.targets.double(), cells, lambda: blocks)
 
     @classmethod
     def from_streams(cls, features: GatedFeatures, streams: Sequence[ImageStream]) -> PatchBlocks:
-        """The patches of images, kept in float32 if they fit into ``KEPT_BYTES``."""
+        """The patches of images, kept in float32 if they fit into ``KEPT_BYTES``.
+
+        The last bit of a float32 product depends on the size of its block, and some walls of the
+        cones are nearer than that: a certificate should be given these same blocks.
+        """
         cells, (g, d) = features.geometry.n_cells, features.gates.shape
         places = features.geometry.cell_order.numel()
         size = _images_per_block(places, g)
