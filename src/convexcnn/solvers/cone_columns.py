@@ -32,7 +32,7 @@ from convexcnn.solvers.patch_blocks import PatchBlocks
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.warm_path import AtBeta, BetaSolver
 
-NEAREST_WALLS = 1024
+NEAREST_WALLS = 256
 """Inequalities per cone that projections begin with; others join when a filter breaks them."""
 JOBS = 4096
 RAYS_PER_ROUND = 64

@@ -37,14 +37,6 @@ class Walls:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Walls(*(torch.cat(pair, 1) for pair in pairs))
 
-    def nearest(self, count: int) -> Walls:
-        """The ``count`` walls of every cone that are closest to its gate."""
-        margins = torch.where(self.patches < 0, torch.inf, self.margins)
-        chosen = margins.topk(min(count, margins.shape[1]), 1, largest=False).indices
-        deep = chosen[..., None].expand(-1, -1, self.rows.shape[2])
-        flat = (x.gather(1, chosen) for x in (self.margins, self.lengths, self.patches))
-        return Walls(self.rows.gather(1, deep), *flat)
-
 
 @dataclass(frozen=True)
 class Responses:
@@ -81,35 +73,24 @@ class ConePasses:
         Returns:
             the walls, and sum over patches of (x . a)_+ for unit gates, (n, G).
         """
-        walls: Walls | None = None
         rays = self.gates.new_zeros(len(self.patches.targets), self.groups)
+        margins = self.gates.new_full((self.groups, count), torch.inf)
+        nearest = torch.full((self.groups, count), -1)
         for rows, block in self.patches:
-            q = block.shape[2]
-            parts = []
-            for cell in range(block.shape[1]):
-                x = block[:, cell].flatten(0, 1)
-                reach = x @ self.gates.T
-                pooled = reach.clamp_min(0).view(len(block), q, -1).sum(1)
-                rays[rows].view(len(block), self.patches.cells, -1)[:, cell] = pooled
-                parts.append(self._walls(x, reach, rows.start * q, count))
-            joined = Walls(*(torch.cat([vars(p)[name] for p in parts]) for name in vars(parts[0])))
-            walls = joined if walls is None else walls.joined(joined).nearest(count)
-        if walls is None:
-            raise SettingError("there are no training images; give at least one")
-        return walls, rays
-
-    def _walls(self, x: Tensor, reach: Tensor, first: int, count: int) -> Walls:
-        lengths = x.norm(dim=1)
-        margins = (reach.abs() / lengths.clamp_min(1e-300)[:, None]).T
-        margins = torch.where(lengths == 0, torch.inf, margins)
-        margins, chosen = margins.topk(min(count, len(x)), 1, largest=False)
-        missing = margins.isinf()
-        kept = lengths[chosen]
-        sign = torch.where(reach.T.gather(1, chosen) >= 0, 1.0, -1.0).double()
-        sign = torch.where(missing, 0.0, sign)
-        rows = x[chosen] * (sign / kept.clamp_min(1e-300))[..., None]
-        patches = torch.where(missing, -1, chosen + first)
-        return Walls(rows, torch.where(missing, 0.0, margins), kept, patches)
+            b, cells, q, _ = block.shape
+            x = block.transpose(0, 1).flatten(1, 2)  # (cells, b q, d)
+            reach = x @ self.gates.T
+            pooled = reach.clamp_min(0).view(cells, b, q, -1).sum(2)
+            rays[rows] = pooled.transpose(0, 1).flatten(1)
+            lengths = x.norm(dim=2)[..., None]
+            here = torch.where(lengths > 0, reach.abs() / lengths, torch.inf)
+            here, patch = here.topk(min(count, b * q), 1, largest=False)
+            patch = torch.where(here.isinf(), -1, patch + rows.start * q)
+            # (cells, count, g) -> (G, count)
+            here, patch = (y.transpose(1, 2).flatten(0, 1) for y in (here, patch))
+            margins, kept = torch.cat([margins, here], 1).topk(count, 1, largest=False)
+            nearest = torch.cat([nearest, patch], 1).gather(1, kept)
+        return self.walls_of(nearest), rays
 
     def pull(self, dual: Tensor) -> Tensor:
         """Phi' L for L (n, k): (G, k, d)."""
@@ -163,12 +144,13 @@ class ConePasses:
                 reach, response = x @ gates[mine].T, x @ filters[mine].T
                 on = reach >= 0
                 columns[rows, mine] = (response * on).view(b, q, -1).sum(1)
-                reached[rows, mine] = (reach * on).view(b, q, -1).sum(1)
-                outside = torch.where(on, -response, response)
-                ratio = torch.where(outside > 0, outside / reach.abs(), 0.0)
-                furthest, patch = ratio.max(0)
+                reached[rows, mine] = reach.clamp_min(0).view(b, q, -1).sum(1)
+                patch, column = (torch.where(on, -response, response) > 0).nonzero().unbind(1)
+                ratio = response[patch, column].abs() / reach[patch, column].abs()
+                furthest = ratio.new_zeros(len(mine)).scatter_reduce_(0, column, ratio, "amax")
                 shift[mine] = torch.maximum(shift[mine], furthest)
-                worst[mine] = torch.where(furthest > 0, patch + rows.start * q, -1)
+                top = ratio == furthest[column]
+                worst[mine[column[top]]] = patch[top] + rows.start * q
             broken.append(worst)
         if not bool(shift.isfinite().all()):
             raise SettingError(
