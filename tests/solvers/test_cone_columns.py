@@ -36,7 +36,7 @@ def wide_program(n: int = 60, beta: float = 0.02, **settings: str) -> Program:
 @pytest.mark.parametrize("enough", [0.0, 2.0])
 def test_projections_are_exact(enough: float) -> None:
     passes = ConePasses(PatchBlocks.from_program(wide_program()))
-    walls, _ = passes.nearest_walls(10**6)
+    walls, _ = passes.nearest_walls(1000)
     slopes = torch.randn(80, 6, generator=generator(4), dtype=torch.float64) * 3
     owner = torch.arange(10).repeat_interleave(8)
     faces = Faces.empty(80, 6)

@@ -37,8 +37,9 @@ NEAREST_WALLS = 256
 JOBS = 4096
 RAYS_PER_ROUND = 64
 RAY_ROUNDS = 30
-SHARE = 0.25
-"""Part of the tolerance that a projection may exceed its bound by without becoming a column."""
+SHARE = 0.5
+"""Part of the allowed gap that is left to filters which help too little to become columns."""
+STRICTEST = 1e-3
 LARGEST_SHIFT = 1e-6
 REPAIRS = 5
 
@@ -108,7 +109,7 @@ class ConeColumns(BetaSolver):
             if done:
                 status = Status.OPTIMAL
                 break
-            if not search.add(points):
+            if not search.add(points) and not search.tighten():
                 status = Status.STALLED
                 break
         return search.optimum(status, history)
@@ -180,8 +181,8 @@ class _Search:
         self.master = Master(kind, self.targets, self.beta, len(cones.owner))
         self.columns = self._columns(cones.passes.gates[:0], torch.arange(0))
         self.bias = torch.zeros(k, dtype=torch.float64)
-        self.primal = float(get_loss(kind.loss).value(torch.zeros_like(self.targets), self.targets))
-        self.primal /= n
+        self.strictness = 1.0
+        self.improve()
 
     def _columns(self, filters: Tensor, groups: Tensor) -> Columns:
         """Columns of weight |v| for filters v, which are moved into their cones."""
@@ -200,13 +201,16 @@ class _Search:
 
     def improve(self) -> None:
         """Solve the master, and forget the columns that it does not use."""
-        enough = 0.01 * self.tolerance * self.primal * len(self.targets)
+        enough = 0.01 * self.tolerance * self._loss()
         columns, self.bias = self.master.solve(self.columns, self.bias, enough)
         self.columns = columns.chosen((columns.weights > 0).nonzero()[:, 0])
         sums = self.columns.sums(self.master.groups)
-        loss = get_loss(self.kind.loss).value(self._scores(), self.targets)
         size = sums.norm(dim=1).sum() if self._is_norm else 0.5 * sums.square().sum()
-        self.primal = float(loss + self.beta * size) / len(self.targets)
+        self.penalty = self.beta * float(size)
+        self.primal = (self._loss() + self.penalty) / len(self.targets)
+
+    def _loss(self) -> float:
+        return float(get_loss(self.kind.loss).value(self._scores(), self.targets))
 
     @property
     def _is_norm(self) -> bool:
@@ -223,7 +227,7 @@ class _Search:
         for _ in range(RAY_ROUNDS if self._is_norm else 1):
             self.improve()
             along = self.cones.rays.T @ self._dual()  # (G, k)
-            gain = torch.stack([along, -along], 1) - self.beta * (1 + SHARE * self.tolerance)
+            gain = torch.stack([along, -along], 1) - self._enough
             best = gain.flatten(0, 1).topk(min(RAYS_PER_ROUND, 2 * len(along)), 0)
             row, label = (best.values > 0).nonzero().unbind(1)
             if not len(row):
@@ -248,8 +252,27 @@ class _Search:
         return points, self._bound(points)
 
     @property
+    def _allowed(self) -> float:
+        """The gap, in sums, that filters may cost which are left out."""
+        return self.strictness * SHARE * self.tolerance * self.primal * len(self.targets)
+
+    @property
     def _enough(self) -> float:
-        return self.beta * (1 + SHARE * self.tolerance) if self._is_norm else 0.0
+        """Norm of a projection that is not worth a column.
+
+        Where all norms are at most (1 + e) n beta, the residual over 1 + e is dual feasible, and
+        the gap at the master's optimum about e * penalty + e^2 * loss.
+        """
+        if not self._is_norm:
+            return 0.0
+        loss = self.primal * len(self.targets) - self.penalty
+        root = (self.penalty**2 + 4 * loss * self._allowed) ** 0.5
+        return self.beta * (1 + 2 * self._allowed / max(self.penalty + root, 1e-300))
+
+    def tighten(self) -> bool:
+        """Ask for smaller improvements, after there was none; whether they are still sensible."""
+        self.strictness /= 4
+        return self.strictness > STRICTEST
 
     def _bound(self, points: Tensor) -> float:
         sizes = points.norm(dim=1).view(-1, self.k)
@@ -276,8 +299,7 @@ class _Search:
             helps = sizes > self._enough
         else:
             change = points / self.beta - self.columns.sums(self.master.groups)
-            part = SHARE * self.tolerance * self.primal * len(self.targets) / len(points)
-            helps = 0.5 * self.beta * change.square().sum(1) > part
+            helps = 0.5 * self.beta * change.square().sum(1) > self._allowed / len(points)
         groups = helps.nonzero()[:, 0]
         learned = False
         filters = points[groups] / sizes[groups, None].clamp_min(1e-300)

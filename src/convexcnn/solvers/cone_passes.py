@@ -90,7 +90,8 @@ class ConePasses:
             here, patch = (y.transpose(1, 2).flatten(0, 1) for y in (here, patch))
             margins, kept = torch.cat([margins, here], 1).topk(count, 1, largest=False)
             nearest = torch.cat([nearest, patch], 1).gather(1, kept)
-        return self.walls_of(nearest), rays
+        width = int((nearest >= 0).sum(1).max()) if len(rays) else 0
+        return self.walls_of(nearest[:, : max(1, width)]), rays
 
     def pull(self, dual: Tensor) -> Tensor:
         """Phi' L for L (n, k): (G, k, d)."""
@@ -130,7 +131,7 @@ class ConePasses:
 
     def _some_responses(self, filters: Tensor, owner: Tensor) -> Responses:
         n, g = len(self.patches.targets), len(self.gates)
-        cells, gates = owner // g, self.gates[owner % g]
+        cells, gates = owner // g, owner % g
         columns = filters.new_zeros(n, len(filters))
         reached = filters.new_zeros(n, len(filters))
         shift = filters.new_zeros(len(filters))
@@ -140,13 +141,13 @@ class ConePasses:
             worst = torch.full((len(filters),), -1)
             for cell in torch.unique(cells).tolist():
                 mine = (cells == cell).nonzero()[:, 0]
-                x = block[:, cell].flatten(0, 1)
-                reach, response = x @ gates[mine].T, x @ filters[mine].T
+                x = block[:, cell].flatten(0, 1).T
+                reach, response = (self.gates @ x)[gates[mine]], filters[mine] @ x
                 on = reach >= 0
-                columns[rows, mine] = (response * on).view(b, q, -1).sum(1)
-                reached[rows, mine] = reach.clamp_min(0).view(b, q, -1).sum(1)
-                patch, column = (torch.where(on, -response, response) > 0).nonzero().unbind(1)
-                ratio = response[patch, column].abs() / reach[patch, column].abs()
+                columns[rows, mine] = (response * on).view(-1, b, q).sum(2).T
+                reached[rows, mine] = reach.clamp_min(0).view(-1, b, q).sum(2).T
+                column, patch = (torch.where(on, -response, response) > 0).nonzero().unbind(1)
+                ratio = response[column, patch].abs() / reach[column, patch].abs()
                 furthest = ratio.new_zeros(len(mine)).scatter_reduce_(0, column, ratio, "amax")
                 shift[mine] = torch.maximum(shift[mine], furthest)
                 top = ratio == furthest[column]
@@ -157,7 +158,7 @@ class ConePasses:
                 "a training patch is orthogonal to a gate, so no filter lies inside that gate's "
                 "cone; draw other gates"
             )
-        moved = filters + shift[:, None] * gates
+        moved = filters + shift[:, None] * self.gates[gates]
         size = filters.norm(dim=1).clamp_min(1e-300)
         return Responses(moved, columns + shift * reached, shift / size, torch.stack(broken, 1))
 

@@ -12,8 +12,8 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.program import Program
 
-BLOCK_ELEMENTS = 2**22
-"""Responses of all gates to one block of patches."""
+BLOCK_ELEMENTS = 2**19
+"""Responses of all gates to one block of patches: they should stay in the processor's cache."""
 
 KEPT_BYTES = 2 * 2**30
 """Patches of at most this size stay in memory; larger ones are cut out of the images again."""
