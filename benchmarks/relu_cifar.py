@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 IMAGES, HELD_OUT, GATES = 5000, 1000, 256
-BETAS = (1e-3, 4.6e-4, 2.2e-4, 1e-4, 4.6e-5, 2.2e-5)
+BETAS = (1e-3, 4.6e-4, 2.2e-4, 1e-4, 4.6e-5)
 TOLERANCE = 1e-2
 TARGETS = {"relative_gap": 1e-2, "violation": 1e-6, "minutes": 60}
 

@@ -11,6 +11,7 @@ of many patches are so narrow that hardly anything else is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -266,7 +267,7 @@ class _Search:
         if not self._is_norm:
             return 0.0
         loss = self.primal * len(self.targets) - self.penalty
-        root = (self.penalty**2 + 4 * loss * self._allowed) ** 0.5
+        root = math.sqrt(self.penalty**2 + 4 * loss * self._allowed)
         return self.beta * (1 + 2 * self._allowed / max(self.penalty + root, 1e-300))
 
     def tighten(self) -> bool:
