@@ -225,17 +225,16 @@ class _Search:
 
     def add_rays(self) -> None:
         """Solve the program whose only filters are the gates, by the ones that help most."""
-        for _ in range(RAY_ROUNDS if self._is_norm else 1):
+        gates = self.cones.passes.gates
+        for _ in range(RAY_ROUNDS):
             self.improve()
-            along = self.cones.rays.T @ self._dual()  # (G, k)
-            gain = torch.stack([along, -along], 1) - self._enough
-            best = gain.flatten(0, 1).topk(min(RAYS_PER_ROUND, 2 * len(along)), 0)
+            gain = self._ray_gain().flatten(0, 1)
+            best = gain.topk(min(RAYS_PER_ROUND, len(gain)), 0)
             row, label = (best.values > 0).nonzero().unbind(1)
             if not len(row):
                 return
             signed = best.indices[row, label]
             owner, sign = signed // 2, signed % 2
-            gates = self.cones.passes.gates
             columns = Columns(
                 gates[owner % len(gates)],
                 owner * 2 * self.k + sign * self.k + label,
@@ -243,6 +242,17 @@ class _Search:
                 torch.zeros(len(owner), dtype=torch.float64),
             )
             self.columns = Columns.joined([self.columns, columns])
+
+    def _ray_gain(self) -> Tensor:
+        """By how much the slope along every gate exceeds what is not worth a column, (G, 2, k)."""
+        along = self.cones.rays.T @ self._dual()
+        slopes = torch.stack([along, -along], 1)
+        if self._is_norm:
+            return slopes - self._enough
+        gates = self.cones.passes.gates.repeat(self.cones.passes.patches.cells, 1)
+        sums = self.columns.sums(self.master.groups).view(*slopes.shape, -1)
+        least = math.sqrt(2 * self.beta * self._allowed / self.master.groups)
+        return slopes - self.beta * (sums * gates[:, None, None]).sum(-1) - least
 
     def price(self) -> tuple[Tensor, float]:
         """Projections of all slopes, (groups, d), and the dual bound that they prove."""
