@@ -34,7 +34,7 @@ class ConeRows:
         if not bool((reach > 0).all()):
             raise SettingError(
                 "a training patch is orthogonal to a gate, so no filter lies inside that gate's "
-                "cone; draw other gates, or use solver augmented-lagrangian"
+                "cone; draw other gates"
             )
 
     def responses(self, weights: Tensor) -> Tensor:
