@@ -118,22 +118,7 @@ def certificate(
     features: GatedFeatures, solution: Solution, stream: ImageStream
 ) -> dict[str, str | float]:
     """The float64 certificate, which shares no code with the solver."""
-    transform, geometry = features.transform.double(), features.geometry
-    filters, thresholds = transform.to_filters(features.gates.double())
-    basis, shifts = transform.to_filters(torch.eye(transform.dim, dtype=torch.float64))
-    channels, side = geometry.image_shape[0], geometry.filter_size
-    block = GatedBlock(
-        gates=filters.view(-1, channels, side, side),
-        gate_bias=thresholds,
-        basis=basis.view(-1, channels, side, side),
-        basis_bias=shifts,
-        stride=geometry.stride,
-        padding=geometry.padding,
-        cells=geometry.cells,
-        weights=solution.weights.view(-1, *features.shape),
-        bias=solution.bias,
-        beta=solution.beta,
-    )
+    block = GatedBlock.of(features, solution.weights, solution.bias, solution.beta)
     return certify_block(block, stream, ProgramKind()).certificate.to_dict()
 
 

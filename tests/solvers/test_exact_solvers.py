@@ -61,21 +61,7 @@ def explicit(features: GatedFeatures, *streams: ImageStream) -> tuple[np.ndarray
 
 def raw_block(features: GatedFeatures, solution: Solution) -> GatedBlock:
     """The trained block in raw pixels, as the certificate wants it."""
-    transform, side = features.transform.double(), GEOMETRY.filter_size
-    gates, gate_bias = transform.to_filters(features.gates.double())
-    basis, basis_bias = transform.to_filters(torch.eye(transform.dim, dtype=torch.float64))
-    return GatedBlock(
-        gates=gates.view(-1, 1, side, side),
-        gate_bias=gate_bias,
-        basis=basis.view(-1, 1, side, side),
-        basis_bias=basis_bias,
-        stride=GEOMETRY.stride,
-        padding=GEOMETRY.padding,
-        cells=GEOMETRY.cells,
-        weights=solution.weights.view(K, *features.shape),
-        bias=solution.bias,
-        beta=solution.beta,
-    )
+    return GatedBlock.of(features, solution.weights, solution.bias, solution.beta)
 
 
 def assert_optimal(solution, phi, targets):

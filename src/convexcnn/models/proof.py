@@ -13,14 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from convexcnn.errors import SettingError
 from convexcnn.models.base import available_memory_gb
 from convexcnn.models.program_settings import MEMORY_SHARE
-from convexcnn.models.raw_block import raw_block
 from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.block_certificate import BlockEvidence, certify_block
-from convexcnn.programs.certificate import Certificate
+from convexcnn.programs.block_certificate import BlockEvidence, certify_block, evidence_of
+from convexcnn.programs.certificate import Certificate, GatedBlock
+from convexcnn.programs.certify_cones import certify_cones
 from convexcnn.programs.further_neuron import FurtherNeuron, find_further_neuron
+from convexcnn.programs.neurons import relu_neurons
+from convexcnn.solvers.patch_blocks import PatchBlocks
 
 if TYPE_CHECKING:
     from convexcnn.models.two_layer import ConvexConvClassifier
@@ -109,29 +111,56 @@ def block_evidence(
             "there is no certificate for formulation relu-penalised: its minimiser need not be in "
             "the cones; train with formulation relu or gated"
         )
-    if model.formulation == "relu":
-        _check_memory(model, stream)
     with torch.no_grad():
+        if model.formulation == "relu" and not _cones_fit(model, stream):
+            return _streamed_evidence(model, stream)
         return certify_block(raw_block(model), stream, model.program_kind(), progress=progress)
 
 
-def _check_memory(model: ConvexConvClassifier, stream: ImageStream) -> None:
+def raw_block(model: ConvexConvClassifier) -> GatedBlock:
+    """The block of a trained model, as certificates want it."""
+    return GatedBlock.of(_features(model), model.coef_, model.intercept_, model.beta_)
+
+
+def _features(model: ConvexConvClassifier) -> GatedFeatures:
+    return GatedFeatures(
+        model.geometry(), model.transform_.to("cpu"), model.gates_.cpu(), model.pool
+    )
+
+
+def _cones_fit(model: ConvexConvClassifier, stream: ImageStream) -> bool:
+    """Whether the inequalities of all cones fit into memory at once."""
     patches = len(stream) * model.geometry().cell_order.numel()
     needed = 8e-9 * patches * (model.transform_.dim + 12 * model.coef_[:, :, 0, :, 0].numel())
-    budget = MEMORY_SHARE * available_memory_gb()
-    if needed > budget:
-        raise SettingError(
-            f"the certificate of formulation relu gathers the cones of all patches, about "
-            f"{needed:.0f} GB of the {budget:.0f} GB it may use; train on fewer images or gates, "
-            f"or leave the certificate out"
+    return bool(needed <= MEMORY_SHARE * available_memory_gb())
+
+
+def _streamed_evidence(model: ConvexConvClassifier, stream: ImageStream) -> BlockEvidence:
+    """The certificate of (R) over patches in the blocks, and the bits, that a solver saw."""
+    kind = model.program_kind()
+    with fast_float32():
+        patches = PatchBlocks.from_streams(_features(model), [stream])
+        neurons = relu_neurons(model.coef_.cpu().double(), model.intercept_.cpu().double())
+        certificate = certify_cones(
+            lambda: (block for _, block in patches),
+            patches.targets,
+            patches.gates,
+            model.coef_.cpu(),
+            model.intercept_.cpu(),
+            beta=model.beta_,
+            loss=kind.loss,
+            regulariser=kind.regulariser,
+            intercept=kind.intercept,
         )
+        scores = torch.cat([neurons.scores(block) for _, block in patches])
+    return evidence_of(certificate, kind, scores, patches.targets)
 
 
 def further_neuron(
     model: ConvexConvClassifier, stream: ImageStream, evidence: BlockEvidence
 ) -> FurtherNeuron:
     """Search for a ReLU neuron whose addition would lower the objective."""
-    features = GatedFeatures(model.geometry(), model.transform_.to("cpu"), model.gates_.cpu())
+    features = _features(model)
     generator = torch.Generator().manual_seed(model.random_state or 0)
     with torch.no_grad(), fast_float32():
         return find_further_neuron(

@@ -82,7 +82,7 @@ def certify_block(
         regulariser=kind.regulariser,
         intercept=kind.intercept,
     )
-    return _evidence(found.certificate, kind, found.scores, found.targets)
+    return evidence_of(found.certificate, kind, found.scores, found.targets)
 
 
 def _certify_cones(block: GatedBlock, stream: ImageStream, kind: ProgramKind) -> BlockEvidence:
@@ -90,7 +90,7 @@ def _certify_cones(block: GatedBlock, stream: ImageStream, kind: ProgramKind) ->
     scores, targets = program.scores(block.weights, block.bias), program.targets
     multipliers = cone_multipliers(program, scores)
     certificate = certify(program, block.weights, block.bias, multipliers)
-    return _evidence(certificate, kind, scores, targets)
+    return evidence_of(certificate, kind, scores, targets)
 
 
 def cone_multipliers(program: Program, scores: Tensor) -> Tensor:
@@ -121,9 +121,10 @@ def cone_multipliers(program: Program, scores: Tensor) -> Tensor:
     return found / n
 
 
-def _evidence(
+def evidence_of(
     certificate: Certificate, kind: ProgramKind, scores: Tensor, targets: Tensor
 ) -> BlockEvidence:
+    """Evidence from the scores (n, k) of the training images."""
     loss = loss_total(kind.loss, scores, targets) / len(targets)
     residual = centred_residual(kind.loss, scores, targets, kind.intercept)
     return BlockEvidence(certificate, loss, residual)
@@ -142,7 +143,7 @@ def gathered_program(block: GatedBlock, stream: ImageStream, kind: ProgramKind) 
         coordinates = torch.nn.functional.conv2d(
             images.double(), block.basis, block.basis_bias, block.stride, block.padding
         )
-        patches.append(_by_cell(coordinates, block.cells))
+        patches.append(_by_cell(coordinates, block.cells, average=block.pool == "average"))
         targets.append(block_targets.double())
     return Program(
         torch.cat(patches),
@@ -153,11 +154,12 @@ def gathered_program(block: GatedBlock, stream: ImageStream, kind: ProgramKind) 
         kind.regulariser,
         kind.formulation,
         kind.intercept,
+        kind.pooling,
     )
 
 
-def _by_cell(coordinates: Tensor, cells: int) -> Tensor:
-    """Patches (n, cells^2, q, d) over the size of their cell, from (n, d, rows, columns)."""
+def _by_cell(coordinates: Tensor, cells: int, *, average: bool) -> Tensor:
+    """Patches (n, cells^2, q, d), over the size of their cell for averages, from a grid of them."""
     rows, columns = coordinates.shape[2:]
     inside = [
         coordinates[:, :, top:bottom, left:right].flatten(2).transpose(1, 2)
@@ -166,7 +168,9 @@ def _by_cell(coordinates: Tensor, cells: int) -> Tensor:
     ]
     largest = max(patches.shape[1] for patches in inside)
     padded = [
-        torch.nn.functional.pad(patches / patches.shape[1], (0, 0, 0, largest - patches.shape[1]))
+        torch.nn.functional.pad(
+            patches / (patches.shape[1] if average else 1), (0, 0, 0, largest - patches.shape[1])
+        )
         for patches in inside
     ]
     return torch.stack(padded, 1)

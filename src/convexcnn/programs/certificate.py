@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.errors import RunError
+from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 
 PROBED = 4
@@ -72,6 +73,38 @@ class GatedBlock:
     bias: Tensor
     beta: float
     pool: str = "average"
+
+    @classmethod
+    def of(cls, features: GatedFeatures, weights: Tensor, bias: Tensor, beta: float) -> GatedBlock:
+        """The block of a solution in float64, with its gates and coordinates as filters.
+
+        Args:
+            features: geometry, transform and gates of the solution.
+            weights: V, or V and W, of as many numbers as the block's.
+            bias: b, (k,).
+            beta: weight of the regulariser.
+        """
+        transform, geometry = features.transform.to("cpu").double(), features.geometry
+        gates = features.gates.cpu().double()
+        filters, thresholds = transform.to_filters(gates)
+        basis, shifts = transform.to_filters(torch.eye(transform.dim, dtype=torch.float64))
+        side = geometry.filter_size
+        window = geometry.image_shape[0], side, side
+        signs = weights.shape[:-1] if weights.dim() == 5 else ()
+        return cls(
+            gates=filters.view(-1, *window),
+            gate_bias=thresholds,
+            gate_vectors=gates,
+            basis=basis.view(-1, *window),
+            basis_bias=shifts,
+            stride=geometry.stride,
+            padding=geometry.padding,
+            cells=geometry.cells,
+            weights=weights.cpu().double().reshape(*signs[:1], len(bias), *features.shape),
+            bias=bias.cpu().double(),
+            beta=beta,
+            pool=features.pool,
+        )
 
     def double(self) -> GatedBlock:
         tensors: Any = {k: v.double() for k, v in vars(self).items() if isinstance(v, Tensor)}

@@ -18,6 +18,7 @@ from convexcnn.programs.dual_bound import (
     loss_total,
     penalty,
 )
+from convexcnn.programs.multipliers import SparseMultipliers
 from convexcnn.programs.program import Program
 
 ROWS = 256
@@ -37,7 +38,10 @@ class ConeCertificate(Certificate):
 
 
 def certify(
-    program: Program, weights: Tensor, bias: Tensor, multipliers: Tensor | None = None
+    program: Program,
+    weights: Tensor,
+    bias: Tensor,
+    multipliers: Tensor | SparseMultipliers | None = None,
 ) -> Certificate:
     """Bound the distance of a solution from the optimum of its program, in float64.
 
@@ -45,13 +49,15 @@ def certify(
         program: (G) or (R).
         weights: V, (k, cells, g, d); V and W, (2, k, cells, g, d), for (R).
         bias: b, (k,).
-        multipliers: for (R), mu >= 0 of the cones, (2, k, cells, g, n q), in the scale of the
-            program; a start for better ones, zero by default.
+        multipliers: for (R), mu >= 0 of the cones, (2, k, cells, g, n q) or sparse, in the scale
+            of the program; a start for better ones, zero by default.
 
     Returns:
         The certificate; its gap is infinite if no point of the cones was found.
     """
     if program.formulation == "relu":
+        if isinstance(multipliers, SparseMultipliers):
+            multipliers = multipliers.dense(program.patches.shape[0] * program.patches.shape[2])
         return _certify_relu(program, weights.double(), bias.double(), multipliers)
     return certify_gated(
         zip(_feature_rows(program), torch.split(program.targets, ROWS), strict=True),

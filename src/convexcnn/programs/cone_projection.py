@@ -32,11 +32,16 @@ class Cones(ABC):
 
 
 class SignedPatches(Cones):
-    """(2 D_i(x) - 1) x . v >= 0 for every patch x: average pooling."""
+    """(2 D_i(x) - 1) x . v >= 0 for every patch x: average pooling.
 
-    def __init__(self, program: Program) -> None:
-        self.patches = program.patches.double().transpose(0, 1).flatten(1, 2)
-        reach = program.gates.double() @ self.patches.transpose(1, 2)
+    Args:
+        patches: (cells, m, d).
+        gates: (g, d).
+    """
+
+    def __init__(self, patches: Tensor, gates: Tensor) -> None:
+        self.patches = patches.double()
+        reach = gates.double() @ self.patches.transpose(1, 2)
         self.sign = torch.where(reach >= 0, 1.0, -1.0).double()
         self.square_norms = torch.linalg.matrix_norm(self.patches, 2).square()[:, None]
         self.rows = self.patches.shape[1]
@@ -97,7 +102,9 @@ def _rows_of(patches: Tensor, gate: Tensor) -> Tensor:
 
 def cones_of(program: Program) -> Cones:
     """The cones of a program's gates, in float64."""
-    return MaximumRows(program) if program.pooling == "max" else SignedPatches(program)
+    if program.pooling == "max":
+        return MaximumRows(program)
+    return SignedPatches(program.patches.transpose(0, 1).flatten(1, 2), program.gates)
 
 
 def project_on_cones(slopes: Tensor, cones: Cones, start: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class ConeRows:
             raise SettingError(
                 "a training patch is orthogonal to a gate, or the gate responds alike to two "
                 "patches of a cell with max pooling, so no filter lies inside that gate's cone; "
-                "draw other gates, or use solver augmented-lagrangian"
+                "draw other gates"
             )
 
     def responses(self, weights: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.losses import get_loss
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm, get_regulariser
 
@@ -61,9 +62,14 @@ def balanced(kind: ProgramKind, negative: Tensor, targets: Tensor) -> DualPoint:
     return DualPoint(targets - kept * chances - shift, kept, shift)
 
 
+def feasible_dual(kind: ProgramKind, scores: Tensor, targets: Tensor) -> Tensor:
+    """The values of :func:`balanced` for scores and targets (n, k)."""
+    return balanced(kind, -get_loss(kind.loss).gradient(scores, targets), targets).values
+
+
 def dual_point(program: Program, scores: Tensor) -> Tensor:
-    """The values of :func:`balanced` for scores (n, k) of a program in memory."""
-    return balanced(program.kind, negative_gradient(program, scores), program.targets).values
+    """:func:`feasible_dual` for a program in memory."""
+    return feasible_dual(program.kind, scores, program.targets)
 
 
 def dual_value(program: Program, dual: Tensor, slopes: Tensor) -> float:

@@ -8,6 +8,8 @@ from enum import Enum
 
 from torch import Tensor
 
+from convexcnn.programs.multipliers import SparseMultipliers
+
 
 class Status(Enum):
     """How a solver ended; the value says what to try next if it did not converge."""
@@ -28,14 +30,15 @@ class Optimum:
         status: how the solver ended.
         history: one dictionary per iteration: ``seconds``, ``primal``, ``dual``,
             ``relative_gap``, as the solver saw them.
-        multipliers: mu of the cones of (R), (2, k, cells, g, n q); None for (G).
+        multipliers: mu of the cones of (R), (2, k, cells, g, n q) or only those that are not
+            zero; None for (G).
     """
 
     weights: Tensor
     bias: Tensor
     status: Status
     history: list[dict[str, float]] = field(default_factory=list)
-    multipliers: Tensor | None = None
+    multipliers: Tensor | SparseMultipliers | None = None
 
 
 class History:

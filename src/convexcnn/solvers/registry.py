@@ -5,6 +5,7 @@ from __future__ import annotations
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.admm import ADMM
 from convexcnn.solvers.burer_monteiro import BurerMonteiro
+from convexcnn.solvers.cone_columns import ConeColumns
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
@@ -15,7 +16,8 @@ from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.warm_path import BetaSolver
 
 BETA_SOLVERS: dict[str, type[BetaSolver]] = {
-    solver.name: solver for solver in (MultipleKernel, InteriorPoint, ADMM, Fista, BurerMonteiro)
+    solver.name: solver
+    for solver in (MultipleKernel, InteriorPoint, ADMM, Fista, BurerMonteiro, ConeColumns)
 }
 """Solvers of one beta at a time, by name; every one takes ``tolerance``."""
 
