@@ -94,8 +94,7 @@ class GatedFeatures:
 
     def double(self) -> GatedFeatures:
         """The same operator in float64: gates that a patch nearly touches may be on there only."""
-        transform, gates = self.transform.double(), self.gates.double()
-        return GatedFeatures(self.geometry, transform, gates, self.pool)
+        return GatedFeatures(self.geometry, self.transform.double(), self.gates.double(), self.pool)
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """Return Phi for a block of images.
@@ -131,7 +130,7 @@ class GatedFeatures:
 
     def _take_largest(self, flat: Tensor, responses: Tensor, out: Tensor) -> None:
         """Write the patch with the largest response of every cell, where that is not negative."""
-        n, (cells, gates, dim) = len(out), self.shape
+        n, cells, (gates, dim) = len(out), self.geometry.n_cells, self.gates.shape
         by_cell = responses.view(n, cells, -1, gates)
         order, patches = self.geometry.cell_order, self.geometry.grid[0] * self.geometry.grid[1]
         absent = (order == patches).to(responses.device)

@@ -38,7 +38,8 @@ class CoarseFeatures(GatedFeatures):
         kept = min(dim, DIRECTIONS)
         count = min(gates, max(1, size // (cells * kept)))
         self.chosen = torch.arange(count, device=features.gates.device) * gates // count
-        super().__init__(features.geometry, features.transform, features.gates[self.chosen])
+        gates_kept = features.gates[self.chosen]
+        super().__init__(features.geometry, features.transform, gates_kept, features.pool)
         patches = self.pooling(images).flatten(0, 1)
         vectors = torch.linalg.eigh(patches.T @ patches).eigenvectors
         self.directions = vectors.flip(1)[:, :kept].contiguous()
