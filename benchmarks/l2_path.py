@@ -36,7 +36,9 @@ from convexcnn.patches.gates import gaussian_gates
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.certificate import GatedBlock, certify_ridge
+from convexcnn.programs.block_certificate import certify_block
+from convexcnn.programs.certificate import GatedBlock
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.kernel import Kernel, needed_gb
 from convexcnn.solvers.result import Solution
 
@@ -132,7 +134,7 @@ def certificate(
         bias=solution.bias,
         beta=solution.beta,
     )
-    return certify_ridge(block, stream).to_dict()
+    return certify_block(block, stream, ProgramKind()).certificate.to_dict()
 
 
 def describe(solution: Solution, seconds: float) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.certificate import GatedBlock, certify_ridge
+from convexcnn.programs.block_certificate import certify_block
+from convexcnn.programs.certificate import GatedBlock
+from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers import cholesky, coarse, direct, kernel, matrix_free, nystrom, statistics
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.kernel import Kernel
@@ -163,7 +165,7 @@ def test_the_pilot_mean_is_for_rounding_only(solver, offset, monkeypatch):
 def test_the_gap_is_no_smaller_than_what_the_certificate_finds(solver, mirror, beta, tolerance):
     features, train, _ = make_problem(mirror)
     solution = solver([beta], tolerance=tolerance).solve(features, train)
-    proof = certify_ridge(raw_block(features, solution), train)
+    proof = certify_block(raw_block(features, solution), train, ProgramKind()).certificate
     last = solution.history[-1]
     assert solution.relative_gap <= tolerance
     assert last["relative_gap"] == pytest.approx(solution.relative_gap, rel=1e-3, abs=1e-13)
@@ -253,7 +255,7 @@ def test_too_few_passes_are_told_with_the_gap_they_reached():
     solution = MatrixFree([1e-3], rank=1, coarse=1, max_iterations=2).solve(features, train)
     assert solution.status is Status.ITERATION_LIMIT
     assert solution.relative_gap > 1e-6
-    proof = certify_ridge(raw_block(features, solution), train)
+    proof = certify_block(raw_block(features, solution), train, ProgramKind()).certificate
     assert proof.relative_gap <= solution.relative_gap
     assert len(solution.history) == 1
 

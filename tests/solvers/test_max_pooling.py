@@ -130,11 +130,12 @@ def test_the_relu_network_has_the_objective_of_its_program(loss: str, cells: int
 def test_gated_networks_become_relu_networks_with_the_same_scores(regulariser: str) -> None:
     program = tiny_program(regulariser=regulariser, cells=4, pooling="max")
     optimum = Fista(1e-7).solve(program)
+    where = torch.split(program.patches, 3), program.gates
     convert = factored_neurons if regulariser == "nuclear" else decomposed_neurons
-    neurons = convert(program, optimum.weights, optimum.bias)
+    neurons = convert(*where, optimum.weights, optimum.bias, "max")
     scores = program.scores(optimum.weights, optimum.bias)
     torch.testing.assert_close(neurons.scores(program.patches), scores, rtol=0, atol=1e-7)
-    assert relative_violation(program, cone_decomposition(program, optimum.weights)) < 1e-15
+    assert relative_violation(program, cone_decomposition(*where, optimum.weights, "max")) < 1e-15
 
 
 def test_programs_without_an_exact_max_are_refused() -> None:
