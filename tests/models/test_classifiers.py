@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import convex, non_convex
 
 from convexcnn.errors import DataError
 from convexcnn.solvers.sgd import SGD
 from small import stripes
+from tiny_models import convex, non_convex
 
 IMAGES, LABELS = stripes(60)
 COLOUR = stripes(45, channels=3)[0]
@@ -195,7 +195,10 @@ def test_images_of_another_kind_are_refused(model, X, complaint):
 @pytest.mark.parametrize(
     ("make_events", "phases"),
     [
-        (convex, ["gates", "statistics", "factorisation", "path", "validation", "refit"]),
+        (
+            convex,
+            ["gates", "statistics", "factorisation", "path", "validation", "refit", "refinement"],
+        ),
         (
             lambda **kwargs: convex(solver="kernel", **kwargs),
             ["gates", "kernel", "factorisation", "path", "refit", "refinement"],

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 import torch
-from tiny_models import convex
 
 from convexcnn.models.column_generation import _unlike
 from small import stripes
+from tiny_models import convex
 
 IMAGES, LABELS = stripes(40)
 PROGRAMS = [

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny_models import convex
 
 from convexcnn.data.dataset import ImageSplit
 from convexcnn.models import load_model, save_model
@@ -22,6 +21,7 @@ from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.warm_path import WarmPath
 from small import stripes
+from tiny_models import convex
 
 IMAGES, LABELS = stripes(30)
 LOSSES = ("squared", "cross_entropy")

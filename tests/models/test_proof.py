@@ -8,13 +8,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import convex
 
 from convexcnn.errors import SettingError
 from convexcnn.models.proof import prove
 from convexcnn.models.recovered import recover
 from convexcnn.solvers.sgd import SGD
 from small import stripes
+from tiny_models import convex
 
 IMAGES, LABELS = stripes(40)
 TEST_IMAGES, _ = stripes(20, seed=3)

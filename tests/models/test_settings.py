@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_models import MAKERS, convex, non_convex
 
 from convexcnn.errors import SettingError
 from convexcnn.models.base import resolve_device
@@ -16,6 +15,7 @@ from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import WarmPath
 from small import stripes
+from tiny_models import MAKERS, convex, non_convex
 
 IMAGES, LABELS = stripes(30)
 SGD_ONCE = SGD(epochs=1, batch_size=10)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
-from tiny_models import convex
 
 from convexcnn import reference
 from convexcnn.errors import DataError, SettingError
@@ -16,6 +15,7 @@ from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes
+from tiny_models import convex
 
 IMAGES, LABELS = stripes(60)
 K = 3

@@ -130,12 +130,12 @@ def test_the_relu_network_has_the_objective_of_its_program(loss: str, cells: int
 def test_gated_networks_become_relu_networks_with_the_same_scores(regulariser: str) -> None:
     program = tiny_program(regulariser=regulariser, cells=4, pooling="max")
     optimum = Fista(1e-7).solve(program)
-    where = torch.split(program.patches, 3), program.gates
     convert = factored_neurons if regulariser == "nuclear" else decomposed_neurons
-    neurons = convert(*where, optimum.weights, optimum.bias, "max")
+    data = torch.split(program.patches, 5), program.gates
+    neurons = convert(*data, optimum.weights, optimum.bias, "max")
     scores = program.scores(optimum.weights, optimum.bias)
     torch.testing.assert_close(neurons.scores(program.patches), scores, rtol=0, atol=1e-7)
-    assert relative_violation(program, cone_decomposition(*where, optimum.weights, "max")) < 1e-15
+    assert relative_violation(program, cone_decomposition(*data, optimum.weights, "max")) < 1e-15
 
 
 def test_programs_without_an_exact_max_are_refused() -> None:
@@ -166,7 +166,7 @@ def max_features() -> GatedFeatures:
 def test_ridge_solvers_take_features_of_max_pooling(solver: Any) -> None:
     features = max_features()
     kind = ProgramKind("gated", "l2", pooling="max")
-    solution = solver([0.02]).solve(features, STREAM)
+    solution = solver([0.02], tolerance=1e-6).solve(features, STREAM)
     program = Program.from_streams(kind, features, [STREAM], 0.02)
     weights = solution.weights.double().view(program.shape)
     bound = certify(program, weights, solution.bias.double())

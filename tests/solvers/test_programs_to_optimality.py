@@ -129,6 +129,23 @@ def test_programs_of_more_features_than_images_reach_tight_gaps() -> None:
         assert bound.relative_gap <= 1e-9
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("beta", [1e-5, 1e-3, 0.1])
+def test_rounding_does_not_stall_kernel_weights(seed: int, beta: float) -> None:
+    """Many more features than rank, gates that repeat, and starts at a near-by optimum."""
+    generator = torch.Generator().manual_seed(seed)
+    n, gates = 20 + 40 * (seed % 2), 20
+    patches = torch.randn(n, 1, 1 + seed % 3, 8, generator=generator, dtype=torch.float64)
+    directions = torch.randn(gates, 8, generator=generator, dtype=torch.float64)
+    directions[1] = directions[0]
+    targets = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    program = Program(patches, directions, targets, beta, intercept=bool(seed % 4))
+    optimum = MultipleKernel(1e-8).solve(program)
+    assert optimum.status is Status.OPTIMAL
+    next_one = MultipleKernel(1e-8).solve(program.at(beta / 2), optimum)
+    assert next_one.status is Status.OPTIMAL
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_bounded_quadratic_meets_its_optimality_conditions(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

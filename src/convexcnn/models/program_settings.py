@@ -184,7 +184,7 @@ class ProgramSettings:
             name, reason = choice.solver, choice.reason
         check_memory(name, self.kind, size, budget)
         if name in BETA_SOLVERS:
-            return WarmPath(beta_solver(name, self.gap), self.kind, betas), reason
+            return WarmPath(beta_solver(name, self.gap, budget), self.kind, betas), reason
         chunk = rows_at_once(size.features)
         return RIDGE_SOLVERS[name](betas, tolerance=self.gap, chunk=chunk), reason
 

@@ -94,7 +94,7 @@ class GatedFeatures:
 
     def double(self) -> GatedFeatures:
         """The same operator in float64: gates that a patch nearly touches may be on there only."""
-        return GatedFeatures(self.geometry, self.transform.double(), self.gates.double())
+        return GatedFeatures(self.geometry, self.transform.double(), self.gates.double(), self.pool)
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """Return Phi for a block of images.

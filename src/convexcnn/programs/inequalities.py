@@ -29,6 +29,19 @@ TIE = 1e-6
 float32, are the same patch."""
 
 
+def taken_patches(patches: Tensor, gates: Tensor, pooling: str) -> Tensor:
+    """1 where a gate (g, d) takes a patch (n, cells, q, d), else 0; (n, cells, q, g).
+
+    With max pooling it takes the patch of its largest response, if that is not negative.
+    """
+    responses = patches @ gates.T
+    if pooling == "average":
+        return (responses >= 0).to(patches.dtype)
+    absent = (patches == 0).all(3, keepdim=True)
+    largest, best = responses.masked_fill(absent, -torch.inf).max(2, keepdim=True)
+    return torch.zeros_like(responses).scatter_(2, best, (largest >= 0).to(patches.dtype))
+
+
 @dataclass(frozen=True)
 class Inequalities:
     """Row l of an image, cell and gate is own_l x_l + lead_l x_m; 0 where there is none.

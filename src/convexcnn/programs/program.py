@@ -20,7 +20,7 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.inequalities import Inequalities
+from convexcnn.programs.inequalities import Inequalities, taken_patches
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import Loss, get_loss
 from convexcnn.programs.regularisers import Regulariser, get_regulariser
@@ -138,13 +138,7 @@ class Program:
     @cached_property
     def on(self) -> Tensor:
         """D, (n, cells, q, g): 1 where a gate is on for a patch and takes it, else 0."""
-        responses = self.patches @ self.gates.T
-        if self.pooling == "average":
-            return (responses >= 0).to(self.patches.dtype)
-        absent = (self.patches == 0).all(3, keepdim=True)
-        largest, best = responses.masked_fill(absent, -torch.inf).max(2, keepdim=True)
-        on = (largest >= 0).to(self.patches.dtype)
-        return torch.zeros_like(responses).scatter_(2, best, on)
+        return taken_patches(self.patches, self.gates, self.pooling)
 
     @cached_property
     def features(self) -> Tensor:

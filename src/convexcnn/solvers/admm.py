@@ -30,7 +30,7 @@ from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import Norm, get_regulariser
 from convexcnn.solvers.duality import balanced, best_dual_value
-from convexcnn.solvers.metric import GramMetric, KernelMetric, Metric
+from convexcnn.solvers.metric import Metric, make_metric
 from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.passes import image_totals, pull_back
 from convexcnn.solvers.result import Callback
@@ -59,13 +59,13 @@ class ADMM(BetaSolver):
         tolerance: relative duality gap.
         max_passes: passes over the images at most, for one beta.
         steps: ADMM steps between two passes.
-        memory_gb: decides whether Phi is kept where the kernel of the images is used.
+        memory_gb: what factor and kept features may need.
     """
 
     tolerance: float = 1e-4
     max_passes: int = 200
     steps: int = 20
-    memory_gb: float = 4.0
+    memory_gb: float = 8.0
 
     name = "admm"
 
@@ -80,14 +80,7 @@ class ADMM(BetaSolver):
         callback: Callback | None = None,
     ) -> AtBeta:
         self.check(kind)
-        rows, size = sum(len(stream) for stream in streams), features.n_features
-        chunk = int(min(2000, max(100, 0.25e9 / (4 * size))))
-        metric: Metric
-        if size <= rows:
-            metric = GramMetric(features, streams, chunk=chunk)
-        else:
-            keep = 4e-9 * rows * size <= self.memory_gb
-            metric = KernelMetric(features, streams, chunk=chunk, keep=keep)
+        metric = make_metric(features, streams, self.memory_gb)
         return _Prepared(self, kind, features, streams, metric, callback)
 
     def extend(

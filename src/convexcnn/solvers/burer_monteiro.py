@@ -30,8 +30,8 @@ from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import AtBeta, BetaSolver
 
-MEMORY = 20
-"""Pairs of steps and gradients of L-BFGS."""
+MEMORY = 100
+"""Pairs of steps and gradients of L-BFGS; 20 need half as many passes again."""
 CHUNK = 10
 """L-BFGS iterations between two looks at the gap."""
 PROGRESS = 1e-9

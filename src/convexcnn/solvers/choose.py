@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers import direct, kernel, matrix_free
+from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes
 from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
 from convexcnn.solvers.warm_path import InMemorySolver
 
@@ -93,7 +94,8 @@ def _ridge(needed: Callable[..., float]) -> Callable[[ProblemSize, ProgramKind],
 
 
 def _one_factor(size: ProblemSize, kind: ProgramKind) -> float:
-    return 4.0 * 2 * size.smaller_side**2 + _streamed(size, kind)
+    gram, kernel = gram_metric_bytes(size.features), kernel_metric_bytes(size.rows)
+    return min(gram, kernel) + _streamed(size, kind)
 
 
 def _patches(size: ProblemSize, kind: ProgramKind) -> float:

@@ -74,7 +74,7 @@ class KernelSide(Side):
 
     @abstractmethod
     def kernel(self, eta: Tensor) -> Tensor:
-        """sum_i eta_i Phi_i Phi_i', (n, n), a new tensor in the precision of eta."""
+        """sum_i eta_i Phi_i Phi_i', (n, n), in the precision of eta, until the next call."""
 
     @abstractmethod
     def pull(self, dual: Tensor) -> Tensor:
@@ -172,13 +172,15 @@ class MaskedKernelSide(KernelSide):
         squares = self.patches.square().sum(2, keepdim=True) * self.on
         self.mean_square = float(squares.sum()) / len(program.targets)
         self._inner: dict[torch.dtype, Tensor] = {}
+        self._overlap: dict[torch.dtype, Tensor] = {}  # reused: fresh memory costs page faults
 
     def kernel(self, eta: Tensor) -> Tensor:
         if eta.dtype not in self._inner:
             patches = self.patches.to(eta.dtype)
             self._inner[eta.dtype] = patches @ patches.transpose(1, 2)
+            self._overlap[eta.dtype] = torch.empty_like(self._inner[eta.dtype])
         on, weights = self.on.to(eta.dtype), eta.view(len(self.on), 1, -1)
-        overlap = (on * weights) @ on.transpose(1, 2)
+        overlap = torch.matmul(on * weights, on.transpose(1, 2), out=self._overlap[eta.dtype])
         overlap.mul_(self._inner[eta.dtype])
         return overlap.sum(0) if len(overlap) > 1 else overlap[0]
 

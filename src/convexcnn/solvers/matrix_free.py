@@ -20,6 +20,7 @@ from convexcnn.solvers.coarse import coarse_solutions
 from convexcnn.solvers.nystrom import Covariance, Moments, sketch_moments
 from convexcnn.solvers.path import (
     CHUNK,
+    PATIENCE,
     TOLERANCE,
     PathSolver,
     measure_path,
@@ -37,15 +38,18 @@ COARSE = 5000
 PATH_GAP = 1e-3
 """Relative duality gap of the points of a path, which only serve to choose beta."""
 
+TOGETHER = 4
+"""Betas of a path that share their passes; the next ones start at the smallest of them."""
+
 PASSES = "conjugate gradients"
-"""Phase of the events that tell of every pass of a path: how many betas are not solved yet, and the
-training loss at the first one."""
+"""Phase of the events that tell of the passes of a path: how many of the betas that share them are
+not solved yet, and the training loss at the smallest."""
 
 CORRECTED = 1e-4
 """Relative residual at which a correction is as good as float32 lets it be."""
 
-VECTORS = 6 * 20
-"""Vectors per class that conjugate gradients on 20 betas hold."""
+VECTORS = 6 * 4 + 20
+"""Vectors per class: those of conjugate gradients on a few betas, and a solution per beta."""
 
 
 def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: int = RANK) -> float:
@@ -65,8 +69,9 @@ def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: i
 class MatrixFree(PathSolver):
     """Ridge regression by Nystrom-preconditioned conjugate gradients on streamed images.
 
-    The points of a path start at the optima over a few gates, from a Gram matrix, and are solved
-    side by side to a relative duality gap of PATH_GAP; the solution starts at the one chosen.
+    A path is walked from the largest beta down, a few betas at a time, to a relative duality gap of
+    PATH_GAP; it starts at the optima over a few gates, from a Gram matrix, and the solution on all
+    images at the point that was chosen. A default path ends once held-out images have had enough.
 
     Args:
         betas: as for every :class:`PathSolver`.
@@ -74,7 +79,8 @@ class MatrixFree(PathSolver):
         chunk: rows of Phi held in memory.
         rank: of the preconditioner; its memory is four times rank x n_features.
         coarse: features of the small ridge regression that the path starts from.
-        max_iterations: products with A at most, of the path and all refinement together.
+        max_iterations: products with A at most, for the betas that share them, and for the final
+            solution.
     """
 
     name = "cg"
@@ -109,33 +115,43 @@ class MatrixFree(PathSolver):
         moments = sketch_moments(features, train, self.rank, self.chunk)
         betas = relative_path(self.betas, moments.variance, features)
         clock.lap("sketch")
-        start = coarse_solutions(features, train, betas, self.coarse, self.chunk)
+        falling = sorted(betas, reverse=True)
+        first = falling[:TOGETHER]
+        start = coarse_solutions(features, train, first, self.coarse, self.chunk)
         clock.lap("coarse start")
         goal = 0.5 * self.tolerance if validation is None else PATH_GAP
         covariance = Covariance(features, [train], moments.mean, self.chunk)
-        weights, path, passes = self._path(covariance, moments, betas, start, goal, clock)
+        weights: dict[float, Tensor] = {}
+        path: list[PathPoint] = []
+        for at in range(0, len(falling), TOGETHER):
+            group = falling[at : at + TOGETHER]
+            if path:
+                start = weights[path[-1].beta][:, None].repeat(1, len(group), 1)
+            solved, points, passes = self._group(covariance, moments, group, start, goal, clock)
+            path += points
+            weights |= zip(group, solved, strict=True)
+            if validation is not None:
+                biases = torch.stack([_bias(train, moments, v) for v in solved])
+                measure_path(features, validation, solved, biases, points)
+                if self.betas is None and path.index(best_point(path)) < len(path) - PATIENCE:
+                    break
         clock.lap("path")
-        beta, best, held_out, streams = betas[0], weights[0], None, [train]
+        beta, held_out, streams, left = betas[0], None, [train], self.max_iterations - passes
         if validation is not None:
-            mean_target = _target_mean(train)
-            biases = torch.stack([mean_target - moments.mean @ v for v in weights])
-            measure_path(features, validation, weights, biases, path)
-            chosen = best_point(path)
-            at, beta = path.index(chosen), chosen.beta
-            best, streams = weights[at], [train, validation]
-            held_out = scores_of(features, validation, best, biases[at])
-            clock.lap("validation")
+            beta, streams, left = best_point(path).beta, [train, validation], self.max_iterations
+            bias = _bias(train, moments, weights[beta])
+            held_out = scores_of(features, validation, weights[beta], bias)
 
         def correct(found: RidgeMeasure) -> Tensor | None:
-            nonlocal passes
-            left = self.max_iterations - passes
+            nonlocal left
             if left <= 0:
                 return None
             step, used = self._correction(features, streams, moments, found, beta, left)
-            passes += used
+            left -= used
             return step
 
-        refined = refine(ExactRidge(features, streams, beta), best.T, correct, self.tolerance)
+        ridge = ExactRidge(features, streams, beta)
+        refined = refine(ridge, weights[beta].T, correct, self.tolerance)
         clock.lap("refinement")
         return Solution(
             weights=refined.weights.contiguous(),
@@ -143,14 +159,14 @@ class MatrixFree(PathSolver):
             beta=beta,
             solver=self.name,
             relative_gap=refined.measure.relative_gap,
-            path=path,
+            path=sorted(path, key=lambda point: betas.index(point.beta)),
             seconds=clock.seconds,
             held_out_scores=held_out,
             status=refined.status,
             history=refined.history,
         )
 
-    def _path(
+    def _group(
         self,
         covariance: Covariance,
         moments: Moments,
@@ -160,7 +176,7 @@ class MatrixFree(PathSolver):
         clock: PhaseClock,
     ) -> tuple[Tensor, list[PathPoint], int]:
         """Solutions (s, n_features, k) within a relative gap, their losses, and passes made."""
-        path = [PathPoint(beta) for beta in betas]
+        points = [PathPoint(beta) for beta in betas]
         done = 0
 
         def enough(index: int, weights: Tensor, residual: Tensor) -> bool:
@@ -169,20 +185,21 @@ class MatrixFree(PathSolver):
             inner = float((weights * (moments.cross + residual)).sum())
             loss = 0.5 * (moments.target_variance - inner - beta * square)
             gap = float(residual.square().sum()) / (2 * beta)
-            path[index].train = {"loss": loss}
+            points[index].train = {"loss": loss}
             return gap <= goal * (loss + 0.5 * beta * square)
 
         def product(x: Tensor) -> Tensor:
             nonlocal done
-            event = {"phase": PASSES, "step": done, "steps": self.max_iterations}
-            unsolved = x.shape[1] // moments.cross.shape[1]
-            clock.tell({**event, **path[0].train, "unsolved": unsolved})
+            if done:
+                unsolved = x.shape[1] // moments.cross.shape[1]
+                event = {"phase": PASSES, "step": done, "steps": None, "unsolved": unsolved}
+                clock.tell({**event, "beta": betas[-1], **points[-1].train})
             done += 1
             return covariance.product(x)
 
         systems = ShiftedSystems(product, moments.nystrom.precondition, moments.cross, betas)
         weights, passes = systems.solve(enough, self.max_iterations, start)
-        return weights, path, passes
+        return weights, points, passes
 
     def _correction(
         self,
@@ -207,7 +224,8 @@ class MatrixFree(PathSolver):
         return step[0].T.double(), used
 
 
-def _target_mean(stream: ImageStream) -> Tensor:
-    """Share of every class among the images, (k,)."""
+def _bias(stream: ImageStream, moments: Moments, weights: Tensor) -> Tensor:
+    """The best b (k,) for V (n_features, k): mean y - V' mean phi."""
     labels = torch.from_numpy(stream.labels).to(stream.device)
-    return torch.bincount(labels, minlength=stream.n_classes).float() / len(labels)
+    shares = torch.bincount(labels, minlength=stream.n_classes).float() / len(labels)
+    return shares - moments.mean @ weights

@@ -17,8 +17,40 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.cholesky import BAND, BLOCK, CholeskyFactor
 from convexcnn.solvers.passes import feature_blocks
 
+CHUNK_BYTES = 0.25e9
+"""Of the rows of Phi that are in memory at once."""
+
 PILOT = 500
 """Images whose mean is subtracted from every feature vector while sums are accumulated."""
+
+
+def gram_metric_bytes(size: int) -> float:
+    """Memory of the Gram matrix of ``size`` features with its factor."""
+    return 4.0 * size * (size + BAND)
+
+
+def kernel_metric_bytes(rows: int, kept_size: int = 0) -> float:
+    """Memory of the kernel of ``rows`` images with its factor, and of Phi if that is kept."""
+    return 4.0 * rows * (2 * rows + kept_size)
+
+
+def make_metric(
+    features: GatedFeatures, streams: Sequence[ImageStream], memory_gb: float
+) -> Metric:
+    """The cheaper one that fits into memory; a kernel whose features are made again if none does.
+
+    Args:
+        features: the operator Phi.
+        streams: images, one stream after the other.
+        memory_gb: what the metric may need.
+    """
+    rows, size = sum(len(stream) for stream in streams), features.n_features
+    chunk = int(min(2000, max(100, CHUNK_BYTES / (4 * size))))
+    keep = kernel_metric_bytes(rows, size) <= 1e9 * memory_gb
+    gram = gram_metric_bytes(size) <= 1e9 * memory_gb
+    if size <= rows or (gram and not keep):
+        return GramMetric(features, streams, chunk=chunk)
+    return KernelMetric(features, streams, chunk=chunk, keep=keep)
 
 
 class Metric(ABC):

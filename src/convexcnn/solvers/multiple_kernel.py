@@ -21,6 +21,8 @@ from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.warm_path import InMemorySolver
 
 SMALLEST_STEP = 1e-4
+ROUNDING = 1e-12
+"""Relative growth of J that may be rounding: the gap still shrinks where J shows nothing more."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _secular_step(
     ratio = measure.pulled.norm(dim=1) / beta
     target = _model_minimum(eta, measure, beta * ratio.square() * (1 - ratio))
     ahead = side.measure(target, beta, column)
-    return (target, ahead) if ahead.value <= measure.value else None
+    return (target, ahead) if ahead.value <= measure.value * (1 + ROUNDING) else None
 
 
 def _descent_step(

@@ -27,6 +27,9 @@ CHUNK = 2000
 PATH_VECTORS = 110
 """Vectors per class that a path holds at most: a Lanczos basis and a solution per beta."""
 
+PATIENCE = 2
+"""Points of a default path that may fall below the best validation accuracy before it ends."""
+
 DEFAULT_PATH = tuple(10.0 ** (-3 + i / 3) for i in range(13))
 """Default betas, relative to the mean variance of a feature."""
 

@@ -28,11 +28,13 @@ RIDGE_SOLVERS: dict[str, type[PathSolver]] = {
 
 
 def solvers_for(kind: ProgramKind) -> list[str]:
-    """Names of the solvers that handle a kind of program to its optimum, the best one first."""
+    """Names of the solvers that handle a kind of program."""
     ridge = list(RIDGE_SOLVERS) if kind.is_ridge else []
     return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
 
 
-def beta_solver(name: str, tolerance: float) -> BetaSolver:
-    """Return the solver of that name, to a relative duality gap."""
+def beta_solver(name: str, tolerance: float, memory_gb: float) -> BetaSolver:
+    """Return the solver of that name, to a relative duality gap, within a memory budget."""
+    if name == ADMM.name:
+        return ADMM(tolerance, memory_gb=memory_gb)
     return BETA_SOLVERS[name](tolerance=tolerance)  # type: ignore[call-arg]

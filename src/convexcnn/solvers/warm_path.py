@@ -19,7 +19,7 @@ from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm, get_regulariser
 from convexcnn.solvers.optimum import Optimum
 from convexcnn.solvers.passes import feature_blocks, feature_scale
-from convexcnn.solvers.path import DEFAULT_PATH, PathSolver
+from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, PathSolver
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 
 AtBeta = Callable[[float, Optimum | None], Optimum]
@@ -27,9 +27,6 @@ AtBeta = Callable[[float, Optimum | None], Optimum]
 
 NORM_PATH = tuple(10.0 ** (-1 - i / 3) for i in range(9))
 """Default betas of a norm, relative to the smallest one at which all weights are zero."""
-
-PATIENCE = 2
-"""Points of a default path that may fall below the best validation accuracy before it ends."""
 
 
 class BetaSolver(ABC):
