@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from convexcnn.models.two_layer import ConvexConvClassifier
 
 BLOCK = 64
-WORK = 2e11
+WORK = 3e10
 """Floating-point operations that comparing scores may take; it takes fewer images beyond them."""
 
 FEWEST = 100

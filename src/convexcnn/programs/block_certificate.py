@@ -138,6 +138,7 @@ def gathered_program(block: GatedBlock, stream: ImageStream, kind: ProgramKind) 
         stream: training images.
         kind: which program.
     """
+    assert block.gate_vectors is not None, "the cones of (R) are made of gates and patches"
     patches, targets = [], []
     for images, block_targets in stream.blocks(CHUNK):
         coordinates = torch.nn.functional.conv2d(

@@ -50,7 +50,6 @@ class GatedBlock:
 
     Args:
         gates: (g, channels, f, f) gate filters, and their thresholds ``gate_bias`` (g,).
-        gate_vectors: (g, d) the same gates in the coordinates of ``basis``.
         basis: (d, channels, f, f) linear coordinates of a patch, and ``basis_bias`` (d,).
         stride: of the filters, in pixels.
         padding: zeros around the image, in pixels.
@@ -59,11 +58,11 @@ class GatedBlock:
         bias: b, (k,).
         beta: weight of the regulariser.
         pool: ``average`` or ``max`` over the patches of a cell.
+        gate_vectors: (g, d) the gates in the coordinates of ``basis``; needed for (R) only.
     """
 
     gates: Tensor
     gate_bias: Tensor
-    gate_vectors: Tensor
     basis: Tensor
     basis_bias: Tensor
     stride: int
@@ -73,6 +72,7 @@ class GatedBlock:
     bias: Tensor
     beta: float
     pool: str = "average"
+    gate_vectors: Tensor | None = None
 
     @classmethod
     def of(cls, features: GatedFeatures, weights: Tensor, bias: Tensor, beta: float) -> GatedBlock:

@@ -30,7 +30,7 @@ PASSES = 16
 STARTS = 8
 """Starts of each kind: the strongest gates, random patches, random directions."""
 
-ASCENT_IMAGES = 10_000
+ASCENT_IMAGES = 4_000
 """Images that ascents climb on; what they find is then measured on all."""
 
 MEASURED = 4
