@@ -159,7 +159,9 @@ def main() -> None:
         result["path"]["points"] = [point.to_dict() for point in solution.path]
         result["peak_memory_gb"] = round(peak_memory_bytes() / 1e9, 2)
         result["needed_gb"] = needed_gb(len(stream), features.n_features, 10, chunk=CHUNK)
+        write(arguments.out, result)  # what there is so far: the rest takes as long again
         result["certificate"] = certificate(features, solution, stream)
+        write(arguments.out, result)
         if not arguments.skip_one:
             beta = ONE_BETA if arguments.limit else solution.beta
             _, one, one_seconds, _ = solve(stream, [beta])
@@ -194,9 +196,14 @@ def main() -> None:
         for name, (value, bound, limit) in checks.items()
     ]
     result |= {"versions": versions(), "machine": machine()}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps(result, indent=1))
+    write(arguments.out, result)
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """Write the result, and print it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(result, indent=1), flush=True)
 
 
 def reached(value: float, bound: str, limit: float) -> bool:
