@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from convexcnn.errors import SettingError
-from convexcnn.models.proof import prove
+from convexcnn.models import load_model, save_model
+from convexcnn.models.proof import block_evidence, prove
 from convexcnn.models.recovered import recover
 from convexcnn.solvers.sgd import SGD
 from small import stripes
@@ -118,9 +119,32 @@ def test_the_penalised_program_has_neither_certificate_nor_network():
         model.to_relu(IMAGES)
 
 
-def test_cones_that_do_not_fit_in_memory_are_not_gathered(monkeypatch):
+def test_cones_that_do_not_fit_in_memory_are_certified_from_a_stream(monkeypatch):
     model = convex(formulation="relu", regulariser="group", betas=0.02, n_gates=2, whiten=3)
     model.fit(IMAGES, LABELS)
+    stream = model.training_stream(IMAGES, LABELS)
+    gathered = block_evidence(model, stream)
     monkeypatch.setattr("convexcnn.models.proof.available_memory_gb", lambda: 1e-6)
-    with pytest.raises(SettingError, match="gathers the cones of all patches"):
-        model.certify(IMAGES, LABELS)
+    streamed = block_evidence(model, stream)
+    assert streamed.certificate.primal == pytest.approx(gathered.certificate.primal, rel=1e-5)
+    assert streamed.certificate.dual <= streamed.certificate.primal
+    assert streamed.certificate.relative_gap <= gathered.certificate.relative_gap + 0.05
+    torch.testing.assert_close(streamed.residual, gathered.residual, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("formulation", ["gated", "relu"])
+def test_max_pooling_is_trained_certified_saved_and_turned_into_a_network(formulation, tmp_path):
+    settings = {"regulariser": "group", "betas": 0.02, "n_gates": 2, "whiten": 3}
+    model = convex(formulation=formulation, pool="max", **settings).fit(IMAGES, LABELS)
+    proof = prove(model, IMAGES, LABELS)
+    assert proof.certificate.relative_gap <= 2e-3
+    assert proof.further_neuron is None
+    assert proof.relu_network is not None
+    assert proof.relu_network.training.largest <= 1e-4
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path).scores(IMAGES)
+    np.testing.assert_allclose(loaded, model.scores(IMAGES), rtol=0, atol=1e-6)
+    with pytest.raises(SettingError, match="to_torch is for pool 'average'"):
+        model.to_torch()
+    with pytest.raises(SettingError, match="gates dual is for pool 'average'"):
+        convex(gates="dual", pool="max", **settings).fit(IMAGES, LABELS)

@@ -68,6 +68,11 @@ POSITIVE = click.IntRange(min=1)
 )
 @click.option("--pooling", type=POSITIVE, metavar="CELLS", help="Pooling cells per side.")
 @click.option(
+    "--pool",
+    type=click.Choice(["average", "max"]),
+    help="What a cell keeps of its responses; max is for small programs.  [default: average]",
+)
+@click.option(
     "--gates",
     type=click.Choice(["gaussian", "patches", "sgd", "dual"]),
     help="Where gates come from: random, patches of the images, a briefly trained network, or "

@@ -23,6 +23,7 @@ SOLVERS = (
     "interior-point",
     "admm",
     "burer-monteiro",
+    "cone-columns",
     "fista",
     "sgd",
     "adam",

@@ -113,6 +113,8 @@ def block_of(model: BlockClassifier) -> PatchBlock:
             f"NonConvexConvClassifier"
         )
     model.check_trained()
+    if isinstance(model, ConvexConvClassifier):
+        model.require_average("a sum over patches")
     if isinstance(model, ConvexConvClassifier) and model.formulation == "relu":
         neurons = relu_neurons(model.coef_, model.intercept_)
         gates, weights = neurons.filters, neurons.head[..., None] * neurons.filters

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from convexcnn.errors import SettingError
 from convexcnn.models.base import available_memory_gb
-from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.kind import POOLINGS, ProgramKind
 from convexcnn.programs.regularisers import REGULARISERS
 from convexcnn.solvers.choose import (
     ProblemSize,
@@ -45,6 +45,7 @@ class ProgramSettings:
         tolerance: relative duality gap; None for the default of the program.
         betas: weights of the regulariser; None for a path that fits the data.
         memory_gb: memory that training may use; None for a part of the machine's.
+        pool: ``average`` or ``max``.
     """
 
     formulation: str
@@ -54,6 +55,7 @@ class ProgramSettings:
     tolerance: float | None
     betas: float | Sequence[float] | None
     memory_gb: float | None
+    pool: str = "average"
 
     @property
     def descends(self) -> bool:
@@ -64,7 +66,7 @@ class ProgramSettings:
     def kind(self) -> ProgramKind:
         """The convex program; of ``relu-penalised``, the one without its penalty."""
         formulation = "gated" if self.formulation == "relu-penalised" else self.formulation
-        return ProgramKind(formulation, self.regulariser, self.loss)
+        return ProgramKind(formulation, self.regulariser, self.loss, pooling=self.pool)
 
     @property
     def gap(self) -> float:
@@ -98,6 +100,7 @@ class ProgramSettings:
         for name, known in {
             "formulation": FORMULATIONS,
             "regulariser": tuple(REGULARISERS),
+            "pool": POOLINGS,
         }.items():
             _check_choice(name, getattr(self, name), known)
         if isinstance(self.solver, str):

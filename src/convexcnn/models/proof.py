@@ -38,13 +38,14 @@ class Proof:
 
     Args:
         certificate: optimal among which networks, and to which gap.
-        further_neuron: whether a search found a neuron that would help; no proof.
+        further_neuron: whether a search found a neuron that would help; no proof. None for max
+            pooling, which has no such search.
         relu_network: the plain ReLU network of the solution, and what it costs; None if that was
             too much work.
     """
 
     certificate: Certificate
-    further_neuron: FurtherNeuron
+    further_neuron: FurtherNeuron | None
     relu_network: RecoveredNetwork | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +81,9 @@ def prove(
     """
     stream = model.training_stream(X, y)
     evidence: BlockEvidence = timed("certificate", lambda: block_evidence(model, stream))
-    further = timed("further neuron", lambda: further_neuron(model, stream, evidence))
+    further = None
+    if model.pool == "average":
+        further = timed("further neuron", lambda: further_neuron(model, stream, evidence))
     network = None
     if _network_work(model, stream) <= most_work:
         network = timed("relu network", lambda: relu_network(model, stream, evidence, test_images))

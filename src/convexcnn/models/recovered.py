@@ -95,16 +95,16 @@ def recover(model: ConvexConvClassifier, stream: ImageStream | None) -> Neurons:
     """
     weights, bias = model.coef_.cpu().double(), model.intercept_.cpu().double()
     if stream is None:
-        return relu_neurons(weights, bias)
+        return relu_neurons(weights, bias, model.pool)
     features = exact_features(model)
     turn = factored_neurons if model.regulariser == "nuclear" else decomposed_neurons
-    return turn(_patches(features, stream), features.gates, weights, bias)
+    return turn(_patches(features, stream), features.gates, weights, bias, model.pool)
 
 
 def exact_features(model: ConvexConvClassifier) -> GatedFeatures:
     """Phi of a trained model in float64, on the CPU."""
     transform = model.transform_.to("cpu").double()
-    return GatedFeatures(model.geometry(), transform, model.gates_.cpu().double())
+    return GatedFeatures(model.geometry(), transform, model.gates_.cpu().double(), model.pool)
 
 
 def measure_network(

@@ -20,6 +20,7 @@ from convexcnn.models.gates import choose_gates
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
 from convexcnn.models.recovered import recover
+from convexcnn.models.strength import count_neurons, strongest_filters
 from convexcnn.models.torch_module import gated_network, relu_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
@@ -29,15 +30,11 @@ from convexcnn.programs.certificate import PROBED, Certificate, require_same_bit
 from convexcnn.programs.further_neuron import FurtherNeuron
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.neurons import relu_neurons
-from convexcnn.programs.regularisers import gate_matrices
 from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, PhaseClock, Solution
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import BetaSolver
-
-VISIBLE = 1e-6
-"""Filters whose norm is below this part of the strongest one's count as zero."""
 
 
 class ConvexConvClassifier(BlockClassifier):
@@ -66,6 +63,8 @@ class ConvexConvClassifier(BlockClassifier):
         stride: distance between patches, in pixels.
         padding: zeros around the image, in pixels.
         pooling: cells per side that responses are averaged over; 1 is global average pooling.
+        pool: ``average``, or ``max`` for the largest response of every cell (no SGD penalty
+            program, no gates ``dual``, no search for a further neuron).
         n_gates: number of gates, g; None for 128, or fewer where ``memory_gb`` asks for it.
         gates: ``gaussian``, ``patches``, ``sgd`` (the strongest filters of a non-convex network
             of the same architecture that was trained briefly) or ``dual`` (column generation:
@@ -111,6 +110,7 @@ class ConvexConvClassifier(BlockClassifier):
         stride: int = 2,
         padding: int = 0,
         pooling: int = 2,
+        pool: str = "average",
         n_gates: int | None = None,
         gates: str = "sgd",
         whiten: int | None = 48,
@@ -133,6 +133,7 @@ class ConvexConvClassifier(BlockClassifier):
         self.stride = stride
         self.padding = padding
         self.pooling = pooling
+        self.pool = pool
         self.n_gates = n_gates
         self.gates = gates
         self.whiten = whiten
@@ -167,12 +168,13 @@ class ConvexConvClassifier(BlockClassifier):
         n_gates = self.n_gates or settings.affordable_gates(size)
         where = stream, geometry, transform, generator
         if self.gates == "dual":
+            self.require_average("gates dual")
             solve = self._one_beta_solver(settings, size, stream)
             gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
         else:
             gates = choose_gates(self.gates, n_gates, *where, self.callback)
         clock.lap("gates")
-        features = GatedFeatures(geometry, transform, gates)
+        features = GatedFeatures(geometry, transform, gates, self.pool)
         if settings.descends:
             solution = descend(settings, features, stream, generator, self.callback)
             trained = {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
@@ -235,9 +237,10 @@ class ConvexConvClassifier(BlockClassifier):
         }
 
     def _scorer(self) -> Callable[[Tensor], Tensor]:
-        features = GatedFeatures(self.geometry(), self.transform_, self.gates_)
+        features = GatedFeatures(self.geometry(), self.transform_, self.gates_, self.pool)
         if self.formulation == "relu":
-            return relu_neurons(self.coef_, self.intercept_).scorer(features.pooling)
+            neurons = relu_neurons(self.coef_, self.intercept_, self.pool)
+            return neurons.scorer(features.pooling)
         weights = self.coef_.flatten(1).T
         phi = weights.new_empty(SCORED_AT_ONCE, features.n_features)
 
@@ -251,8 +254,12 @@ class ConvexConvClassifier(BlockClassifier):
         """Return the network as layers ``scale, features, pool, flatten, head``.
 
         Formulation ``relu`` has ``conv, relu`` in place of ``features``.
+
+        Raises:
+            SettingError: a model with max pooling.
         """
         self.check_trained()
+        self.require_average("to_torch")
         where = self.scaler_, self.geometry(), self.transform_.to("cpu")
         if self.formulation == "relu":
             return relu_network(*where, recover(self, None))
@@ -269,27 +276,22 @@ class ConvexConvClassifier(BlockClassifier):
             ``convex_strength`` (k, m), the norms |v| of cell and gate. Filters of (R) that count
             against their class are shown as -w, so that bright is for the class everywhere.
         """
-        k, dim = len(self.classes_), self.gates_.shape[1]
-        columns = self.coef_.cpu()
-        if self.formulation == "relu":
-            columns = torch.stack([columns[0], -columns[1]], 1)
-        columns = columns.reshape(k, -1, dim)
-        strength, order = columns.norm(dim=2).sort(dim=1, descending=True)
-        strongest = torch.gather(columns, 1, order[:, :n_filters, None].expand(-1, -1, dim))
-        count = strongest.shape[1]
-        filters, _ = self.transform_.to("cpu").to_filters(strongest.reshape(-1, dim))
-        shape = (k, count, self.image_shape_[0], self.filter_size, self.filter_size)
-        return {
-            "convex": filters.reshape(shape).numpy(),
-            "convex_strength": strength[:, :count].contiguous().numpy(),
-        }
+        signed = self.formulation == "relu"
+        filters, strength = strongest_filters(
+            self.coef_.cpu(), self.transform_.to("cpu"), n_filters, signed=signed
+        )
+        shape = (*strength.shape, self.image_shape_[0], self.filter_size, self.filter_size)
+        return {"convex": filters.reshape(shape).numpy(), "convex_strength": strength.numpy()}
+
+    def require_average(self, purpose: str) -> None:
+        """Raise SettingError if responses are pooled by their maximum."""
+        if self.pool != "average":
+            raise SettingError(f"{purpose} is for pool 'average', and this model has {self.pool!r}")
 
     def n_neurons(self) -> int:
         """Neurons that are not zero: filters, or for l2 and nuclear the factors of every V_i."""
-        if self.formulation == "gated" and self.regulariser != "group":
-            return int(torch.linalg.matrix_rank(gate_matrices(self.coef_)).sum())
-        strength = self.coef_.norm(dim=-1)
-        return int((strength > VISIBLE * strength.max()).sum())
+        shared = self.formulation == "gated" and self.regulariser != "group"
+        return count_neurons(self.coef_, shared=shared)
 
     def certify(
         self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
@@ -322,6 +324,7 @@ class ConvexConvClassifier(BlockClassifier):
             SettingError: there is no dual point to search with; as for ``certify``.
         """
         stream = self.training_stream(X, y)
+        self.require_average("the search for a further neuron")
         return further_neuron(self, stream, block_evidence(self, stream))
 
     def to_relu(self, X: ArrayLike | None = None) -> nn.Sequential:

@@ -18,6 +18,7 @@ from convexcnn.programs.certificate import (
     feature_rows,
 )
 from convexcnn.programs.certify import certify
+from convexcnn.programs.cone_projection import cones_of
 from convexcnn.programs.dual_bound import (
     centred_residual,
     certify_gated,
@@ -109,12 +110,11 @@ def cone_multipliers(program: Program, scores: Tensor) -> Tensor:
     n, (k, cells, gates, _) = len(scores), program.shape
     residual = dual_candidate(program.loss, scores, program.targets, program.intercept)
     pulled = (residual.T @ program.features).view(program.shape)
-    patches = program.patches.transpose(0, 1).flatten(1, 2)  # (cells, m, d)
-    sign = 2 * program.on.permute(1, 3, 0, 2).flatten(2) - 1  # (cells, g, m)
-    found = pulled.new_zeros(2, k, cells, gates, patches.shape[1])
+    cones = cones_of(program)
+    found = pulled.new_zeros(2, k, cells, gates, cones.rows)
     bound = 0.0 if program.regulariser == "l2" else n * program.beta
     for s, c, cell, gate in (pulled.norm(dim=-1) > bound).expand(2, -1, -1, -1).nonzero().tolist():
-        rows = sign[cell, gate, :, None] * patches[cell]
+        rows = cones.matrix_of(cell, gate)
         slope = pulled[c, cell, gate] * (-1 if s else 1)
         with suppress(RuntimeError):  # no convergence: mu = 0 is a bound too
             found[s, c, cell, gate] = torch.from_numpy(nnls(rows.T.numpy(), -slope.numpy())[0])

@@ -27,6 +27,10 @@ class Cones(ABC):
         """C v of weights (..., cells, g, d), (..., cells, g, n q)."""
 
     @abstractmethod
+    def matrix_of(self, cell: int, gate: int) -> Tensor:
+        """C of one cell and gate, (n q, d)."""
+
+    @abstractmethod
     def pull(self, multipliers: Tensor) -> Tensor:
         """C' mu of multipliers (..., cells, g, n q), (..., cells, g, d)."""
 
@@ -49,6 +53,9 @@ class SignedPatches(Cones):
     def responses(self, weights: Tensor) -> Tensor:
         return (weights @ self.patches.transpose(1, 2)) * self.sign
 
+    def matrix_of(self, cell: int, gate: int) -> Tensor:
+        return self.sign[cell, gate, :, None] * self.patches[cell]
+
     def pull(self, multipliers: Tensor) -> Tensor:
         return (multipliers * self.sign) @ self.patches
 
@@ -69,6 +76,9 @@ class MaximumRows(Cones):
 
     def responses(self, weights: Tensor) -> Tensor:
         return torch.einsum("...cgd,cgmd->...cgm", weights, self.matrix)
+
+    def matrix_of(self, cell: int, gate: int) -> Tensor:
+        return self.matrix[cell, gate]
 
     def pull(self, multipliers: Tensor) -> Tensor:
         return torch.einsum("...cgm,cgmd->...cgd", multipliers, self.matrix)
