@@ -57,6 +57,14 @@ def make_features(
     return GatedFeatures(geometry, transform, gates)
 
 
+def single_features(geometry: PatchGeometry, n_gates: int = 4, seed: int = 3) -> GatedFeatures:
+    """Phi of random gates on whitened patches, in float32 as streams are."""
+    transform = make_transform("whitened", geometry)
+    mean, projection = transform.mean.float(), transform.projection.float()
+    gates = torch.randn(n_gates, transform.dim, generator=generator(seed))
+    return GatedFeatures(geometry, PatchTransform(mean, projection, transform.constant), gates)
+
+
 def reference_patches(
     images: Tensor, geometry: PatchGeometry, transform: PatchTransform
 ) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.metric import GramMetric, KernelMetric, Metric
 from convexcnn.solvers.optimum import Optimum, Status
 from convexcnn.solvers.warm_path import WarmPath
-from small import GEOMETRIES, generator, make_transform, stripe_stream
+from small import GEOMETRIES, generator, single_features, stripe_stream
 
 TOLERANCE = 3e-4
 KINDS = [
@@ -31,14 +31,8 @@ MANY, FEW = stripe_stream(160, mirror=True, size=7), stripe_stream(30, size=7)
 
 
 def features(n_gates: int = 4) -> GatedFeatures:
-    """Phi of patches of 7x7 images with four pooling cells, in float32."""
-    geometry = GEOMETRIES["even cells"]
-    transform = make_transform("whitened", geometry)
-    gates = torch.randn(n_gates, transform.dim, generator=generator(3))
-    single = type(transform)(
-        transform.mean.float(), transform.projection.float(), transform.constant
-    )
-    return GatedFeatures(geometry, single, gates)
+    """Phi of patches of 7x7 images with four pooling cells."""
+    return single_features(GEOMETRIES["even cells"], n_gates)
 
 
 def largest_gap(kind: ProgramKind, stream: ImageStream, beta: float, optimum: Optimum) -> float:

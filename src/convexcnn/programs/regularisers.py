@@ -53,6 +53,10 @@ class Norm(Regulariser):
     def dual_norm(self, slopes: Tensor) -> Tensor:
         """Return max <Z, V> over R(V) <= 1, a scalar."""
 
+    @abstractmethod
+    def gate_norms(self, slopes: Tensor) -> Tensor:
+        """Return the part of every gate in the dual norm, (g,): its largest one is the norm."""
+
     def conjugate(self, slopes: Tensor) -> Tensor:
         inside = self.dual_norm(slopes) <= 1
         return torch.where(inside, 0.0, torch.inf).to(slopes.dtype)
@@ -76,6 +80,9 @@ class GroupNorm(Norm):
     def dual_norm(self, slopes: Tensor) -> Tensor:
         return _norms(slopes).max()
 
+    def gate_norms(self, slopes: Tensor) -> Tensor:
+        return _norms(slopes).amax((0, 1))[:, 0]
+
 
 class NuclearNorm(Norm):
     """R(V) = sum over gates of the nuclear norm of V_i, d x (cells k).
@@ -97,8 +104,11 @@ class NuclearNorm(Norm):
         return shrunk.view(gates, dim, k, cells).permute(2, 3, 0, 1)
 
     def dual_norm(self, slopes: Tensor) -> Tensor:
+        return self.gate_norms(slopes).max()
+
+    def gate_norms(self, slopes: Tensor) -> Tensor:
         values: Tensor = torch.linalg.svdvals(gate_matrices(slopes))
-        return values.max()
+        return values[:, 0]
 
 
 def _norms(weights: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ def solvers_for(kind: ProgramKind) -> list[str]:
 
 def beta_solver(name: str, tolerance: float, memory_gb: float) -> BetaSolver:
     """Return the solver of that name, to a relative duality gap, within a memory budget."""
-    if name == ADMM.name:
-        return ADMM(tolerance, memory_gb=memory_gb)
+    for solver in (ADMM, Fista):
+        if name == solver.name:
+            return solver(tolerance, memory_gb=memory_gb)
     return BETA_SOLVERS[name](tolerance=tolerance)  # type: ignore[call-arg]
