@@ -63,8 +63,7 @@ class ConvexConvClassifier(BlockClassifier):
         stride: distance between patches, in pixels.
         padding: zeros around the image, in pixels.
         pooling: cells per side that responses are averaged over; 1 is global average pooling.
-        pool: ``average``, or ``max`` for the largest response of every cell (no SGD penalty
-            program, no gates ``dual``, no search for a further neuron).
+        pool: ``average`` of a cell's responses, or ``max``, the largest, for small programs.
         n_gates: number of gates, g; None for 128, or fewer where ``memory_gb`` asks for it.
         gates: ``gaussian``, ``patches``, ``sgd`` (the strongest filters of a non-convex network
             of the same architecture that was trained briefly) or ``dual`` (column generation:
@@ -286,7 +285,7 @@ class ConvexConvClassifier(BlockClassifier):
     def require_average(self, purpose: str) -> None:
         """Raise SettingError if responses are pooled by their maximum."""
         if self.pool != "average":
-            raise SettingError(f"{purpose} is for pool 'average', and this model has {self.pool!r}")
+            raise SettingError(f"{purpose} is for pool 'average', not for {self.pool!r}")
 
     def n_neurons(self) -> int:
         """Neurons that are not zero: filters, or for l2 and nuclear the factors of every V_i."""
