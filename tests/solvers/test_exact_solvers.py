@@ -20,12 +20,14 @@ from convexcnn.programs.certificate import GatedBlock
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers import cholesky, coarse, direct, kernel, matrix_free, nystrom, statistics
 from convexcnn.solvers.direct import Direct
+from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.kernel import Kernel
 from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, scores_of, squared_measures
 from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.result import PathPoint, Solution, best_point
+from convexcnn.solvers.warm_path import WarmPath
 from small import generator, stripe_stream
 
 GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2)
@@ -114,6 +116,25 @@ def test_a_path_is_solved_chosen_from_and_solved_again_on_all_rows(solver, mirro
         assert point.validation["accuracy"] == pytest.approx(accuracy)
     assert solution.beta == best_point(solution.path).beta
     assert_optimal(solution, *explicit(features, train, held_out))
+
+
+def ridge_path(betas: list[float], **kwargs: bool) -> WarmPath:
+    return WarmPath(InteriorPoint(1e-9), ProgramKind(), betas, **kwargs)
+
+
+@EVERY_STREAM
+@pytest.mark.parametrize("solver", [Direct, Kernel, MatrixFree, ridge_path])
+def test_without_a_refit_held_out_images_only_choose(solver, mirror):
+    features, train, held_out = make_problem(mirror)
+    solution = solver(BETAS, refit=False).solve(features, train, held_out)
+    assert solution.beta == solver(BETAS).solve(features, train, held_out).beta
+    assert solution.held_out_scores.shape == (HELD_OUT, K)
+    assert "refit" not in solution.seconds
+    weights, bias = solution.weights.float().reshape(K, -1), solution.bias.float()
+    flat = dataclasses.replace(solution, weights=weights, bias=bias)
+    assert_optimal(flat, *explicit(features, train))
+    again = scores_of(features, held_out, weights.T, bias)
+    torch.testing.assert_close(solution.held_out_scores, again, rtol=1e-2, atol=3e-3)
 
 
 @EVERY_STREAM

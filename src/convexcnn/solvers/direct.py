@@ -96,11 +96,13 @@ class Direct(PathSolver):
             chosen = best_point(path)
             at, beta = path.index(chosen), chosen.beta
             held_out = scores_of(features, validation, weights[at], biases[at])
+            best = weights[at]
             clock.lap("validation")
+        if validation is not None and self.refit:
             statistics.add(validation)
             mean = statistics.feature_sum / statistics.count
             cross = statistics.cross - torch.outer(mean, statistics.target_sum)
-            best = _solve(statistics, factor, beta, cross, PATH_TOLERANCE, weights[at])
+            best = _solve(statistics, factor, beta, cross, PATH_TOLERANCE, best)
             streams = [train, validation]
             clock.lap("refit")
 

@@ -86,10 +86,12 @@ class Kernel(PathSolver):
                 point.validation = squared_measures(point_scores, targets[n_train:][plain])
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
-            shifts = [beta * len(targets)]
-            dual = _solve(factor, targets, shifts)[0][0]
+            dual = duals[path.index(chosen)]
+        if validation is None or not self.refit:
+            factor, targets, streams = lead, targets[:n_train], [train]
+        else:
+            dual = _solve(factor, targets, [beta * len(targets)])[0][0]
             clock.lap("refit")
-        factor = lead if validation is None else factor
         ridge = ExactRidge(features, streams, beta)
         dual = dual.double()
 

@@ -77,6 +77,7 @@ class MatrixFree(PathSolver):
         betas: as for every :class:`PathSolver`.
         tolerance: relative duality gap of the solution that is returned.
         chunk: rows of Phi held in memory.
+        refit: as for every :class:`PathSolver`.
         rank: of the preconditioner; its memory is four times rank x n_features.
         coarse: features of the small ridge regression that the path starts from.
         max_iterations: products with A at most, for the betas that share them, and for the final
@@ -91,11 +92,12 @@ class MatrixFree(PathSolver):
         *,
         tolerance: float = TOLERANCE,
         chunk: int = CHUNK,
+        refit: bool = True,
         rank: int = RANK,
         coarse: int = COARSE,
         max_iterations: int = 300,
     ) -> None:
-        super().__init__(betas, tolerance=tolerance, chunk=chunk)
+        super().__init__(betas, tolerance=tolerance, chunk=chunk, refit=refit)
         for setting, value in {"rank": rank, "coarse": coarse}.items():
             if value < 1:
                 raise SettingError(f"{setting} is {value}; give at least 1")
@@ -138,7 +140,8 @@ class MatrixFree(PathSolver):
         clock.lap("path")
         beta, held_out, streams, left = betas[0], None, [train], self.max_iterations - passes
         if validation is not None:
-            beta, streams, left = best_point(path).beta, [train, validation], self.max_iterations
+            beta, left = best_point(path).beta, self.max_iterations
+            streams = [train, validation] if self.refit else [train]
             bias = _bias(train, moments, weights[beta])
             held_out = scores_of(features, validation, weights[beta], bias)
 

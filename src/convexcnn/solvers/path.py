@@ -43,6 +43,8 @@ class PathSolver(ABC):
         tolerance: relative duality gap of the solution that is returned; a path of ridge
             regressions that it is chosen from is solved to PATH_TOLERANCE.
         chunk: rows of Phi held in memory.
+        refit: whether the solution at the beta that was chosen uses the held-out images too; if
+            not, they have had no part in it but that choice.
     """
 
     name: str
@@ -53,10 +55,12 @@ class PathSolver(ABC):
         *,
         tolerance: float = TOLERANCE,
         chunk: int = CHUNK,
+        refit: bool = True,
     ) -> None:
         self.betas = betas
         self.tolerance = tolerance
         self.chunk = chunk
+        self.refit = refit
 
     @abstractmethod
     def solve(
@@ -68,6 +72,8 @@ class PathSolver(ABC):
     ) -> Solution:
         """Solve the path on ``train``, choose beta on ``validation``, and solve it on both.
 
+        Without ``refit``, the solution is that on ``train``.
+
         Args:
             features: the operator Phi.
             train: training images.
@@ -75,7 +81,7 @@ class PathSolver(ABC):
             callback: called with one event per phase.
 
         Returns:
-            The solution at the chosen beta on all images given.
+            The solution at the chosen beta.
 
         Raises:
             SettingError: betas that are not positive, or several without ``validation``.

@@ -117,12 +117,18 @@ class WarmPath(PathSolver):
         kind: which program.
         betas: weights of the regulariser to try; None for a path that fits the data, which ends
             early once held-out images have had enough.
+        refit: as for every :class:`PathSolver`.
     """
 
     def __init__(
-        self, solver: BetaSolver, kind: ProgramKind, betas: Sequence[float] | None = None
+        self,
+        solver: BetaSolver,
+        kind: ProgramKind,
+        betas: Sequence[float] | None = None,
+        *,
+        refit: bool = True,
     ) -> None:
-        super().__init__(betas, tolerance=solver.tolerance)
+        super().__init__(betas, tolerance=solver.tolerance, refit=refit)
         solver.check(kind)
         self.solver = solver
         self.kind = kind
@@ -145,39 +151,45 @@ class WarmPath(PathSolver):
         clock = PhaseClock(callback)
         betas = self.betas or self._default_betas(features, train)
         betas = sorted((float(beta) for beta in betas), reverse=True)
-        everything = [train] if validation is None else [train, validation]
+        refit = validation is not None and self.refit
+        everything = [train, validation] if validation is not None and refit else [train]
         at_beta = at_beta_of_all = self.solver.prepare(self.kind, features, everything, callback)
-        if validation is not None:
+        if refit:
             at_beta = self.solver.restrict(at_beta, self.kind, features, [train], callback)
         clock.lap("preparation")
         path: list[PathPoint] = []
         optimum: Optimum | None = None
+        best: Optimum | None = None
         scores: list[Tensor] = []
         for beta in betas:
             optimum = at_beta(beta, optimum)
+            best = best or optimum
             path.append(PathPoint(beta, {"objective": optimum.history[-1]["primal"]}))
             if validation is None:
                 continue
             scores.append(held_out_scores(self.kind, features, validation, optimum))
             path[-1].validation = self._measures(scores[-1], validation)
+            best = optimum if best_point(path) is path[-1] else best
             if self.betas is None and path.index(best_point(path)) < len(path) - PATIENCE:
                 break
         clock.lap("path")
         assert optimum is not None
+        assert best is not None
         beta, held_out = betas[0], None
         if validation is not None:
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
-            optimum = at_beta_of_all(beta, optimum)
+        if refit:
+            best = at_beta_of_all(beta, optimum)
             clock.lap("refit")
         return Solution(
-            weights=optimum.weights,
-            bias=optimum.bias,
+            weights=best.weights,
+            bias=best.bias,
             beta=beta,
             solver=self.name,
-            relative_gap=optimum.history[-1]["relative_gap"],
-            status=optimum.status,
-            history=optimum.history,
+            relative_gap=best.history[-1]["relative_gap"],
+            status=best.status,
+            history=best.history,
             path=path,
             seconds=clock.seconds,
             held_out_scores=held_out,
