@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tiny_models import MAKERS
 
 from small import stripes
+from tiny_models import MAKERS
 
 
 @pytest.fixture(params=MAKERS)

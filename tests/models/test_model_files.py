@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import convex, non_convex
 
 from convexcnn.errors import RunError
 from convexcnn.models import ConvexConvClassifier, load_model, save_model
 from small import stripes
+from tiny_models import convex, non_convex
 
 IMAGES, LABELS = stripes(60)
 

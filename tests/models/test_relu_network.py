@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import non_convex
 
 from convexcnn import reference
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes
+from tiny_models import non_convex
 
 IMAGES, LABELS = stripes(60)
 

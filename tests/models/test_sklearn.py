@@ -10,11 +10,11 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
-from tiny_models import convex, non_convex
 
 from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
 from convexcnn.solvers.sgd import SGD
 from small import stripes
+from tiny_models import convex, non_convex
 
 IMAGES, LABELS = stripes(60)
 
