@@ -1,11 +1,12 @@
-"""What both two-layer classifiers share: checking input, scaling, splitting, predicting."""
+"""What all classifiers share: checking input, scaling, splitting, predicting."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -29,20 +30,15 @@ SCORED_AT_ONCE = 32
 AUGMENTATIONS = ("none", "flip")
 
 
-class BlockClassifier(ClassifierMixin, BaseEstimator):
-    """A two-layer convolutional classifier with one block of patches, gates or filters, and a head.
+class ImageClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier of images: fitting, splitting and predicting, whatever the network.
 
-    Subclasses set their parameters in ``__init__``, train in ``_train`` and score in
+    Subclasses set their parameters in ``__init__``, train in ``_fit_stream`` and score in
     ``_scorer``; every parameter named here is one of theirs.
     """
 
-    filter_size: int
-    stride: int
-    padding: int
-    pooling: int
-    whiten: int | None
-    centre: bool
     loss: str
+    centre: bool
     augment: str
     validation_fraction: float
     device: str
@@ -68,55 +64,44 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         images, labels, classes = self._check(X, y)
         device = resolve_device(self.device)
         scaler = ImageScaler.fit(images, centre=self.centre)
-        geometry = self.geometry(images.shape[1:])
         stream = ImageStream(
             images, labels, len(classes), scaler, mirror=self.augment == "flip", device=device
         )
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
-            transform = self._fit_transform(stream, geometry, generator).to(device)
-            trained = self._train(stream, geometry, transform, generator)
+            trained = self._fit_stream(stream, generator)
         self.__dict__.update(trained)
         self.classes_ = classes
         self.image_shape_ = tuple(int(size) for size in images.shape[1:])
         self.n_features_in_ = int(np.prod(self.image_shape_))
         self.scaler_ = scaler
-        self.transform_ = transform
         self.seconds_ = time.perf_counter() - start
         return self
 
     @abstractmethod
-    def _train(
-        self,
-        stream: ImageStream,
-        geometry: PatchGeometry,
-        transform: PatchTransform,
-        generator: torch.Generator,
-    ) -> dict[str, Any]:
+    def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         """Train and return the fitted attributes, by name; nothing is set before it succeeds."""
 
     @abstractmethod
     def _scorer(self) -> Callable[[Tensor], Tensor]:
         """A function from scaled images (n, channels, height, width) to scores (n, k)."""
 
+    @property
     @abstractmethod
-    def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
-        """Return the strongest first-layer filters in raw pixels, ready to be pictured."""
+    def fitted_device(self) -> torch.device:
+        """Where the tensors of the trained model are."""
 
     @abstractmethod
-    def to_torch(self) -> nn.Sequential:
-        """Return the trained network as plain layers that map pixels to scores.
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and everything JSON-able that ``restore`` needs."""
 
-        Preprocessing is its first layer: it takes float or uint8 images (n, channels, height,
-        width) in the units that the model was trained on. It lies on the CPU. A patch within
-        rounding of a gate's boundary may fall on its other side than in ``scores``.
+    @abstractmethod
+    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Set the fitted attributes that ``saved`` gave; what all classifiers have is set.
+
+        Raises:
+            ValueError: something that does not fit together.
         """
-
-    def geometry(self, image_shape: tuple[int, ...] | None = None) -> PatchGeometry:
-        """Where patches and pooling cells lie in images of a shape; by default the fitted one."""
-        channels, height, width = image_shape or self.image_shape_
-        shape = int(channels), int(height), int(width)
-        return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
 
     def _check(
         self, X: ArrayLike, y: ArrayLike
@@ -138,15 +123,6 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
             )
         get_loss(self.loss)
         return images, labels.astype(np.int64), classes
-
-    def _fit_transform(
-        self, stream: ImageStream, geometry: PatchGeometry, generator: torch.Generator
-    ) -> PatchTransform:
-        if self.whiten is None:
-            return identity_transform(geometry.patch_dim)
-        order = torch.randperm(len(stream.images), generator=generator).numpy()
-        images, _ = stream.block(order[:WHITENING_IMAGES])
-        return fit_whitening(images, geometry, min(self.whiten, geometry.patch_dim))
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
         fraction = self.validation_fraction
@@ -202,9 +178,30 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
         """
         images = self._images_like_trained(X)
         labels, k = np.zeros(len(images), np.int64), len(self.classes_)
-        device = str(self.transform_.mean.device)
-        stream = ImageStream(images, labels, k, self.scaler_, device=device)
+        stream = ImageStream(images, labels, k, self.scaler_, device=str(self.fitted_device))
         return (block for block, _ in stream.blocks(SCORED_AT_ONCE))
+
+    def training_stream(self, X: ArrayLike, y: ArrayLike) -> ImageStream:
+        """The images that it was trained on as a stream on the CPU, mirrored as in training.
+
+        Args:
+            X: the training images.
+            y: (n,) their labels.
+
+        Raises:
+            DataError: images or labels of another kind than the model was trained on.
+        """
+        images = self._images_like_trained(X)
+        targets = np.asarray(y)
+        if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
+            raise DataError(
+                f"y must hold one label for each of the {len(images)} images, out of the "
+                f"{len(self.classes_)} that the model was trained on"
+            )
+        labels = np.searchsorted(self.classes_, targets).astype(np.int64)
+        return ImageStream(
+            images, labels, len(self.classes_), self.scaler_, mirror=self.augment == "flip"
+        )
 
     def check_trained(self) -> None:
         """Raise scikit-learn's NotFittedError before ``fit``."""
@@ -228,6 +225,115 @@ class BlockClassifier(ClassifierMixin, BaseEstimator):
 
     def _temperature(self, scores: Tensor | None, labels: NDArray[np.int64]) -> float:
         return 1.0 if scores is None else fit_temperature(scores.cpu().numpy(), labels)
+
+
+class BlockClassifier(ImageClassifier):
+    """A two-layer convolutional classifier with one block of patches, gates or filters, and a head.
+
+    Subclasses train in ``_train``, and name the tensors and numbers that are learned.
+    """
+
+    filter_size: int
+    stride: int
+    padding: int
+    pooling: int
+    whiten: int | None
+    tensors: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+    def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
+        _, channels, height, width = stream.images.shape
+        geometry = self.geometry((channels, height, width))
+        transform = self._fit_transform(stream, geometry, generator).to(stream.device)
+        trained = self._train(stream, geometry, transform, generator)
+        return {**trained, "transform_": transform}
+
+    @abstractmethod
+    def _train(
+        self,
+        stream: ImageStream,
+        geometry: PatchGeometry,
+        transform: PatchTransform,
+        generator: torch.Generator,
+    ) -> dict[str, Any]:
+        """Train and return the fitted attributes, by name; nothing is set before it succeeds."""
+
+    @abstractmethod
+    def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
+        """Return the strongest first-layer filters in raw pixels, ready to be pictured."""
+
+    @abstractmethod
+    def to_torch(self) -> nn.Sequential:
+        """Return the trained network as plain layers that map pixels to scores.
+
+        Preprocessing is its first layer: it takes float or uint8 images (n, channels, height,
+        width) in the units that the model was trained on. It lies on the CPU. A patch within
+        rounding of a gate's boundary may fall on its other side than in ``scores``.
+        """
+
+    def geometry(self, image_shape: tuple[int, ...] | None = None) -> PatchGeometry:
+        """Where patches and pooling cells lie in images of a shape; by default the fitted one."""
+        channels, height, width = image_shape or self.image_shape_
+        shape = int(channels), int(height), int(width)
+        return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
+
+    @abstractmethod
+    def tensor_shapes(
+        self, geometry: PatchGeometry, tensors: Mapping[str, Tensor]
+    ) -> dict[str, tuple[int, ...]]:
+        """The shapes that saved tensors must have."""
+
+    @property
+    def fitted_device(self) -> torch.device:
+        return self.transform_.mean.device
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {
+            "transform.mean": self.transform_.mean,
+            "transform.projection": self.transform_.projection,
+            **{name: getattr(self, name) for name in self.tensors},
+        }
+        numbers = {name: float(getattr(self, name)) for name in self.numbers}
+        return tensors, {"constant": self.transform_.constant, "numbers": numbers}
+
+    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        geometry = self.geometry()
+        mean, projection = tensors["transform.mean"], tensors["transform.projection"]
+        self.transform_ = PatchTransform(mean, projection, float(description["constant"]))
+        expected = {
+            "transform.mean": (geometry.patch_dim,),
+            "transform.projection": (geometry.patch_dim, projection.shape[-1]),
+            **self.tensor_shapes(geometry, tensors),
+        }
+        check_shapes(tensors, expected)
+        for name in self.tensors:
+            setattr(self, name, tensors[name])
+        for name in self.numbers:
+            setattr(self, name, finite(description["numbers"], name))
+
+    def _fit_transform(
+        self, stream: ImageStream, geometry: PatchGeometry, generator: torch.Generator
+    ) -> PatchTransform:
+        if self.whiten is None:
+            return identity_transform(geometry.patch_dim)
+        order = torch.randperm(len(stream.images), generator=generator).numpy()
+        images, _ = stream.block(order[:WHITENING_IMAGES])
+        return fit_whitening(images, geometry, min(self.whiten, geometry.patch_dim))
+
+
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError for a tensor of another shape than expected, KeyError for a missing one."""
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, not {shape}")
+
+
+def finite(numbers: Mapping[str, Any], name: str) -> float:
+    """Return a number of that name; ValueError if it is not finite, KeyError if it is missing."""
+    value = float(numbers[name])
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return value
 
 
 def resolve_device(device: str) -> str:

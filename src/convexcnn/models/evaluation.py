@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import ImageSplit
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.base import ImageClassifier
 from convexcnn.programs.losses import get_loss
 
 
@@ -45,7 +45,7 @@ class Evaluation:
         return {"loss": self.loss, "accuracy": self.accuracy}
 
 
-def evaluate_model(model: BlockClassifier, split: ImageSplit, n_classes: int) -> Evaluation:
+def evaluate_model(model: ImageClassifier, split: ImageSplit, n_classes: int) -> Evaluation:
     """Measure a model that was trained on integer labels.
 
     A class that had no training images has score 0 (squared loss) or minus infinity.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import ConvexcnnError, RunError
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
-from convexcnn.patches.whiten import PatchTransform
 
 FORMAT = 1
-MODELS: dict[str, type[BlockClassifier]] = {
+MODELS: dict[str, type[ImageClassifier]] = {
     "ConvexConvClassifier": ConvexConvClassifier,
     "NonConvexConvClassifier": NonConvexConvClassifier,
 }
 
 
-def save_model(model: BlockClassifier, folder: Path | str) -> None:
+def save_model(model: ImageClassifier, folder: Path | str) -> None:
     """Write ``model.safetensors`` and ``model.json`` into a folder, each whole or not at all.
 
     Args:
@@ -41,12 +39,7 @@ def save_model(model: BlockClassifier, folder: Path | str) -> None:
     if not hasattr(model, "classes_"):
         raise RunError("the model is not trained; call fit before save_model")
     folder = Path(folder)
-    transform = model.transform_
-    tensors = {
-        "transform.mean": transform.mean,
-        "transform.projection": transform.projection,
-        **{name: getattr(model, name) for name in model.tensors},
-    }
+    tensors, learned = model.saved()
     description = {
         "format": FORMAT,
         "class": type(model).__name__,
@@ -55,8 +48,7 @@ def save_model(model: BlockClassifier, folder: Path | str) -> None:
         "class_names": list(getattr(model, "class_names", ()) or ()),
         "image_shape": list(model.image_shape_),
         "scaler": model.scaler_.to_dict(),
-        "constant": transform.constant,
-        "numbers": {name: float(getattr(model, name)) for name in model.numbers},
+        **learned,
         "training": {
             "fingerprint": getattr(model, "fingerprint_", None),
             "images": int(model.n_train_),
@@ -73,7 +65,7 @@ def save_model(model: BlockClassifier, folder: Path | str) -> None:
         raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
 
 
-def load_model(folder: Path | str) -> BlockClassifier:
+def load_model(folder: Path | str) -> ImageClassifier:
     """Read a model that ``save_model`` wrote, checking every shape and number.
 
     Args:
@@ -102,7 +94,7 @@ _PLAIN = (str, int, float, bool, list, tuple, type(None))
 _MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-def _plain_parameters(model: BlockClassifier) -> dict[str, Any]:
+def _plain_parameters(model: ImageClassifier) -> dict[str, Any]:
     """The parameters that JSON can hold: all but solver objects and callbacks."""
     parameters = {name: _plain(value) for name, value in model.get_params().items()}
     return {name: value for name, value in parameters.items() if isinstance(value, _PLAIN)}
@@ -155,7 +147,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> BlockClassifier:
+def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageClassifier:
     cls = MODELS[description["class"]]
     model = cls(**{k: _from_json(v) for k, v in description["parameters"].items()})
     model.classes_ = np.asarray(description["classes"])
@@ -166,25 +158,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> BlockC
     model.scaler_ = ImageScaler.from_dict(description["scaler"])
     if len(model.scaler_.mean) != channels:
         raise ValueError("the scaler has another number of channels")
-    geometry = model.geometry()
-    model.transform_ = PatchTransform(
-        tensors["transform.mean"], tensors["transform.projection"], float(description["constant"])
-    )
-    expected = {
-        "transform.mean": (geometry.patch_dim,),
-        "transform.projection": (geometry.patch_dim, tensors["transform.projection"].shape[-1]),
-        **model.tensor_shapes(geometry, tensors),
-    }
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, not {shape}")
-    for name in model.tensors:
-        setattr(model, name, tensors[name])
-    for name in model.numbers:
-        value = float(description["numbers"][name])
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}")
-        setattr(model, name, value)
+    model.restore(description, tensors)
     model.fingerprint_ = description["training"]["fingerprint"]
     model.n_train_ = int(description["training"]["images"])
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,7 @@ class NonConvexConvClassifier(BlockClassifier):
         }
 
     def tensor_shapes(
-        self, geometry: PatchGeometry, tensors: dict[str, Tensor]
+        self, geometry: PatchGeometry, tensors: Mapping[str, Tensor]
     ) -> dict[str, tuple[int, ...]]:
         """The shapes that saved tensors must have."""
         width, k = tensors["filters_"].shape[0], len(self.classes_)

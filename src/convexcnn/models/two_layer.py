@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from convexcnn.errors import DataError, SettingError
+from convexcnn.errors import SettingError
 from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
@@ -365,30 +365,8 @@ class ConvexConvClassifier(BlockClassifier):
         """Which convex program is solved."""
         return self._settings().kind
 
-    def training_stream(self, X: ArrayLike, y: ArrayLike) -> ImageStream:
-        """The images that it was trained on as a stream on the CPU, mirrored as in training.
-
-        Args:
-            X: the training images.
-            y: (n,) their labels.
-
-        Raises:
-            DataError: images or labels of another kind than the model was trained on.
-        """
-        images = self._images_like_trained(X)
-        targets = np.asarray(y)
-        if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
-            raise DataError(
-                f"y must hold one label for each of the {len(images)} images, out of the "
-                f"{len(self.classes_)} that the model was trained on"
-            )
-        labels = np.searchsorted(self.classes_, targets).astype(np.int64)
-        return ImageStream(
-            images, labels, len(self.classes_), self.scaler_, mirror=self.augment == "flip"
-        )
-
     def tensor_shapes(
-        self, geometry: PatchGeometry, tensors: dict[str, Tensor]
+        self, geometry: PatchGeometry, tensors: Mapping[str, Tensor]
     ) -> dict[str, tuple[int, ...]]:
         """The shapes that saved tensors must have."""
         gates, dim = tensors["gates_"].shape[0], self.transform_.dim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
+
+
+class ImageRows(Protocol):
+    """An array of images (n, channels, height, width), or what is read like one, row by row."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class ImageStream:
         device: where blocks are delivered.
     """
 
-    images: NDArray[np.uint8] | NDArray[np.float32]
+    images: ImageRows
     labels: NDArray[np.int64]
     n_classes: int
     scaler: ImageScaler
@@ -43,6 +55,10 @@ class ImageStream:
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
         return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
 
+    def mirrored(self, rows: slice | NDArray[np.int64], images: Tensor) -> Tensor:
+        """The left-right mirror images of the rows whose images are given."""
+        return images.flip(3)
+
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the stream in order, in blocks of at most ``size`` rows (2 at least, mirrored).
 
@@ -50,9 +66,10 @@ class ImageStream:
         """
         step = max(1, size // (1 + self.mirror))
         for start in range(0, len(self.images), step):
-            images, targets = self.block(slice(start, start + step))
+            rows = slice(start, start + step)
+            images, targets = self.block(rows)
             if self.mirror:
-                images = torch.stack([images, images.flip(3)], 1).flatten(0, 1)
+                images = torch.stack([images, self.mirrored(rows, images)], 1).flatten(0, 1)
                 targets = targets.repeat_interleave(2, 0)
             yield images, targets
 
@@ -60,9 +77,10 @@ class ImageStream:
         """Yield one epoch of mini-batches in random order, each mirrored as a whole or not."""
         order = torch.randperm(len(self.images), generator=generator).numpy()
         for start in range(0, len(order), size):
-            images, targets = self.block(order[start : start + size])
+            rows = order[start : start + size]
+            images, targets = self.block(rows)
             if self.mirror and torch.rand((), generator=generator) < 0.5:
-                images = images.flip(3)
+                images = self.mirrored(rows, images)
             yield images, targets
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
