@@ -31,7 +31,9 @@ if TYPE_CHECKING:
         strongest_filters,
     )
     from convexcnn.models import (
+        Block,
         ConvexConvClassifier,
+        LayerwiseConvexCNN,
         NonConvexConvClassifier,
         load_model,
         save_model,
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Block",
     "ConvexConvClassifier",
     "ConvexcnnError",
     "DataError",
     "ImageDataset",
     "ImageSplit",
+    "LayerwiseConvexCNN",
     "NonConvexConvClassifier",
     "RunError",
     "SettingError",
@@ -69,9 +73,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "Block": "models",
     "ConvexConvClassifier": "models",
     "ImageDataset": "data",
     "ImageSplit": "data",
+    "LayerwiseConvexCNN": "models",
     "NonConvexConvClassifier": "models",
     "available_datasets": "data",
     "build_report": "report",

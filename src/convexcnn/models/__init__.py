@@ -1,7 +1,16 @@
-"""Classifiers: the convex two-layer CNN, its non-convex twin, the paper protocol, and files."""
+"""Classifiers: the convex two-layer CNN, its non-convex twin, stacks of blocks, and files."""
 
 from convexcnn.models.io import load_model, save_model
+from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
+from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
 
-__all__ = ["ConvexConvClassifier", "NonConvexConvClassifier", "load_model", "save_model"]
+__all__ = [
+    "Block",
+    "ConvexConvClassifier",
+    "LayerwiseConvexCNN",
+    "NonConvexConvClassifier",
+    "load_model",
+    "save_model",
+]

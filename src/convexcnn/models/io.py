@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from torch import Tensor
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.models.base import ImageClassifier
+from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
+from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
 
 FORMAT = 1
 MODELS: dict[str, type[ImageClassifier]] = {
     "ConvexConvClassifier": ConvexConvClassifier,
     "NonConvexConvClassifier": NonConvexConvClassifier,
+    "LayerwiseConvexCNN": LayerwiseConvexCNN,
 }
 
 
@@ -101,7 +105,11 @@ def _plain_parameters(model: ImageClassifier) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, inside lists and tuples too."""
+    """NumPy's numbers as Python's, and blocks as mappings, inside lists and tuples too."""
+    if isinstance(value, Block):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -170,8 +170,12 @@ class ProgramSettings:
         names = solvers_for(self.kind) if self.solver == "auto" else [self.solver]
         return affordable_gates(self.kind, size, self.memory_budget_gb, names)
 
-    def exact_solver(self, size: ProblemSize) -> tuple[PathSolver, str]:
+    def exact_solver(self, size: ProblemSize, *, refit: bool = True) -> tuple[PathSolver, str]:
         """The solver asked for or chosen, and why it was chosen.
+
+        Args:
+            size: of the program.
+            refit: as for :class:`PathSolver`; a solver object has one of its own.
 
         Raises:
             SettingError: if it does not fit into the memory.
@@ -180,16 +184,18 @@ class ProgramSettings:
         if isinstance(self.solver, PathSolver):
             return self.solver, ""
         if isinstance(self.solver, BetaSolver):
-            return WarmPath(self.solver, self.kind, betas), ""
+            return WarmPath(self.solver, self.kind, betas, refit=refit), ""
         name, reason, budget = str(self.solver), "", self.memory_budget_gb
         if name == "auto":
             choice = choose_solver(self.kind, size, budget, self.gap)
             name, reason = choice.solver, choice.reason
         check_memory(name, self.kind, size, budget)
         if name in BETA_SOLVERS:
-            return WarmPath(beta_solver(name, self.gap, budget), self.kind, betas), reason
+            solver = beta_solver(name, self.gap, budget)
+            return WarmPath(solver, self.kind, betas, refit=refit), reason
         chunk = rows_at_once(size.features)
-        return RIDGE_SOLVERS[name](betas, tolerance=self.gap, chunk=chunk), reason
+        ridge = RIDGE_SOLVERS[name](betas, tolerance=self.gap, chunk=chunk, refit=refit)
+        return ridge, reason
 
 
 def _name(solver: str | PathSolver | BetaSolver | SGD) -> str:

@@ -1,0 +1,332 @@
+"""A deep CNN made of convex blocks, trained one after the other; nothing is back-propagated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from convexcnn.data.split import train_validation_split
+from convexcnn.errors import DataError, SettingError
+from convexcnn.models.base import ImageClassifier, available_memory_gb
+from convexcnn.models.block_training import (
+    Split,
+    block_solver,
+    certify_head,
+    measure,
+    problem_size,
+    train_block,
+)
+from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
+from convexcnn.models.head_combination import best_combination
+from convexcnn.models.program_settings import MEMORY_SHARE
+from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
+from convexcnn.models.strength import strongest_filters
+from convexcnn.models.trained_block import TENSORS, TrainedBlock
+from convexcnn.patches.float32 import fast_float32
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.certificate import Certificate
+from convexcnn.solvers.result import Callback, PhaseClock
+
+MAPS_SHARE = 0.3
+"""Part of the memory budget that frozen maps may use; larger ones go to a temporary file."""
+
+
+class LayerwiseConvexCNN(ImageClassifier):
+    """A stack of convex blocks: each sees the frozen maps of the one before, and is solved exactly.
+
+    Block b solves  minimise (1/2n) |sum_i Phi_i V_i + b - Y|^2 + (beta/2) |V|^2  over the gated
+    features Phi_i of its frozen input; held-out images choose beta. Its maps are the gated
+    responses 1[x_l . a_i >= 0] (x_l . u) of the strongest singular factors u of all V_i. Every
+    block has a head of its own, certified given its frozen input; the prediction is the last head,
+    or the convex combination of all heads that fits held-out images best, whichever classifies
+    more of them correctly (Belilovsky, Eickenberg & Oyallon 2019; Sahiner et al. 2024).
+
+    Args:
+        blocks: ``small`` (two blocks), ``vgg11`` (eight), or a list of ``Block``.
+        n_gates: gates of every block, instead of what ``blocks`` says; None for that.
+        centre: whether every image loses its mean first.
+        augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
+        validation_fraction: part of the images that is held out: it chooses betas and weighs
+            heads, and has no part in anything else.
+        certificates: whether every block is certified as soon as it is trained.
+        memory_gb: memory that training may use; None for 60 % of the machine's.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        random_state: seed of gates, whitening samples and split.
+        image_shape: shape of one image if X comes flattened.
+        callback: called with one JSON-able event per phase or logged step.
+
+    Attributes:
+        classes_: (k,) the labels that occurred.
+        blocks_: the trained blocks; ``measures`` of each has its accuracies.
+        head_weights_: (B,) weights of the heads, non-negative, of sum one.
+        certificates_: one per block, if asked for.
+        seconds_: time of ``fit``.
+    """
+
+    loss = "squared"
+
+    def __init__(
+        self,
+        *,
+        blocks: Blocks = "small",
+        n_gates: int | None = None,
+        centre: bool = True,
+        augment: str = "flip",
+        validation_fraction: float = 0.1,
+        certificates: bool = True,
+        memory_gb: float | None = None,
+        device: str = "auto",
+        random_state: int | None = 0,
+        image_shape: tuple[int, ...] | None = None,
+        callback: Callback | None = None,
+    ) -> None:
+        self.blocks = blocks
+        self.n_gates = n_gates
+        self.centre = centre
+        self.augment = augment
+        self.validation_fraction = validation_fraction
+        self.certificates = certificates
+        self.memory_gb = memory_gb
+        self.device = device
+        self.random_state = random_state
+        self.image_shape = image_shape
+        self.callback = callback
+
+    def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
+        blocks = read_blocks(self.blocks, self.n_gates)
+        self._check_memory(blocks, stream)
+        split = self._held_out(stream)
+        held_out = stream.subset(split.held_out)
+        trained: list[TrainedBlock] = []
+        heads: list[Tensor] = []
+        weights = torch.ones(1, dtype=torch.float64)
+        for number, block in enumerate(blocks, 1):
+            last = number == len(blocks)
+            tell = self._callback_of(number)
+            found, scores = train_block(
+                block,
+                stream,
+                split,
+                generator,
+                last=last,
+                memory_gb=self._budget_gb - _held_gb(stream),
+                certificate=self.certificates,
+                callback=tell,
+            )
+            heads.append(scores.cpu())
+            weights = choose_heads(torch.stack(heads), held_out)
+            stacked = torch.einsum("b,bnk->nk", weights.float(), torch.stack(heads))
+            found.measures["stack"] = measure(stacked, held_out)
+            if not last:
+                clock = PhaseClock(tell)
+                stream = self._freeze(found, stream, split)
+                clock.lap("maps")
+                seconds = found.seconds | clock.seconds
+                found = replace(found, scaler=stream.scaler, seconds=seconds)
+            trained.append(found)
+        return {
+            "blocks_": trained,
+            "head_weights_": weights,
+            "certificates_": [b.certificate for b in trained if b.certificate is not None],
+            "temperature_": self._temperature(stacked, held_out.labels),
+            "n_train_": len(stream.images),
+        }
+
+    @property
+    def _budget_gb(self) -> float:
+        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
+
+    def _check_memory(self, blocks: tuple[Block, ...], stream: ImageStream) -> None:
+        """Refuse, before any work, blocks that do not fit the images or the memory."""
+        if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
+            raise SettingError(f"memory_gb is {self.memory_gb}; give a positive number")
+        _, channels, height, width = stream.images.shape
+        geometries = plan_geometries(blocks, (channels, height, width))
+        for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
+            size = problem_size(block, geometry, len(stream), stream.n_classes)
+            try:
+                block_solver(block, size, (1 - MAPS_SHARE) * self._budget_gb)
+            except SettingError as error:
+                raise SettingError(f"block {number}: {error}") from error
+
+    def _held_out(self, stream: ImageStream) -> Split:
+        """Every class divided by the same seed, for ``fit`` and ``certify`` alike."""
+        if not 0 < self.validation_fraction < 1:
+            raise SettingError(
+                f"validation_fraction is {self.validation_fraction}; give a number between 0 and 1"
+            )
+        split = train_validation_split(
+            stream.labels, self.validation_fraction, self.random_state or 0
+        )
+        if not len(split[1]):
+            raise DataError("y has too few images to hold any out; give two of some class")
+        return Split(*split)
+
+    def _callback_of(self, number: int) -> Callback | None:
+        """The callback, told which block an event is of."""
+        callback = self.callback
+        if callback is None:
+            return None
+
+        def tell(event: dict[str, Any]) -> None:
+            callback({**event, "phase": f"block {number}: {event['phase']}", "block": number})
+
+        return tell
+
+    def _freeze(self, block: TrainedBlock, stream: ImageStream, split: Split) -> MapStream:
+        """The maps of a block, as a stream for the next one."""
+        needed = 1e-9 * map_bytes(stream, block.map_shape)
+        return freeze_maps(
+            stream,
+            block.map_shape,
+            block.maps,
+            block.scaler or split.kept,
+            in_memory=needed + _held_gb(stream) <= MAPS_SHARE * self._budget_gb,
+        )
+
+    def certify(
+        self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
+    ) -> list[Certificate]:
+        """Certify every block again, in float64, on the images that ``fit`` was given.
+
+        The maps between the blocks are computed again; given them, every head is optimal to the
+        relative gap of its certificate. The stack as a whole has no certificate.
+
+        Args:
+            X: the images given to ``fit``, held-out ones included.
+            y: (n,) their labels.
+            progress: called with the number of blocks done.
+
+        Returns:
+            One certificate per block.
+
+        Raises:
+            DataError: images or labels of another kind than the model was trained on.
+        """
+        stream = self.training_stream(X, y)
+        split = self._held_out(stream)
+        certificates = []
+        with torch.no_grad(), fast_float32():
+            for number, block in enumerate(self.blocks_, 1):
+                block = block.to("cpu")
+                certificates.append(certify_head(block, stream.subset(split.kept)))
+                if number < len(self.blocks_):
+                    stream = self._freeze(block, stream, split)
+                if progress is not None:
+                    progress(number)
+        return certificates
+
+    def block_scores(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Return the scores (B, n, k) of every block's own head."""
+        blocks = self.scaled_blocks(X)
+        with torch.no_grad(), fast_float32():
+            scores = [torch.stack(list(self._heads(images))).cpu() for images in blocks]
+        empty = torch.zeros(len(self.blocks_), 0, len(self.classes_))
+        result: NDArray[np.float32] = torch.cat([empty, *scores], 1).numpy()
+        return result
+
+    def _heads(self, images: Tensor) -> Iterator[Tensor]:
+        """Scores (n, k) of scaled images by one block after the other."""
+        for number, block in enumerate(self.blocks_, 1):
+            yield block.scores(images)
+            if number < len(self.blocks_):
+                images = block.next_images(images)
+
+    def _scorer(self) -> Callable[[Tensor], Tensor]:
+        weights = [float(weight) for weight in self.head_weights_]
+
+        def score(images: Tensor) -> Tensor:
+            heads = zip(weights, self._heads(images), strict=True)
+            return torch.stack([weight * scores for weight, scores in heads]).sum(0)
+
+        return score
+
+    def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
+        """Return the strongest filters of the first block, as ConvexConvClassifier returns its own.
+
+        Args:
+            n_filters: how many per class.
+        """
+        first = self.blocks_[0].to("cpu")
+        filters, strength = strongest_filters(
+            first.weights, first.transform, n_filters, signed=False
+        )
+        side = first.geometry.filter_size
+        shape = (*strength.shape, self.image_shape_[0], side, side)
+        return {"convex": filters.reshape(shape).numpy(), "convex_strength": strength.numpy()}
+
+    @property
+    def fitted_device(self) -> torch.device:
+        return self.blocks_[0].gates.device
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        parts = [block.saved() for block in self.blocks_]
+        tensors = {
+            f"block{number}.{name}": tensor
+            for number, (found, _) in enumerate(parts, 1)
+            for name, tensor in found.items()
+        }
+        description = {
+            "settings": [vars(block.settings) for block in self.blocks_],
+            "blocks": [description for _, description in parts],
+            "head_weights": self.head_weights_.tolist(),
+            "temperature": self.temperature_,
+        }
+        return tensors, {"stack": description}
+
+    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        stack = description["stack"]
+        settings = read_blocks(stack["settings"], None)
+        channels, height, width = self.image_shape_
+        shape: Shape = channels, height, width
+        blocks: list[TrainedBlock] = []
+        for number, block in enumerate(settings, 1):
+            own = {name: tensors[f"block{number}.{name}"] for name in TENSORS}
+            rest = stack["blocks"][number - 1]
+            blocks.append(TrainedBlock.restored(block, shape, len(self.classes_), own, rest))
+            shape = blocks[-1].map_shape
+            if number < len(settings) and blocks[-1].scaler is None:
+                raise ValueError(f"block {number} has no scaler for the maps that it hands on")
+        weights = torch.tensor(stack["head_weights"], dtype=torch.float64)
+        if weights.shape != (len(blocks),) or not bool((weights >= 0).all()):
+            raise ValueError(f"head_weights is {stack['head_weights']}")
+        if not isinstance(self.blocks, str):
+            self.blocks = read_blocks(self.blocks, None)
+        self.blocks_, self.head_weights_ = blocks, weights
+        self.certificates_: list[Certificate] = []
+        self.temperature_ = float(stack["temperature"])
+        if not math.isfinite(self.temperature_):
+            raise ValueError(f"temperature is {self.temperature_}")
+
+
+def choose_heads(scores: Tensor, held_out: ImageStream) -> Tensor:
+    """Return weights (B,) of the heads: all on the last one, or their best convex combination.
+
+    Args:
+        scores: (B, n, k) of the held-out images.
+        held_out: the held-out images.
+
+    Returns:
+        The combination, unless the last head alone classifies more images correctly.
+    """
+    targets = torch.nn.functional.one_hot(torch.from_numpy(held_out.labels), held_out.n_classes)
+    combined = best_combination(scores, targets)
+    last = torch.zeros_like(combined)
+    last[-1] = 1
+    together = torch.einsum("b,bnk->nk", combined.float(), scores)
+    better = measure(together, held_out)["accuracy"] >= measure(scores[-1], held_out)["accuracy"]
+    return combined if better else last
+
+
+def _held_gb(stream: ImageStream) -> float:
+    """Memory in GB of the maps that a stream holds, if it holds any there."""
+    if not isinstance(stream, MapStream) or isinstance(stream.images.maps, np.memmap):
+        return 0.0
+    return 1e-9 * map_bytes(stream, stream.images.maps.shape[1:])

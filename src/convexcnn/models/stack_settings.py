@@ -1,0 +1,171 @@
+"""What the blocks of a stack are: settings by hand or by name, refused before any work is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convexcnn.errors import SettingError
+from convexcnn.patches.extract import PatchGeometry
+
+BLOCK_GATES = ("gaussian", "patches", "sgd")
+"""Strategies that a block can take its gates from."""
+
+DOWNSAMPLINGS = ("none", "average", "space-to-depth")
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Settings of one block.
+
+    Args:
+        filter_size: side of the patches, in pixels of the maps that the block sees.
+        stride: distance between patches, in pixels; the next maps have a pixel per patch.
+        padding: zeros around the maps, in pixels.
+        n_gates: number of gates, g.
+        gates: ``gaussian``, ``patches`` or ``sgd``, as for ConvexConvClassifier.
+        n_neurons: neurons that become channels of the next maps, M; fewer if there are not as
+            many. Of no account in the last block.
+        downsample: what happens to the next maps: ``none``, ``average`` (of 2x2 pixels) or
+            ``space-to-depth`` (2x2 pixels become four channels). An odd last row or column is cut.
+        pooling: cells per side that the head averages over.
+        whiten: number of whitened principal directions of a patch, at most all of them; None takes
+            patches as they are.
+        betas: weights of the ridge to choose from; None for a path that fits the data.
+
+    Raises:
+        SettingError: a value that cannot work.
+    """
+
+    filter_size: int = 3
+    stride: int = 1
+    padding: int = 1
+    n_gates: int = 48
+    gates: str = "sgd"
+    n_neurons: int = 128
+    downsample: str = "none"
+    pooling: int = 2
+    whiten: int | None = 80
+    betas: float | Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("n_gates", "n_neurons"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; give at least 1")
+        for name, known in {"gates": BLOCK_GATES, "downsample": DOWNSAMPLINGS}.items():
+            if getattr(self, name) not in known:
+                raise SettingError(
+                    f"{name} {getattr(self, name)!r} is not known to a block; choose one of "
+                    f"{', '.join(known)}"
+                )
+        if self.whiten is not None and self.whiten < 1:
+            raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
+        values = [self.betas] if isinstance(self.betas, (int, float)) else self.betas
+        if values is not None and not (len(values) and all(0 < b < math.inf for b in values)):
+            raise SettingError(f"betas is {self.betas}; give positive numbers")
+
+    def geometry(self, shape: Shape) -> PatchGeometry:
+        """Where the patches of maps (channels, height, width) lie, and the cells of the head."""
+        return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
+
+    def next_shape(self, geometry: PatchGeometry, n_neurons: int) -> Shape:
+        """Channels, height and width of the next maps, made of so many neurons."""
+        rows, columns = geometry.grid
+        if self.downsample == "none":
+            return n_neurons, rows, columns
+        depth = 4 if self.downsample == "space-to-depth" else 1
+        return depth * n_neurons, rows // 2, columns // 2
+
+
+Blocks = str | Sequence[Block | Mapping[str, Any]]
+
+
+def _vgg11() -> tuple[Block, ...]:
+    """Eight 3x3 blocks, halved in size after the 1st, 2nd, 4th and 6th."""
+    widths = (64, 128, 256, 256, 512, 512, 512, 512)
+    halved = (0, 1, 3, 5)
+    return tuple(
+        Block(
+            n_neurons=width,
+            n_gates=64,
+            whiten=27 if number == 0 else 96,
+            downsample="average" if number in halved else "none",
+        )
+        for number, width in enumerate(widths)
+    )
+
+
+PRESETS: dict[str, tuple[Block, ...]] = {
+    "small": (
+        Block(filter_size=6, stride=2, padding=0, whiten=48),
+        Block(n_gates=36),
+    ),
+    "vgg11": _vgg11(),
+}
+"""Stacks by name."""
+
+
+def read_blocks(blocks: Blocks, n_gates: int | None) -> tuple[Block, ...]:
+    """Return the settings of every block.
+
+    Args:
+        blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block.
+        n_gates: gates of every block instead of what ``blocks`` says; None for that.
+
+    Raises:
+        SettingError: a name that is not known, no block, or a value that cannot work.
+    """
+    if isinstance(blocks, str):
+        if blocks not in PRESETS:
+            raise SettingError(
+                f"blocks {blocks!r} is not known; choose one of {', '.join(PRESETS)}, or give a "
+                f"list of Block"
+            )
+        found = PRESETS[blocks]
+    else:
+        found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
+    if not found:
+        raise SettingError("blocks is empty; give at least one Block")
+    if n_gates is None:
+        return found
+    return tuple(replace(block, n_gates=n_gates) for block in found)
+
+
+def _read_block(number: int, block: Block | Mapping[str, Any]) -> Block:
+    if isinstance(block, Block):
+        return block
+    try:
+        return Block(**block)
+    except SettingError as error:
+        raise SettingError(f"block {number}: {error}") from error
+    except TypeError as error:
+        raise SettingError(
+            f"block {number} is {block!r}; give a Block, or a mapping of "
+            f"{', '.join(Block.__dataclass_fields__)}"
+        ) from error
+
+
+def plan_geometries(blocks: Sequence[Block], image_shape: Shape) -> list[PatchGeometry]:
+    """Return where the patches of every block lie, if it has all the neurons it asks for.
+
+    Raises:
+        SettingError: a filter or a pooling that does not fit, with the number of its block.
+    """
+    geometries, shape = [], image_shape
+    for number, block in enumerate(blocks, 1):
+        try:
+            geometry = block.geometry(shape)
+        except SettingError as error:
+            raise SettingError(f"block {number}: {error}") from error
+        geometries.append(geometry)
+        shape = block.next_shape(geometry, block.n_neurons)
+        if 0 in shape and number < len(blocks):
+            raise SettingError(
+                f"block {number}: downsample {block.downsample!r} leaves nothing of its "
+                f"{geometry.grid[0]}x{geometry.grid[1]} grid of patches; use none"
+            )
+    return geometries
