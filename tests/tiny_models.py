@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
+from convexcnn.models import (
+    Block,
+    ConvexConvClassifier,
+    LayerwiseConvexCNN,
+    NonConvexConvClassifier,
+)
 from convexcnn.solvers.sgd import SGD
 
 SMALL = {"filter_size": 3, "stride": 2, "whiten": 5}
@@ -17,6 +22,18 @@ def non_convex(**kwargs) -> NonConvexConvClassifier:
     """A non-convex classifier that trains in a blink."""
     solver = SGD(epochs=15, batch_size=20, learning_rate=0.02, method="adam")
     return NonConvexConvClassifier(**{"n_filters": 8, "solver": solver, **SMALL, **kwargs})
+
+
+TINY_BLOCKS = (
+    Block(stride=2, n_gates=4, gates="patches", n_neurons=6, whiten=5),
+    Block(n_gates=4, gates="patches", n_neurons=5, whiten=8, downsample="average"),
+    Block(n_gates=3, gates="gaussian", pooling=1, whiten=None),
+)
+
+
+def layerwise(**kwargs) -> LayerwiseConvexCNN:
+    """A stack of three blocks that trains in a blink."""
+    return LayerwiseConvexCNN(**{"blocks": TINY_BLOCKS, **kwargs})
 
 
 MAKERS = {"convex": convex, "non-convex": non_convex}

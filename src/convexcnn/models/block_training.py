@@ -38,7 +38,7 @@ class Split:
 
     Args:
         kept: ascending indices of the training images.
-        held_out: those of the others: they choose betas and weigh heads, and nothing else.
+        held_out: those of the others: they choose betas and weigh heads.
     """
 
     kept: NDArray[np.intp]
@@ -109,8 +109,8 @@ def train_block(
     solution = solver.solve(features, train, held_out, callback)
     assert solution.held_out_scores is not None
     after = PhaseClock(callback)
-    weights = solution.weights.reshape(stream.n_classes, *features.shape).to(gates)
-    bias = solution.bias.to(gates)
+    weights = solution.weights.reshape(stream.n_classes, *features.shape).to(gates).contiguous()
+    bias = solution.bias.to(gates).contiguous()
     neurons, neuron_gates = strongest_neurons(weights, 0 if last else block.n_neurons)
     after.lap("neurons")
     found = TrainedBlock(
@@ -159,12 +159,14 @@ def measure(scores: Tensor, stream: ImageStream) -> dict[str, float]:
 def _fit_transform(
     block: Block, train: ImageStream, geometry: PatchGeometry, generator: torch.Generator
 ) -> PatchTransform:
+    """Raw patch -> d coordinates, laid out in memory as a loaded model has it."""
     if block.whiten is None:
         return identity_transform(geometry.patch_dim)
     per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
     order = torch.randperm(len(train.images), generator=generator).numpy()
     images, _ = train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
-    return fit_whitening(images, geometry, min(block.whiten, geometry.patch_dim))
+    found = fit_whitening(images, geometry, min(block.whiten, geometry.patch_dim))
+    return replace(found, projection=found.projection.contiguous())
 
 
 def _outcome(solution: Solution, reason: str) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
         centre: whether every image loses its mean first.
         augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
-        validation_fraction: part of the images that is held out: it chooses betas and weighs
-            heads, and has no part in anything else.
+        validation_fraction: part of the images that is held out, the same for all blocks: it
+            chooses betas and weighs heads. Beyond that it only shares in the scale of pixels.
         certificates: whether every block is certified as soon as it is trained.
         memory_gb: memory that training may use; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
