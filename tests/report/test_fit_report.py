@@ -10,7 +10,7 @@ from html_page import HtmlPage
 from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters
 
 from convexcnn.report import build_report
-from convexcnn.report.curves import beta_chart
+from convexcnn.report.curves import beta_chart, depth_chart
 from convexcnn.report.fit_words import certificate_words, fit_summary
 from convexcnn.report.run_files import read_run
 
@@ -122,7 +122,53 @@ def test_every_block_of_a_stack_has_its_certificate_and_row(build: Any) -> None:
     assert "Block 1 Optimal among networks with these 48 gates" in text
     assert "Block 2 No certificate was computed" in text
     assert "Block 3 Optimal among networks with these 24 gates" in text
-    assert "Figure 3. Block 3: training and validation accuracy at 13 strengths" in text
+    assert "Figure 1. Accuracy against depth: of every block's own head." in text
+    assert "Figure 4. Block 3: training and validation accuracy at 13 strengths" in text
+
+
+def stack_result() -> dict[str, Any]:
+    """A fit of two blocks, as the command writes it."""
+    result = fit_result()
+    blocks = []
+    for gates, accuracy, weight in ((48, 0.7, 0.25), (36, 0.74, 0.75)):
+        scores = {"loss": 0.3, "accuracy": accuracy}
+        own = {"validation": scores, "stack": scores, "test": scores, "head_weight": weight}
+        blocks.append({**result["blocks"][0], "gates": gates, **own})
+    return result | {"model": "layerwise", "blocks": blocks}
+
+
+def test_the_accuracy_of_a_stack_is_drawn_against_depth(write_run: WriteRun) -> None:
+    chart = depth_chart(read_run(write_run(stack_result())).result)
+    assert chart is not None
+    assert [line.label for line in chart.lines] == ["training", "test", "all heads"]
+    assert chart.lines[1].y.tolist() == [0.7, 0.74]
+    assert chart.lines[1].x.tolist() == [1, 2]
+    assert "test from 70.00% to 74.00%" in chart.description
+
+
+def test_one_block_has_no_depth(write_run: WriteRun) -> None:
+    assert depth_chart(read_run(write_run(fit_result())).result) is None
+
+
+def test_the_page_of_a_stack_says_what_its_certificates_are_given(build: Any) -> None:
+    text = build(stack_result()).text()
+    assert "A gated convex layerwise network of two blocks" in text
+    assert "by the heads of its blocks: block 1 by 0.25 and block 2 by 0.75." in text
+    assert "networks with these 36 gates and the frozen input of this block, to a" in text
+    assert "nothing about blocks with other gates, other blocks before it, the stack as" in text
+    assert "which weigh them, of all heads up to that block." in text
+    assert "validation 0.3000 74.00%" in text
+
+
+def test_every_block_that_learns_its_gates_has_a_curve(build: Any) -> None:
+    events = [
+        {"phase": f"block {b}: gates", "block": b, "step": i, "train_accuracy": i / 9 / b}
+        for b in (1, 2)
+        for i in range(9)
+    ]
+    page = build(stack_result(), events)
+    titles = [text for tag, text in page.texts if tag == "title"]
+    assert titles[-2:] == ["Network that lends gates, block 1", "Network that lends gates, block 2"]
 
 
 def test_training_curves_of_a_descent_are_drawn_from_the_log(build: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from convexcnn.cli.options import FOLDER, data_options, limit_option, output_opt
 if TYPE_CHECKING:
     from convexcnn.cli.console import Console
     from convexcnn.data import ImageDataset
-    from convexcnn.models import ConvexConvClassifier
-    from convexcnn.models.proof import Proof
+    from convexcnn.models import ConvexConvClassifier, LayerwiseConvexCNN
+    from convexcnn.models.base import ImageClassifier
 
 ROUNDING = 1e-6
 """Part of a gap, and of a thousandth of the primal value, that machines may differ by."""
@@ -47,7 +47,7 @@ def command(
     DATA is what RUN was trained on; it is read as RUN read it, with the --limit, --seed and
     --image-size in its config.toml unless they are given. Nothing of the solver is used. Beside the
     certificate stand a search for a further neuron, which proves nothing, and the plain ReLU
-    network of the solution.
+    network of the solution. Of a stack, every block is certified given its frozen input.
 
     Exit code 1: DATA is not what the model was trained on, or the certificate is worse than the
     recorded one by more than rounding.
@@ -56,12 +56,11 @@ def command(
     from convexcnn.cli.trained import check_fits, load_trained
     from convexcnn.data import load_dataset
     from convexcnn.errors import SettingError
-    from convexcnn.models import ConvexConvClassifier
-    from convexcnn.models.proof import prove
+    from convexcnn.models import ConvexConvClassifier, LayerwiseConvexCNN
 
     console = Console(as_json=as_json)
     model = load_trained(run)
-    if not isinstance(model, ConvexConvClassifier):
+    if not isinstance(model, (ConvexConvClassifier, LayerwiseConvexCNN)):
         raise SettingError(
             f"{run} holds a non-convex network, and there is no certificate for those; train with "
             f"another --formulation"
@@ -70,19 +69,13 @@ def command(
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)
-    test = None if dataset.test is None else dataset.test.images
-    start = time.perf_counter()
-    with console.progress() as show:
-
-        def timed(phase: str, work: Callable[[], Any]) -> Any:
-            value = work()
-            show({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
-            return value
-
-        proof = prove(model, dataset.train.images, dataset.train.labels, test, timed)
-    recorded = _recorded(run)
-    problems = _problems(model, dataset, proof, recorded)
-    show_proof(proof, console)
+    proofs = _prove(model, dataset, console)
+    recorded = _recorded(run, len(proofs))
+    problems = _problems(model, dataset, proofs, recorded)
+    for number, proof in enumerate(proofs, 1):
+        if len(proofs) > 1:
+            console.show(f"Block {number}:")
+        show_proof_words(proof, console)
     for problem in problems:
         console.note(f"Problem: {problem}")
     if not problems:
@@ -93,16 +86,49 @@ def command(
             "data": dataset.describe(),
             "passed": not problems,
             "problems": problems,
-            "recorded": recorded,
-            **proof.to_dict(),
+            **_reported(model, proofs, recorded),
         }
     )
     return 1 if problems else 0
 
 
-def show_proof(proof: Proof, console: Console) -> None:
-    """Print a certificate in words, and the numbers that stand beside it."""
-    show_proof_words(proof.to_dict(), console)
+def _prove(
+    model: ConvexConvClassifier | LayerwiseConvexCNN, dataset: ImageDataset, console: Console
+) -> list[dict[str, Any]]:
+    """Prove again what can be said of every block, as `result.json` holds it."""
+    from convexcnn.models import ConvexConvClassifier
+    from convexcnn.models.proof import prove
+
+    test = None if dataset.test is None else dataset.test.images
+    images, labels = dataset.train.images, dataset.train.labels
+    start = time.perf_counter()
+    with console.progress() as show:
+
+        def timed(phase: str, work: Callable[[], Any]) -> Any:
+            value = work()
+            show({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
+            return value
+
+        if isinstance(model, ConvexConvClassifier):
+            return [prove(model, images, labels, test, timed).to_dict()]
+
+        def count(done: int) -> None:
+            show({"phase": "blocks", "step": done, "steps": len(model.blocks_)})
+
+        return [{"certificate": c.to_dict()} for c in model.certify(images, labels, count)]
+
+
+def _reported(
+    model: ConvexConvClassifier | LayerwiseConvexCNN,
+    proofs: list[dict[str, Any]],
+    recorded: list[dict[str, Any] | None],
+) -> dict[str, Any]:
+    """Proofs and records for `--json`: of a two-layer model as they are, of a stack in lists."""
+    from convexcnn.models import ConvexConvClassifier
+
+    if isinstance(model, ConvexConvClassifier):
+        return {"recorded": recorded[0], **proofs[0]}
+    return {"recorded": recorded, "blocks": proofs}
 
 
 def show_proof_words(proof: Mapping[str, Any], console: Console) -> None:
@@ -132,20 +158,21 @@ def _reading(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return reading | {k: v for k, v in given.items() if v is not None and v is not False}
 
 
-def _recorded(run: Path) -> dict[str, Any] | None:
-    """The certificate in the `result.json` of a fit."""
+def _recorded(run: Path, n_blocks: int) -> list[dict[str, Any] | None]:
+    """The certificates in the `result.json` of a fit; None for each that it has not."""
     from convexcnn.cli.run_folder import is_run, read_result
 
-    blocks = read_result(run).get("blocks") if is_run(run) else None
-    certificate = blocks[0].get("certificate") if blocks else None
-    return certificate if isinstance(certificate, dict) else None
+    blocks = (read_result(run).get("blocks") if is_run(run) else None) or []
+    found = [block.get("certificate") for block in blocks[:n_blocks]]
+    found += [None] * (n_blocks - len(found))
+    return [certificate if isinstance(certificate, dict) else None for certificate in found]
 
 
 def _problems(
-    model: ConvexConvClassifier,
+    model: ImageClassifier,
     dataset: ImageDataset,
-    proof: Proof,
-    recorded: Mapping[str, Any] | None,
+    proofs: Sequence[Mapping[str, Any]],
+    recorded: Sequence[Mapping[str, Any] | None],
 ) -> list[str]:
     problems = []
     if model.fingerprint_ is not None and dataset.fingerprint() != model.fingerprint_:
@@ -154,12 +181,15 @@ def _problems(
             f"images with fingerprint {model.fingerprint_[:12]}, and not {len(dataset.train):,} "
             f"with {dataset.fingerprint()[:12]}; the certificate above is for other images"
         )
-    if recorded is not None and recorded["gap"] is not None:
-        found, before = proof.certificate.gap, float(recorded["gap"])
-        slack = ROUNDING * (abs(before) + 1e-3 * abs(proof.certificate.primal))
+    for number, (proof, certificate) in enumerate(zip(proofs, recorded, strict=True), 1):
+        if certificate is None or certificate["gap"] is None:
+            continue
+        found, before = proof["certificate"]["gap"], float(certificate["gap"])
+        slack = ROUNDING * (abs(before) + 1e-3 * abs(proof["certificate"]["primal"]))
         if not found <= before + slack:
+            of_block = f" of block {number}" if len(proofs) > 1 else ""
             problems.append(
-                f"the gap is {found:.3e}, and result.json records {before:.3e}: the model or its "
-                f"result.json was changed"
+                f"the gap{of_block} is {found:.3e}, and result.json records {before:.3e}: the "
+                f"model or its result.json was changed"
             )
     return problems

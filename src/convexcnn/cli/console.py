@@ -105,7 +105,7 @@ def _title(event: Mapping[str, Any]) -> str:
 
 
 def _metrics(event: Mapping[str, Any]) -> str:
-    skipped = ("step", "steps", "seconds", "seed", "epoch")
+    skipped = ("step", "steps", "seconds", "seed", "epoch", "block")
     shown = (
         f"{key.replace('_', ' ')} {value:.4g}"
         for key, value in event.items()

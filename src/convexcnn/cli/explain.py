@@ -81,10 +81,17 @@ def command(
     from convexcnn.cli.console import Console
     from convexcnn.cli.explained import collect, explain_pictures, write_explanations
     from convexcnn.cli.trained import load_trained
+    from convexcnn.errors import SettingError
+    from convexcnn.models.base import BlockClassifier
 
     console = Console(as_json=as_json)
     _check_use(images, data, indices, faithfulness)
     model = load_trained(run)
+    if not isinstance(model, BlockClassifier):
+        raise SettingError(
+            f"{run} holds a stack of blocks, and maps are for two-layer models; train with "
+            f"--model two-layer"
+        )
     chosen = METHODS if "all" in methods else tuple(dict.fromkeys(methods))
     subjects = collect(model, images, data, indices, reading)
     for name in subjects.skipped:

@@ -15,7 +15,7 @@ from convexcnn.cli.options import (
     output_options,
     run_options,
 )
-from convexcnn.cli.settings import FORMULATIONS, SOLVERS
+from convexcnn.cli.settings import FORMULATIONS, MODELS, SOLVERS, STACKS
 
 POSITIVE = click.IntRange(min=1)
 
@@ -32,7 +32,12 @@ POSITIVE = click.IntRange(min=1)
     help="TOML file of settings, such as the config.toml of a run; options override it.",
 )
 @click.option(
-    "--model", type=click.Choice(["two-layer"]), help="Architecture.  [default: two-layer]"
+    "--model",
+    type=click.Choice(MODELS),
+    help="One block, or a stack of blocks trained one after the other.  [default: two-layer]",
+)
+@click.option(
+    "--blocks", type=click.Choice(STACKS), help="Stack of --model layerwise.  [default: small]"
 )
 @click.option(
     "--formulation",
@@ -78,7 +83,7 @@ POSITIVE = click.IntRange(min=1)
     help="Where gates come from: random, patches of the images, a briefly trained network, or "
     "column generation.",
 )
-@click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates.")
+@click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates, of every block.")
 @click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")
 @click.option(
     "--whiten",
@@ -130,7 +135,8 @@ def command(
 
     DATA is a name ('convexcnn data list' shows them), a folder of class folders, a .csv of labels,
     or an .npz file with images and labels. Without options a convex program is solved for several
-    weights of its regulariser, and a validation split picks one.
+    weights of its regulariser, and a validation split picks one. With --model layerwise several
+    blocks are trained one after the other, each as such a program on the frozen maps of the last.
 
     RUN appears when everything is done; interrupted, nothing is left behind.
     """

@@ -11,7 +11,7 @@ import click
 from convexcnn.cli.options import FILE, FOLDER, output_options
 
 if TYPE_CHECKING:
-    from convexcnn.models.base import BlockClassifier
+    from convexcnn.models.base import ImageClassifier
 
 BATCH = 512
 """Pictures decoded at once, so that a folder of any size fits in memory."""
@@ -97,7 +97,7 @@ def picture_files(images: Sequence[Path]) -> Iterator[Path]:
 
 
 def _predict(
-    model: BlockClassifier, files: Sequence[Path], top: int, skip_bad: bool
+    model: ImageClassifier, files: Sequence[Path], top: int, skip_bad: bool
 ) -> tuple[list[Prediction], tuple[str, ...]]:
     from convexcnn.cli.trained import class_names
     from convexcnn.data import read_images

@@ -5,14 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convexcnn.errors import SettingError
 
 if TYPE_CHECKING:
-    from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
+    from convexcnn.models import (
+        ConvexConvClassifier,
+        LayerwiseConvexCNN,
+        NonConvexConvClassifier,
+    )
+
+    Estimator: TypeAlias = ConvexConvClassifier | NonConvexConvClassifier | LayerwiseConvexCNN
 
 FORMULATIONS = ("gated", "relu", "relu-penalised", "non-convex")
+
+MODELS = ("two-layer", "layerwise")
+
+STACKS = ("small", "vgg11")
+"""The names of `models.stack_settings.PRESETS`."""
 
 SOLVERS = (
     "auto",
@@ -36,7 +47,7 @@ RUN_KEYS = ("formulation", "image_size", "limit", "model", "seed", "skip_bad")
 RAW_PIXELS = 0
 """What `whiten` is in a settings file where Python says None: TOML has no such word."""
 
-NOT_SETTINGS = ("callback", "formulation", "image_shape", "random_state")
+NOT_SETTINGS = ("callback", "certificates", "formulation", "image_shape", "random_state")
 """Parameters of the estimators that a settings file has no say in."""
 
 
@@ -61,46 +72,59 @@ def combine(config: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
     return settings | given
 
 
-def make_estimator(settings: Mapping[str, Any]) -> ConvexConvClassifier | NonConvexConvClassifier:
+def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     """Return the untrained estimator that settings describe.
 
     Args:
-        settings: `formulation`, `seed` and parameters of that formulation's estimator.
+        settings: `model`, `formulation`, `seed` and parameters of the estimator.
 
     Raises:
-        SettingError: a setting that does not exist, or not in this formulation.
+        SettingError: a setting that does not exist, or not for this model and formulation.
     """
-    from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
-
-    formulation = settings.get("formulation", "gated")
-    if formulation not in FORMULATIONS:
+    formulation, model = settings.get("formulation", "gated"), settings.get("model", "two-layer")
+    for name, value, choices in (
+        ("formulation", formulation, FORMULATIONS),
+        ("model", model, MODELS),
+    ):
+        if value not in choices:
+            raise SettingError(f"{name} {value!r} is not known; choose from {', '.join(choices)}")
+    if model == "layerwise" and formulation != "gated":
         raise SettingError(
-            f"formulation {formulation!r} is not known; choose from {', '.join(FORMULATIONS)}"
+            f"formulation {formulation} is for model two-layer; the blocks of layerwise are gated"
         )
-    if settings.get("model", "two-layer") != "two-layer":
-        raise SettingError(f"model {settings['model']!r} is not known; there is two-layer")
-    estimator: ConvexConvClassifier | NonConvexConvClassifier
-    if formulation == "non-convex":
-        estimator = NonConvexConvClassifier()
-    else:
-        estimator = ConvexConvClassifier(formulation=formulation)
+    estimator = _default_estimator(model, formulation)
+    what = f"formulation {formulation}" if model == "two-layer" else f"model {model}"
     known = [name for name in estimator.get_params() if name not in NOT_SETTINGS]
     parameters = {key: value for key, value in settings.items() if key not in RUN_KEYS}
-    if "betas" in parameters and "betas" not in known:
+    if "betas" in parameters and "beta" in known:
         parameters["beta"] = _only(parameters.pop("betas"), formulation)
     for key in parameters:
         if key not in known:
-            raise SettingError(_unknown(key, formulation, [*known, *RUN_KEYS]))
+            raise SettingError(_unknown(key, what, [*known, *RUN_KEYS]))
     if parameters.get("whiten") == RAW_PIXELS:
         parameters["whiten"] = None
     estimator.set_params(**parameters, random_state=settings.get("seed", 0))
     return estimator
 
 
-def settings_of(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str, Any]:
+def _default_estimator(model: str, formulation: str) -> Estimator:
+    from convexcnn.models import (
+        ConvexConvClassifier,
+        LayerwiseConvexCNN,
+        NonConvexConvClassifier,
+    )
+
+    if model == "layerwise":
+        return LayerwiseConvexCNN()
+    if formulation == "non-convex":
+        return NonConvexConvClassifier()
+    return ConvexConvClassifier(formulation=formulation)
+
+
+def settings_of(estimator: Estimator) -> dict[str, Any]:
     """Return the parameters of an estimator that a settings file can hold."""
     parameters = {k: v for k, v in estimator.get_params().items() if k not in NOT_SETTINGS}
-    if parameters["whiten"] is None:
+    if parameters.get("whiten", RAW_PIXELS) is None:
         parameters["whiten"] = RAW_PIXELS
     return parameters
 
@@ -112,7 +136,7 @@ def _only(betas: Any, formulation: str) -> Any:
     return values[0]
 
 
-def _unknown(key: str, formulation: str, known: list[str]) -> str:
+def _unknown(key: str, what: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
-    return f"there is no setting '{key}' with formulation {formulation}; {hint}"
+    return f"there is no setting '{key}' with {what}; {hint}"

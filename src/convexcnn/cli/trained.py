@@ -9,10 +9,10 @@ from convexcnn.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from convexcnn.data import ImageDataset
-    from convexcnn.models.base import BlockClassifier
+    from convexcnn.models.base import ImageClassifier
 
 
-def load_trained(run: Path) -> BlockClassifier:
+def load_trained(run: Path) -> ImageClassifier:
     """Return the model of a run.
 
     Args:
@@ -32,14 +32,14 @@ def load_trained(run: Path) -> BlockClassifier:
     return load_model(run)
 
 
-def class_names(model: BlockClassifier) -> tuple[str, ...]:
+def class_names(model: ImageClassifier) -> tuple[str, ...]:
     """Return the names of the classes by label."""
     if model.class_names:
         return tuple(model.class_names)
     return tuple(str(label) for label in model.classes_)
 
 
-def check_fits(model: BlockClassifier, dataset: ImageDataset) -> None:
+def check_fits(model: ImageClassifier, dataset: ImageDataset) -> None:
     """Refuse data whose images or classes are not those of the model.
 
     Raises:

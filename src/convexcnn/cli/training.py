@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.run_folder import RunFolder
+from convexcnn.cli.stack_training import show_blocks, train_stack
 from convexcnn.errors import ConvexcnnError
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def fit_run(
     Args:
         data: name or path of the data set.
         out: the run folder.
-        settings: `formulation`, `seed`, `limit`, `image_size`, `skip_bad` and parameters of the
-            estimator; what is left out keeps its default.
+        settings: `model`, `formulation`, `seed`, `limit`, `image_size`, `skip_bad` and parameters
+            of the estimator; what is left out keeps its default.
         console: where progress and the summary go.
         root: folder of official files.
         download: fetch official files that are missing.
@@ -59,12 +60,16 @@ def fit_run(
         ConvexcnnError: bad settings, bad data, or a run folder that is taken.
     """
     from convexcnn.cli.settings import make_estimator, settings_of
+    from convexcnn.models import LayerwiseConvexCNN
 
     estimator = make_estimator(settings)
     seed = int(settings.get("seed", 0))
     reading = {key: settings.get(key) for key in ("image_size", "limit", "skip_bad")}
-    formulation = settings.get("formulation", "gated")
-    everything = {"formulation": formulation, **settings_of(estimator), **reading, "seed": seed}
+    kind = {
+        "model": settings.get("model", "two-layer"),
+        "formulation": settings.get("formulation", "gated"),
+    }
+    everything = {**kind, **settings_of(estimator), **reading, "seed": seed}
     run = RunFolder(out, everything, header=command_line(), overwrite=overwrite)
     run.check()
     dataset = _load(data, root, download, seed, reading)
@@ -77,7 +82,11 @@ def fit_run(
                 run.log(event)
                 show(event)
 
-            result = train(estimator, dataset, run.folder, callback, certificate=certificate)
+            where = dataset, run.folder, callback
+            if isinstance(estimator, LayerwiseConvexCNN):
+                result = train_stack(estimator, *where, certificate=certificate)
+            else:
+                result = train(estimator, *where, certificate=certificate)
         result |= {"settings": {"data": data, **everything}, "seed": seed}
         run.write_result(result | environment_of_result())
         build_report_or_warn(run.folder, out, console)
@@ -197,6 +206,16 @@ def summarise(result: Result, out: Path, console: Console) -> None:
         if result[key] is not None
     ]
     console.table([result["data"]["name"], "accuracy", "loss"], rows)
+    if result["model"] == "layerwise":
+        show_blocks(result["blocks"], console)
+    else:
+        _show_block(result, out, console)
+    console.show(f"Time: {duration(result['seconds'])}")
+    console.show(f"Report: {out / 'report.html'}")
+
+
+def _show_block(result: Result, out: Path, console: Console) -> None:
+    """Print which solver a two-layer model was trained by, and its proof."""
     block = result["blocks"][0]
     solver = block["solver"]
     if solver is not None:
@@ -210,8 +229,6 @@ def summarise(result: Result, out: Path, console: Console) -> None:
         console.show(
             f"ReLU network: left out, it takes minutes; convexcnn certify {out} {data} finds it"
         )
-    console.show(f"Time: {duration(result['seconds'])}")
-    console.show(f"Report: {out / 'report.html'}")
 
 
 def command_line() -> str:

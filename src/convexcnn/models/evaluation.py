@@ -55,13 +55,30 @@ def evaluate_model(model: ImageClassifier, split: ImageSplit, n_classes: int) ->
         split: labelled images of the model's shape.
         n_classes: k.
     """
+    return evaluate_scores(model, model.scores(split.images), split.labels, n_classes)
+
+
+def evaluate_scores(
+    model: ImageClassifier,
+    known: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    n_classes: int,
+) -> Evaluation:
+    """Measure scores that are those of a model, or of one of its blocks.
+
+    Args:
+        model: as for ``evaluate_model``.
+        known: (n, classes that the model was trained on).
+        labels: (n,) integers in 0..n_classes - 1.
+        n_classes: k.
+    """
     missing = -np.inf if model.loss == "cross_entropy" else 0.0
-    scores = np.full((len(split), n_classes), missing)
-    scores[:, model.classes_] = model.scores(split.images)
-    predicted = model.classes_[scores[:, model.classes_].argmax(1)]
+    scores = np.full((len(labels), n_classes), missing)
+    scores[:, model.classes_] = known
+    predicted = model.classes_[known.argmax(1)]
     confusion = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(confusion, (split.labels, predicted), 1)
-    return Evaluation(_mean_loss(model.loss, scores, split.labels), confusion)
+    np.add.at(confusion, (labels, predicted), 1)
+    return Evaluation(_mean_loss(model.loss, scores, labels), confusion)
 
 
 def _mean_loss(name: str, scores: NDArray[np.float64], labels: NDArray[Any]) -> float:

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from convexcnn.report.formatting import count, fixed, percent, scientific
 from convexcnn.report.line_chart import Line, LineChart, Mark
 from convexcnn.report.node import Node
-from convexcnn.report.results import FORMULATIONS, Block, CompareResult, Formulation
+from convexcnn.report.results import (
+    FORMULATIONS,
+    Block,
+    CompareResult,
+    FitResult,
+    Formulation,
+    Scores,
+)
 
 LABELS: dict[Formulation, str] = {"gated": "convex", "non-convex": "non-convex"}
 COLOURS: dict[Formulation, str] = {"gated": "convex", "non-convex": "non-convex"}
@@ -96,6 +103,39 @@ def beta_chart(block: Block, name: str) -> LineChart | None:
     )
 
 
+def depth_chart(result: FitResult) -> LineChart | None:
+    """Accuracy of every block's own head against depth, and of all heads so far; None for one."""
+    blocks = result.blocks
+    if len(blocks) < 2:
+        return None
+    depth = np.arange(1.0, len(blocks) + 1)
+    scores: dict[tuple[str, str], list[Scores | None]] = {
+        ("training", "muted"): [block.train for block in blocks],
+        ("test", "convex"): [block.test for block in blocks],
+        ("all heads", "ink"): [block.stack for block in blocks],
+    }
+    lines = []
+    for (label, colour), values in scores.items():
+        accuracies = [value.accuracy if value else None for value in values]
+        if any(accuracy is not None for accuracy in accuracies):
+            lines.append(_path_line(label, colour, depth, accuracies))
+    if not lines:
+        return None
+    ends = "; ".join(
+        f"{line.label} from {percent(float(line.y[0]))} to {percent(float(line.y[-1]))}"
+        for line in lines
+    )
+    return LineChart(
+        name="depth",
+        title="Accuracy against depth",
+        description=f"Accuracy of the heads of blocks 1 to {len(blocks)}: {ends}.",
+        x_label="block",
+        lines=lines,
+        in_percent=True,
+        whole_x=True,
+    )
+
+
 def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChart]:
     """Training curves of the descents in a fit's log: of the model, and of the gates if learned.
 
@@ -103,14 +143,19 @@ def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChar
     of that one only the accuracy is drawn.
     """
     phases = dict.fromkeys(str(event.mapping().get("phase", "")) for event in metrics)
-    charts = []
+    charts: list[LineChart] = []
+    several = sum("gate" in phase for phase in phases) > 1
     for phase in phases:
         events = tuple(e for e in metrics if str(e.mapping().get("phase", "")) == phase)
         if "gate" in phase:
             chart = _descent_chart(events, "train_accuracy", "non-convex")
             if chart is not None:
                 title = "Training accuracy of the network that lends its gates"
-                charts.append(replace(chart, name="gates-accuracy", title=title))
+                name = "gates-accuracy"
+                if several:
+                    title = f"Network that lends gates, {phase.partition(':')[0]}"
+                    name = f"{name}-{len(charts) + 1}"
+                charts.append(replace(chart, name=name, title=title))
             continue
         colour = "non-convex" if formulation == "non-convex" else "convex"
         both = (_descent_chart(events, f"train_{m}", colour) for m in ("loss", "accuracy"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
-from convexcnn.report.curves import beta_chart, descent_charts
+from convexcnn.report.curves import beta_chart, depth_chart, descent_charts
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.fit_words import (
     beside_certificate,
@@ -129,7 +129,9 @@ def _scores(result: FitResult) -> list[tuple[str, str, str]]:
 
 
 def _validation_scores(block: Block) -> Scores | None:
-    """The scores that chose beta."""
+    """The scores that chose beta; of a stack, those that weighed its heads."""
+    if block.stack is not None:
+        return block.stack
     return next((point.validation for point in block.path if point.beta == block.beta), None)
 
 
@@ -143,8 +145,21 @@ def _phases(phases: dict[str, float]) -> list[PhaseView]:
     ]
 
 
+def _depth_caption(result: FitResult) -> str:
+    """Whose accuracy the chart of depth shows; `all heads` is not quite that of unseen images."""
+    caption = "Accuracy against depth: of every block's own head"
+    if all(block.stack is None for block in result.blocks):
+        return f"{caption}."
+    return (
+        f"{caption}, and on the validation images, which weigh them, of all heads up to that block."
+    )
+
+
 def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
     views = []
+    depth = depth_chart(result)
+    if depth is not None:
+        views.append(chart_view(depth, _depth_caption(result)))
     for number, block in enumerate(result.blocks, start=1):
         chart = beta_chart(block, f"beta-path-{number}")
         if chart is None:

@@ -10,6 +10,7 @@ from convexcnn.report.formatting import (
     is_known,
     percent,
     scientific,
+    words_of,
 )
 from convexcnn.report.results import Block, FitResult
 
@@ -37,6 +38,13 @@ def fit_summary(result: FitResult) -> str:
         f"A {kind} {shape}, trained on {count(data.n_train)} images of "
         f"{counted(len(data.classes), 'class', 'classes')} in {duration(cost.seconds)}."
     ]
+    weighed = [
+        f"block {number} by {fixed(block.head_weight, 2)}"
+        for number, block in enumerate(result.blocks, 1)
+        if block.head_weight
+    ]
+    if weighed:
+        sentences.append(f"It predicts by the heads of its blocks: {words_of(weighed)}.")
     if result.test is None:
         sentences.append("There were no test images: nothing here says how it does on new ones.")
     return " ".join(sentences)
@@ -59,6 +67,12 @@ def certificate_words(block: Block, formulation: str) -> str:
     if formulation == "relu":
         among = f"ReLU networks with the activation patterns of {gates}"
     limits = "This says nothing about networks with other gates, nor about new images."
+    if block.stack is not None:
+        among += " and the frozen input of this block"
+        limits = (
+            "This says nothing about blocks with other gates, other blocks before it, the stack "
+            "as a whole, or new images."
+        )
     if abs(gap) < _ROUNDING:
         return f"Optimal among {among}, to rounding error. {limits}"
     if gap <= _SOLVED:

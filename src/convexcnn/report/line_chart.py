@@ -28,7 +28,7 @@ _WIDTH, _HEIGHT = 390, 285
 _LEFT = 0.105
 _FONT_SIZE = 11
 _DASHES = (0, (5, 1.6))
-_LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES}
+_LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES, "ink": "-"}
 _SETTLED = 0.02
 """Part of a loss curve, from its start, that does not decide how high the chart reaches."""
 
@@ -72,6 +72,7 @@ class LineChart:
     level: float | None = None
     log_x: bool = False
     in_percent: bool = False
+    whole_x: bool = False
 
 
 def chart_files(chart: LineChart) -> dict[str, bytes]:
@@ -147,7 +148,7 @@ def _draw_axes(axes: Axes, chart: LineChart) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=chart.whole_x))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
     axes.set_xlabel(chart.x_label, color=PALETTE["muted"], labelpad=5)
     axes.figure.text(0, 0.94, chart.title, color=PALETTE["ink"], fontweight="bold")

@@ -58,7 +58,11 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class Block:
-    """One trained block."""
+    """One trained block.
+
+    Of a stack, `validation` is of its own head, `stack` of the best prediction by all heads so
+    far, both on held-out images, and `head_weight` is its part in the final prediction.
+    """
 
     train: Scores
     test: Scores | None
@@ -71,6 +75,9 @@ class Block:
     solver: str
     further_neuron: str
     relu_network: str
+    validation: Scores | None = None
+    stack: Scores | None = None
+    head_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,9 @@ def _block(node: Node) -> Block:
         solver=_maybe(node, "solver", _solver) or "",
         further_neuron=_maybe(node, "further_neuron", _words) or "",
         relu_network=_maybe(node, "relu_network", _words) or "",
+        validation=_maybe(node, "validation", _scores),
+        stack=_maybe(node, "stack", _scores),
+        head_weight=_maybe(node, "head_weight", Node.number),
     )
 
 

@@ -1,0 +1,143 @@
+"""Train a stack of blocks and measure every one of them: `fit --model layerwise`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convexcnn.cli.console import Callback, Console, percent
+
+if TYPE_CHECKING:
+    from convexcnn.data import ImageDataset, ImageSplit
+    from convexcnn.models import LayerwiseConvexCNN
+    from convexcnn.models.evaluation import Evaluation
+    from convexcnn.models.trained_block import TrainedBlock
+
+Result = dict[str, Any]
+
+
+def train_stack(
+    estimator: LayerwiseConvexCNN,
+    dataset: ImageDataset,
+    folder: Path,
+    callback: Callback,
+    *,
+    certificate: bool,
+) -> Result:
+    """Fit, certify and measure a stack, and write model and filters of its first block.
+
+    Args:
+        estimator: not trained yet.
+        dataset: what to train on, and to test on if there are test images.
+        folder: of the run.
+        callback: called with every event.
+        certificate: whether every block is certified.
+
+    Returns:
+        `result.json` without settings and environment.
+    """
+    from safetensors.numpy import save_file
+
+    from convexcnn.cli.training import FILTERS_FILE
+    from convexcnn.models import save_model
+
+    start = time.perf_counter()
+    estimator.set_params(callback=callback, certificates=certificate)
+    estimator.fit(dataset.train.images, dataset.train.labels)
+    estimator.set_params(callback=None)
+    estimator.class_names = dataset.classes
+    estimator.fingerprint_ = dataset.fingerprint()
+    phases = {
+        f"block {number}: {name}": seconds
+        for number, block in enumerate(estimator.blocks_, 1)
+        for name, seconds in block.seconds.items()
+    }
+    k, measured = len(dataset.classes), {}
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        if split is not None:
+            before = time.perf_counter()
+            measured[name] = _evaluate(estimator, split, k)
+            phase = "training images" if name == "train" else "test images"
+            phases[phase] = time.perf_counter() - before
+            callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
+    save_model(estimator, folder)
+    save_file(estimator.filters(), folder / FILTERS_FILE)
+    whole = {name: found[-1] for name, found in measured.items()}
+    return {
+        "format": 1,
+        "kind": "fit",
+        "data": dataset.describe(),
+        "model": "layerwise",
+        "formulation": "gated",
+        "blocks": [
+            {
+                "train": measured["train"][number].summary(),
+                "test": measured["test"][number].summary() if "test" in measured else None,
+                **_block_entry(block, float(weight)),
+            }
+            for number, (block, weight) in enumerate(
+                zip(estimator.blocks_, estimator.head_weights_, strict=True)
+            )
+        ],
+        "train": whole["train"].summary(),
+        "test": whole["test"].summary() if "test" in whole else None,
+        "confusion": whole["test"].confusion.tolist() if "test" in whole else None,
+        "seconds": time.perf_counter() - start,
+        "phases": phases,
+    }
+
+
+def show_blocks(blocks: Sequence[Result], console: Console) -> None:
+    """Print a line per block of a stack: what its head does, and what all heads so far do."""
+    columns = ["block", "training images", "validation", "test images", "heads so far", "weight"]
+    rows = [
+        [
+            str(number),
+            percent(block["train"]["accuracy"]),
+            percent(block["validation"]["accuracy"]),
+            percent(block["test"]["accuracy"] if block["test"] else None),
+            percent(block["stack"]["accuracy"]),
+            f"{block['head_weight']:.2f}",
+        ]
+        for number, block in enumerate(blocks, 1)
+    ]
+    console.table(columns, rows)
+    for number, block in enumerate(blocks, 1):
+        if block["certificate"] is not None:
+            gap, scope = block["certificate"]["relative_gap"], block["certificate"]["scope"]
+            console.show(f"Certificate of block {number}: {scope}, to {gap:.1e}")
+        if block["solver"]["advice"]:
+            advice = block["solver"]["advice"]
+            console.note(f"Warning: block {number} stopped before the tolerance; {advice}.")
+
+
+def _evaluate(estimator: LayerwiseConvexCNN, split: ImageSplit, k: int) -> list[Evaluation]:
+    """Every head, and last the whole model, on labelled images."""
+    import numpy as np
+
+    from convexcnn.models.evaluation import evaluate_scores
+
+    heads = estimator.block_scores(split.images)
+    together = np.tensordot(estimator.head_weights_.numpy(), heads, 1).astype(np.float32)
+    every = (*heads, together)
+    return [evaluate_scores(estimator, scores, split.labels, k) for scores in every]
+
+
+def _block_entry(block: TrainedBlock, weight: float) -> Result:
+    """What `result.json` holds of a block beside its scores."""
+    return {
+        "validation": block.measures["validation"],
+        "stack": block.measures["stack"],
+        "head_weight": weight,
+        "certificate": None if block.certificate is None else block.certificate.to_dict(),
+        "gates": len(block.gates),
+        "neurons": block.n_neurons,
+        "beta": block.beta,
+        "regulariser": "l2",
+        "loss": "squared",
+        "solver": block.solver,
+        "seconds": sum(block.seconds.values()),
+        "path": list(block.path),
+    }
