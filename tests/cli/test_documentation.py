@@ -79,10 +79,13 @@ def choices(name: str) -> set[str]:
 
 
 def test_choices_are_those_of_the_estimators() -> None:
-    from convexcnn.models import base, gates, program_settings
+    from convexcnn.cli.settings import MODELS
+    from convexcnn.models import base, gates, program_settings, stack_settings
     from convexcnn.programs.losses import LOSSES
     from convexcnn.programs.regularisers import REGULARISERS
 
+    assert choices("model") == set(MODELS)
+    assert choices("blocks") == set(stack_settings.PRESETS)
     assert choices("gates") == set(gates.STRATEGIES)
     assert choices("loss") == set(LOSSES)
     assert choices("regulariser") == set(REGULARISERS)

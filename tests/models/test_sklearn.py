@@ -11,7 +11,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier
+from convexcnn.models import (
+    Block,
+    ConvexConvClassifier,
+    LayerwiseConvexCNN,
+    NonConvexConvClassifier,
+)
 from convexcnn.solvers.sgd import SGD
 from small import stripes
 from tiny_models import convex, non_convex
@@ -95,6 +100,10 @@ class NonConvexRows(Rows, NonConvexConvClassifier):
     pass
 
 
+class LayerwiseRows(Rows, LayerwiseConvexCNN):
+    pass
+
+
 EXPECTED = {
     "check_n_features_in_after_fitting": "the message speaks of shapes of images",
     "check_complex_data": "the message speaks of images",
@@ -110,6 +119,7 @@ EXPECTED = {
     "check_methods_subset_invariance": "float32 products round by the size of the batch",
     "check_methods_sample_order_invariance": "float32 products round by the place in the batch",
 }
+PIXEL = Block(filter_size=1, padding=0, pooling=1, whiten=None, gates="gaussian", n_gates=16)
 FIXED = {"filter_size": 1, "stride": 1, "pooling": 1, "whiten": None, "augment": "none"}
 
 
@@ -123,8 +133,9 @@ FIXED = {"filter_size": 1, "stride": 1, "pooling": 1, "whiten": None, "augment":
             centre=False,
             **FIXED,
         ),
+        LayerwiseRows(blocks=[PIXEL, PIXEL], centre=False, augment="none"),
     ],
-    ids=["convex", "non-convex"],
+    ids=["convex", "non-convex", "layerwise"],
 )
 @pytest.mark.filterwarnings("ignore")  # the checks warn about what they skip and expect
 def test_the_checks_of_scikit_learn_pass(model):

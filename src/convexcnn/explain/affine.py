@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convexcnn.errors import DataError
 from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
 from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.base import BlockClassifier, ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
 Floats = NDArray[np.float32]
@@ -97,7 +97,7 @@ def starting_colour(model: object, colour: float | ArrayLike | None, pixels: Ten
     Raises:
         DataError: an array of another shape.
     """
-    if colour is None and isinstance(model, BlockClassifier):
+    if colour is None and isinstance(model, ImageClassifier):
         value = torch.tensor(model.scaler_.mean, dtype=pixels.dtype)[:, None, None]
     else:
         value = torch.as_tensor(0.0 if colour is None else colour, dtype=pixels.dtype)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from convexcnn.data.preprocess import as_images
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.base import BlockClassifier, ImageClassifier
 
 Scorer: TypeAlias = Callable[[Tensor], Tensor]
 """Images (n, channels, height, width) to scores (n, k)."""
 
-Explainable: TypeAlias = BlockClassifier | nn.Module | Scorer
+Explainable: TypeAlias = ImageClassifier | nn.Module | Scorer
 """A fitted classifier, a torch module, or any function of images."""
 
 Target: TypeAlias = int | Sequence[int] | NDArray[np.integer] | Tensor | None
@@ -40,7 +40,7 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
     """
     if batch_size < 1:
         raise SettingError(f"batch_size is {batch_size}; give at least 1")
-    if isinstance(model, BlockClassifier):
+    if isinstance(model, ImageClassifier):
         return lambda images: torch.from_numpy(model.scores(images))
     if isinstance(model, nn.Module):
         return lambda images: _call_module(model, images, batch_size)
@@ -53,8 +53,19 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
 
 
 def as_module(model: BlockClassifier | nn.Module) -> nn.Module:
-    """Return a module to take gradients of: a classifier's ``to_torch()``, or the module itself."""
-    return model.to_torch() if isinstance(model, BlockClassifier) else model
+    """Return a module to take gradients of: a classifier's ``to_torch()``, or the module itself.
+
+    Raises:
+        SettingError: a model of another kind, such as a stack of blocks.
+    """
+    if isinstance(model, BlockClassifier):
+        return model.to_torch()
+    if not isinstance(model, nn.Module):
+        raise SettingError(
+            f"model is a {type(model).__name__}; give a fitted two-layer classifier, or a torch "
+            f"module, to take gradients of"
+        )
+    return model
 
 
 def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> Tensor:
@@ -67,7 +78,7 @@ def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> T
     if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
         return images.detach()
     shape = None
-    if isinstance(model, BlockClassifier) and np.ndim(images) == 2:
+    if isinstance(model, ImageClassifier) and np.ndim(images) == 2:
         shape = model.image_shape_
     return torch.from_numpy(as_images(images, shape)).float()
 

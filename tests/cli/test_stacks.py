@@ -1,0 +1,195 @@
+"""Stacks of blocks from the command line: a run like any other, with an entry for every block."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from convexcnn.cli.application import main
+from small import stripes
+
+STACK = ["--model", "layerwise", "--n-gates", "3"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "stripes.npz"
+    images, labels = stripes(80)
+    test_images, test_labels = stripes(30, seed=1)
+    np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
+    return path
+
+
+def finish(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert finish("fit", data, "--out", out, *STACK) == 0
+    return out
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, Any]:
+    capsys.readouterr()
+    code = finish(*arguments, "--json")
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "config.toml",
+        "figures",
+        "filters.safetensors",
+        "metrics.jsonl",
+        "model.json",
+        "model.safetensors",
+        "report.html",
+        "result.json",
+    }
+    result = json.loads((trained / "result.json").read_text())
+    assert (result["model"], result["formulation"], len(result["blocks"])) == (
+        "layerwise",
+        "gated",
+        2,
+    )
+    for block in result["blocks"]:
+        assert block["gates"] == 3
+        assert block["neurons"] > 0
+        assert block["beta"] > 0
+        assert block["seconds"] > 0
+        assert block["certificate"]["relative_gap"] < 1e-4
+        for name in ("train", "validation", "stack", "test"):
+            assert 0 <= block[name]["accuracy"] <= 1
+    assert sum(block["head_weight"] for block in result["blocks"]) == pytest.approx(1)
+    assert np.sum(result["confusion"]) == 30
+    assert result["settings"]["blocks"] == "small"
+    assert "block 2: certificate" in result["phases"]
+    page = (trained / "report.html").read_text("utf-8")
+    assert "Accuracy against depth" in page
+    assert page.count("Optimal among networks with these 3 gates and the frozen input") == 2
+
+
+def test_fit_prints_every_block(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert finish("fit", data, "--out", tmp_path / "run", *STACK, "--augment", "none") == 0
+    output = capsys.readouterr()
+    assert "heads so far" in output.out
+    assert "Certificate of block 2: optimal among networks with these 3 gates, given" in output.out
+    assert "block 2: network that lends gates" in output.err
+
+
+def test_the_settings_of_a_run_repeat_it(data: Path, trained: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert finish("fit", data, "--out", again, "--config", trained / "config.toml") == 0
+    name = "model.safetensors"
+    assert (again / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_evaluate_and_predict_take_stacks(
+    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    code, found = printed(capsys, "evaluate", trained, data)
+    assert code == 0
+    assert found["accuracy"] == result["test"]["accuracy"]
+    assert found["loss"] == pytest.approx(result["test"]["loss"], rel=1e-4)
+    Image.fromarray(stripes(3)[0][0, 0]).save(tmp_path / "picture.png")
+    code, found = printed(capsys, "predict", trained, tmp_path / "picture.png")
+    assert code == 0
+    assert 0 < found["predictions"][0]["probability"] <= 1
+
+
+def test_certify_proves_every_block_again(
+    data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    code, found = printed(capsys, "certify", trained, data)
+    assert (code, found["problems"]) == (0, [])
+    certificates = [block["certificate"] for block in found["blocks"]]
+    assert found["recorded"] == [block["certificate"] for block in result["blocks"]]
+    assert certificates == found["recorded"]
+    assert finish("certify", trained, data) == 0
+    assert "Block 2:\nCertificate: optimal among" in capsys.readouterr().out
+
+
+def test_changed_weights_of_a_block_are_found_out(
+    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(trained, changed)
+    tensors = load_file(changed / "model.safetensors")
+    tensors["block2.weights"] = tensors["block2.weights"] * np.float32(1.1)
+    save_file(tensors, changed / "model.safetensors")
+    code, found = printed(capsys, "certify", changed, data)
+    assert code == 1
+    assert len(found["problems"]) == 1
+    assert "the gap of block 2 is" in found["problems"][0]
+
+
+def test_a_report_is_built_again(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    before = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    assert finish("report", copy) == 0
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_without_certificates_and_test_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images, labels = stripes(60)
+    folder = tmp_path / "only"
+    folder.mkdir()
+    np.savez(folder / "data.npz", images=images, labels=labels)
+    code, found = printed(
+        capsys, "fit", folder / "data.npz", "--out", tmp_path / "run", *STACK, "--no-certificate"
+    )
+    assert code == 0
+    assert [block["certificate"] for block in found["blocks"]] == [None, None]
+    code, again = printed(capsys, "certify", tmp_path / "run", folder / "data.npz")
+    assert (code, again["recorded"]) == (0, [None, None])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--model", "layerwise", "--filter-size", "3"], "no setting 'filter_size' with model lay"),
+        (["--model", "layerwise", "--beta", "0.1"], "no setting 'betas' with model layerwise"),
+        (["--model", "layerwise", "--formulation", "relu"], "the blocks of layerwise are gated"),
+        (["--blocks", "small"], "there is no setting 'blocks' with formulation gated"),
+        (["--model", "layerwise", "--blocks", "vgg11"], "block 5: pooling 2 asks for more cells"),
+    ],
+)
+def test_options_that_cannot_work_are_wrong_use(
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: list[str],
+    complaint: str,
+) -> None:
+    code, found = printed(capsys, "fit", data, "--out", tmp_path / "run", *options)
+    assert code == 2
+    assert complaint in found["error"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_maps_of_stacks_are_not_explained(
+    data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = printed(capsys, "explain", trained, "--data", data, "--test-index", "0")
+    assert code == 2
+    assert "maps are for two-layer models" in found["error"]
