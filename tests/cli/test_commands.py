@@ -194,7 +194,7 @@ def test_the_non_convex_network_is_trained_too(run: Run, data: Path) -> None:
         (["--device", "gpu"], "device 'gpu' is not known"),
         (["--config", "typo.toml"], "did you mean 'stride'?"),
         (["--config", "nested.toml"], "[gates] is a table"),
-        (["--config", "model.toml"], "model 'layerwise' is not known"),
+        (["--config", "model.toml"], "model 'recurrent' is not known"),
         (["--config", "formulation.toml"], "formulation 'gate' is not known"),
     ],
 )
@@ -203,7 +203,7 @@ def test_settings_that_cannot_work_are_wrong_use(
 ) -> None:
     Path("typo.toml").write_text("strid = 2")
     Path("nested.toml").write_text("[gates]\nnumber = 2")
-    Path("model.toml").write_text('model = "layerwise"')
+    Path("model.toml").write_text('model = "recurrent"')
     Path("formulation.toml").write_text('formulation = "gate"')
     done = run("fit", data, "--out", "run", *options)
     assert done.code == 2
