@@ -193,3 +193,60 @@ def test_maps_of_stacks_are_not_explained(
     code, found = printed(capsys, "explain", trained, "--data", data, "--test-index", "0")
     assert code == 2
     assert "maps are for two-layer models" in found["error"]
+
+
+def test_an_interrupted_run_goes_on_after_its_finished_blocks(
+    data: Path,
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["phase"] == "block 2: whitening":
+            raise KeyboardInterrupt
+
+    fit = ["fit", data, "--out", tmp_path / "run", *STACK]
+    with monkeypatch.context() as patch:
+        patch.setattr("convexcnn.cli.console._plain_progress", lambda _: interrupt)
+        assert finish(*fit) == 1
+    assert "run the same command again to continue" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert finish(*fit, "--augment", "none") == 1
+    assert "holds an unfinished run with other settings (augment flip)" in capsys.readouterr().err
+    assert finish(*fit) == 0
+    output = capsys.readouterr()
+    assert "Continuing the unfinished run" in output.err
+    assert "block 1: gates" not in output.err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        path.name for path in trained.iterdir()
+    }
+    name = "model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_run_interrupted_before_a_block_is_finished_leaves_nothing(
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convexcnn.cli.console._plain_progress", lambda _: interrupt)
+    assert finish("fit", data, "--out", tmp_path / "run", *STACK) == 1
+    assert "nothing was saved" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_ends_a_stack(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, found = printed(capsys, "fit", data, "--out", run, *STACK, "--budget", "1e-6")
+    assert code == 0
+    assert len(found["blocks"]) == 1
+    assert found["settings"]["budget"] == 1e-6
+    code, found = printed(capsys, "certify", run, data)
+    assert (code, len(found["blocks"])) == (0, 1)

@@ -282,6 +282,7 @@ CASES = [
     ),
     ({"memory_gb": 0}, "memory_gb is 0; give a positive number"),
     ({"memory_gb": 1e-6}, r"block 1: .* need .* GB with solver .*; lower n_gates \(now 4\)"),
+    ({"budget": 0}, "budget is 0; give a positive number of minutes"),
     ({"validation_fraction": 0.0}, r"validation_fraction is 0\.0; give a number between"),
     ({"augment": "rotate"}, "augment 'rotate' is not known"),
     ({"device": "abacus"}, "device 'abacus' is not known"),

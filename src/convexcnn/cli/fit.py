@@ -99,6 +99,12 @@ POSITIVE = click.IntRange(min=1)
     metavar="BETA",
     help="Weight of the regulariser; given more than once, validation picks.",
 )
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Begin no further block of a stack after so many minutes.",
+)
 @click.option("--augment", type=click.Choice(["none", "flip"]), help="Add mirrored images.")
 @click.option(
     "--memory-gb",
@@ -138,7 +144,8 @@ def command(
     weights of its regulariser, and a validation split picks one. With --model layerwise several
     blocks are trained one after the other, each as such a program on the frozen maps of the last.
 
-    RUN appears when everything is done; interrupted, nothing is left behind.
+    RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
+    blocks of a stack are kept in RUN.partial, and the same command continues.
     """
     from convexcnn.cli.console import Console
     from convexcnn.cli.settings import combine

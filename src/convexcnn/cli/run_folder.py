@@ -24,8 +24,9 @@ class RunFolder:
     """The folder RUN, written as its sibling RUN.partial and renamed when the block ends well.
 
     An existing RUN is kept unless `overwrite`, and then replaced only after success. When the
-    block fails or is interrupted the partial folder is removed, unless `resumable`: then it stays
-    and the next block with the same settings finds its files again.
+    block fails or is interrupted the partial folder is removed, unless `resumable` and there is
+    more in it than settings and log: then it stays, and the next block with the same settings
+    finds its files again.
 
     Args:
         path: where the finished run is to be.
@@ -99,15 +100,16 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        kept = self.resumable and self._has_parts()
         try:
             if error is None:
                 self._finish()
-            elif not self.resumable:
+            elif not kept:
                 shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             self._unlock()
         if isinstance(error, KeyboardInterrupt):
-            if self.resumable:
+            if kept:
                 raise RunError(
                     f"interrupted; what was finished is kept in {self._shown}.partial, "
                     "run the same command again to continue"
@@ -122,6 +124,13 @@ class RunFolder:
         """Append one line to `metrics.jsonl`."""
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(jsonable(event), allow_nan=False) + "\n")
+
+    def _has_parts(self) -> bool:
+        """Whether there is anything that a run could go on with."""
+        return any(
+            path.name not in (SETTINGS_FILE, METRICS_FILE, LOCK_FILE)
+            for path in self.folder.iterdir()
+        )
 
     def _keep_or_clear(self) -> None:
         written = self.folder / SETTINGS_FILE

@@ -47,7 +47,14 @@ RUN_KEYS = ("formulation", "image_size", "limit", "model", "seed", "skip_bad")
 RAW_PIXELS = 0
 """What `whiten` is in a settings file where Python says None: TOML has no such word."""
 
-NOT_SETTINGS = ("callback", "certificates", "formulation", "image_shape", "random_state")
+NOT_SETTINGS = (
+    "callback",
+    "certificates",
+    "checkpoint",
+    "formulation",
+    "image_shape",
+    "random_state",
+)
 """Parameters of the estimators that a settings file has no say in."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+CHECKPOINT = "blocks"
+"""Folder of finished blocks inside an unfinished run."""
+
 
 def train_stack(
     estimator: LayerwiseConvexCNN,
@@ -27,6 +31,8 @@ def train_stack(
     certificate: bool,
 ) -> Result:
     """Fit, certify and measure a stack, and write model and filters of its first block.
+
+    Blocks that an interrupted run has finished are taken from its folder.
 
     Args:
         estimator: not trained yet.
@@ -44,9 +50,10 @@ def train_stack(
     from convexcnn.models import save_model
 
     start = time.perf_counter()
-    estimator.set_params(callback=callback, certificates=certificate)
+    checkpoint = folder / CHECKPOINT
+    estimator.set_params(callback=callback, certificates=certificate, checkpoint=checkpoint)
     estimator.fit(dataset.train.images, dataset.train.labels)
-    estimator.set_params(callback=None)
+    estimator.set_params(callback=None, checkpoint=None)
     estimator.class_names = dataset.classes
     estimator.fingerprint_ = dataset.fingerprint()
     phases = {
@@ -64,6 +71,7 @@ def train_stack(
             callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
+    shutil.rmtree(checkpoint)
     whole = {name: found[-1] for name, found in measured.items()}
     return {
         "format": 1,
@@ -84,7 +92,7 @@ def train_stack(
         "train": whole["train"].summary(),
         "test": whole["test"].summary() if "test" in whole else None,
         "confusion": whole["test"].confusion.tolist() if "test" in whole else None,
-        "seconds": time.perf_counter() - start,
+        "seconds": sum(phases.values()),
         "phases": phases,
     }
 

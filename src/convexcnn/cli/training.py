@@ -40,7 +40,9 @@ def fit_run(
     overwrite: bool = False,
     certificate: bool = True,
 ) -> Result:
-    """Read data, train, and write the run with its report; nothing is left if that fails.
+    """Read data, train, and write the run with its report.
+
+    Nothing is left if that fails; of a stack, its finished blocks are.
 
     Args:
         data: name or path of the data set.
@@ -70,12 +72,15 @@ def fit_run(
         "formulation": settings.get("formulation", "gated"),
     }
     everything = {**kind, **settings_of(estimator), **reading, "seed": seed}
-    run = RunFolder(out, everything, header=command_line(), overwrite=overwrite)
+    stacked = isinstance(estimator, LayerwiseConvexCNN)
+    run = RunFolder(out, everything, header=command_line(), overwrite=overwrite, resumable=stacked)
     run.check()
     dataset = _load(data, root, download, seed, reading)
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     with run:
+        if run.resumed:
+            console.note(f"Continuing the unfinished run in {run.folder}")
         with console.progress() as show:
 
             def callback(event: dict[str, Any]) -> None:

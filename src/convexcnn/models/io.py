@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
@@ -21,6 +18,7 @@ from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
+from convexcnn.models.whole_files import read_tensors, write_whole
 
 FORMAT = 1
 MODELS: dict[str, type[ImageClassifier]] = {
@@ -62,9 +60,9 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        _replace(folder / "model.safetensors", lambda path: save_file(contiguous, path))
+        write_whole(folder / "model.safetensors", lambda path: save_file(contiguous, path))
         text = json.dumps(description, indent=2)
-        _replace(folder / "model.json", lambda path: path.write_text(text + "\n", "utf-8"))
+        write_whole(folder / "model.json", lambda path: path.write_text(text + "\n", "utf-8"))
     except OSError as error:
         raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
 
@@ -83,7 +81,7 @@ def load_model(folder: Path | str) -> ImageClassifier:
     """
     folder = Path(folder)
     description = _read_description(folder / "model.json")
-    tensors = _read_tensors(folder / "model.safetensors")
+    tensors = read_tensors(folder / "model.safetensors")
     try:
         return _assemble(description, tensors)
     except (*_MISFITS, ConvexcnnError) as error:
@@ -115,18 +113,6 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write a file under another name, flush it to disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text("utf-8"))
@@ -140,19 +126,6 @@ def _read_description(path: Path) -> dict[str, Any]:
     if description.get("class") not in list(MODELS):
         raise RunError(f"{path} names the model {description.get('class')!r}, which is not known")
     return description
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}); train the model again") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
-            raise RunError(f"{path}: {name} is not finite float32; train the model again")
-    return tensors
 
 
 def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageClassifier:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import ImageClassifier, available_memory_gb
+from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
 from convexcnn.models.block_training import (
     Split,
     block_solver,
@@ -56,6 +59,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         validation_fraction: part of the images that is held out, the same for all blocks: it
             chooses betas and weighs heads. Beyond that it only shares in the scale of pixels.
         certificates: whether every block is certified as soon as it is trained.
+        budget: minutes after which no further block is begun; None for no such limit.
+        checkpoint: folder that finished blocks are kept in; a training with the same images and
+            settings that finds some there goes on after them. None for none.
         memory_gb: memory that training may use; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
         random_state: seed of gates, whitening samples and split.
@@ -81,6 +87,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         augment: str = "flip",
         validation_fraction: float = 0.1,
         certificates: bool = True,
+        budget: float | None = None,
+        checkpoint: Path | str | None = None,
         memory_gb: float | None = None,
         device: str = "auto",
         random_state: int | None = 0,
@@ -93,6 +101,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.augment = augment
         self.validation_fraction = validation_fraction
         self.certificates = certificates
+        self.budget = budget
+        self.checkpoint = checkpoint
         self.memory_gb = memory_gb
         self.device = device
         self.random_state = random_state
@@ -100,22 +110,27 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.callback = callback
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
+        start = time.perf_counter()
         blocks = read_blocks(self.blocks, self.n_gates)
         self._check_memory(blocks, stream)
+        checkpoint = self._checkpoint(blocks, stream)
+        seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
         split = self._held_out(stream)
         held_out = stream.subset(split.held_out)
         trained: list[TrainedBlock] = []
         heads: list[Tensor] = []
         weights = torch.ones(1, dtype=torch.float64)
         for number, block in enumerate(blocks, 1):
-            last = number == len(blocks)
             tell = self._callback_of(number)
-            found, scores = train_block(
+            finished = None
+            if checkpoint is not None:
+                finished = checkpoint.load(number, block, stream)
+            found, scores = finished or train_block(
                 block,
                 stream,
                 split,
-                generator,
-                last=last,
+                torch.Generator().manual_seed(seeds[number - 1]),
+                last=number == len(blocks),
                 memory_gb=self._budget_gb - _held_gb(stream),
                 certificate=self.certificates,
                 callback=tell,
@@ -124,13 +139,19 @@ class LayerwiseConvexCNN(ImageClassifier):
             weights = choose_heads(torch.stack(heads), held_out)
             stacked = torch.einsum("b,bnk->nk", weights.float(), torch.stack(heads))
             found.measures["stack"] = measure(stacked, held_out)
+            spent = (time.perf_counter() - start) / 60
+            last = number == len(blocks) or (self.budget is not None and spent > self.budget)
             if not last:
                 clock = PhaseClock(tell)
                 stream = self._freeze(found, stream, split)
                 clock.lap("maps")
                 seconds = found.seconds | clock.seconds
                 found = replace(found, scaler=stream.scaler, seconds=seconds)
-            trained.append(found)
+            if checkpoint is not None and finished is None:
+                checkpoint.save(number, found, scores)
+            trained.append(found.without_maps() if last else found)
+            if last:
+                break
         return {
             "blocks_": trained,
             "head_weights_": weights,
@@ -138,6 +159,15 @@ class LayerwiseConvexCNN(ImageClassifier):
             "temperature_": self._temperature(stacked, held_out.labels),
             "n_train_": len(stream.images),
         }
+
+    def _checkpoint(self, blocks: tuple[Block, ...], stream: ImageStream) -> BlockCheckpoint | None:
+        """Where finished blocks are kept, if they are."""
+        if self.checkpoint is None:
+            return None
+        settings = self.centre, self.augment, self.validation_fraction, self.random_state
+        return BlockCheckpoint(
+            Path(self.checkpoint), fingerprint(stream, blocks, self.certificates, *settings)
+        )
 
     @property
     def _budget_gb(self) -> float:
@@ -147,6 +177,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         """Refuse, before any work, blocks that do not fit the images or the memory."""
         if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
             raise SettingError(f"memory_gb is {self.memory_gb}; give a positive number")
+        if self.budget is not None and not self.budget > 0:
+            raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
         _, channels, height, width = stream.images.shape
         geometries = plan_geometries(blocks, (channels, height, width))
         for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):

@@ -104,6 +104,11 @@ class TrainedBlock:
         assert self.scaler is not None, "the last block hands no maps on"
         return standardise(self.maps(images), self.scaler)
 
+    def without_maps(self) -> TrainedBlock:
+        """The block as the last one: nothing is handed on."""
+        neurons, gates = self.neurons[:0], self.neuron_gates[:0]
+        return replace(self, neurons=neurons, neuron_gates=gates, scaler=None)
+
     def raw(self) -> GatedBlock:
         """The block as certificates want it."""
         return GatedBlock.of(self.features, self.weights, self.bias, self.beta)

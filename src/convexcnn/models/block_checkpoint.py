@@ -1,0 +1,118 @@
+"""Finished blocks of an unfinished stack on disk, so that an interrupted training goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+from convexcnn.errors import DataError, RunError
+from convexcnn.models.stack_settings import Block
+from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.models.whole_files import read_tensors, write_whole
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.certificate import Certificate
+
+HASHED_AT_ONCE = 1024
+
+
+def fingerprint(stream: ImageStream, *settings: Any) -> str:
+    """Return what tells one training from another: of its images, labels and settings."""
+    digest = hashlib.sha256(repr(settings).encode())
+    digest.update(np.ascontiguousarray(stream.labels).tobytes())
+    for start in range(0, len(stream.images), HASHED_AT_ONCE):
+        rows = stream.images[start : start + HASHED_AT_ONCE]
+        digest.update(np.ascontiguousarray(rows).tobytes())
+    return digest.hexdigest()
+
+
+class BlockCheckpoint:
+    """A folder of finished blocks.
+
+    Args:
+        folder: made with the first block.
+        fingerprint: of the training that the blocks belong to.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+
+    def save(self, number: int, block: TrainedBlock, held_out_scores: Tensor) -> None:
+        """Write a block, and its scores (n, k) of the held-out images.
+
+        Raises:
+            RunError: the files cannot be written.
+        """
+        tensors, description = block.saved()
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        tensors["held_out_scores"] = held_out_scores.cpu().contiguous()
+        description |= {
+            "fingerprint": self.fingerprint,
+            "path": list(block.path),
+            "certificate": None if block.certificate is None else block.certificate.to_dict(),
+            "solver": block.solver,
+            "seconds": block.seconds,
+        }
+        text = json.dumps(description)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path(number, "safetensors"), lambda path: save_file(tensors, path))
+            write_whole(self._path(number, "json"), lambda path: path.write_text(text, "utf-8"))
+        except OSError as error:
+            raise RunError(
+                f"{self.folder}: a finished block cannot be written ({error.strerror})"
+            ) from error
+
+    def load(
+        self, number: int, settings: Block, stream: ImageStream
+    ) -> tuple[TrainedBlock, Tensor] | None:
+        """Return a block that was saved, and its scores of the held-out images; None if none was.
+
+        Args:
+            number: of the block, from 1.
+            settings: of the block.
+            stream: its input.
+
+        Raises:
+            RunError: files of another training, or damaged ones.
+        """
+        path = self._path(number, "json")
+        if not path.exists():
+            return None
+        advice = f"empty {self.folder} to train anew"
+        try:
+            description = json.loads(path.read_text("utf-8"))
+            found = description["fingerprint"]
+            if found == self.fingerprint:
+                tensors = read_tensors(self._path(number, "safetensors"))
+                channels, height, width = stream.images.shape[1:]
+                block = TrainedBlock.restored(
+                    settings, (channels, height, width), stream.n_classes, tensors, description
+                )
+                completed = _completed(block, description).to(stream.device)
+                return completed, tensors["held_out_scores"]
+        except (OSError, LookupError, TypeError, ValueError, RunError, DataError) as error:
+            raise RunError(f"{path}: block {number} is damaged ({error}); {advice}") from error
+        raise RunError(f"{path} is of a training with other images or settings; {advice}")
+
+    def _path(self, number: int, kind: str) -> Path:
+        return self.folder / f"block{number}.{kind}"
+
+
+def _completed(block: TrainedBlock, description: dict[str, Any]) -> TrainedBlock:
+    """A restored block with what only a checkpoint keeps."""
+    certificate = description["certificate"]
+    return replace(
+        block,
+        path=tuple(description["path"]),
+        certificate=None if certificate is None else Certificate(**certificate),
+        solver=description["solver"],
+        seconds=dict(description["seconds"]),
+    )

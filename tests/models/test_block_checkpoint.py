@@ -1,0 +1,99 @@
+"""A training that is interrupted goes on after its finished blocks, to the same bits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from convexcnn.errors import RunError
+from convexcnn.models import layerwise as module
+from small import stripes
+from tiny_models import layerwise
+
+IMAGES, LABELS = stripes(60)
+
+
+def interrupt_in(block: int, folder, **settings) -> None:
+    """Train until a block begins."""
+
+    def interrupt(event):
+        if event["block"] == block:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layerwise(checkpoint=folder, callback=interrupt, **settings).fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("block", [2, 3])
+@pytest.mark.parametrize("augment", ["flip", "none"])
+def test_it_goes_on_to_the_same_bits(block, augment, tmp_path):
+    whole = layerwise(augment=augment).fit(IMAGES, LABELS)
+    interrupt_in(block, tmp_path, augment=augment)
+    assert len(list(tmp_path.glob("*.json"))) == block - 1
+    events = []
+    model = layerwise(checkpoint=tmp_path, augment=augment, callback=events.append)
+    model.fit(IMAGES, LABELS)
+    trained = {event["block"] for event in events if event["phase"].endswith(": gates")}
+    assert trained == set(range(block, 4))
+    np.testing.assert_array_equal(model.scores(IMAGES), whole.scores(IMAGES))
+    assert model.certificates_ == whole.certificates_
+    for one, two in zip(model.blocks_, whole.blocks_, strict=True):
+        assert one.measures == two.measures
+        assert one.path == two.path
+        assert one.solver == two.solver
+        assert set(one.seconds) == set(two.seconds)
+    assert model.certify(IMAGES, LABELS) == whole.certificates_
+
+
+def test_an_interruption_before_the_first_block_leaves_nothing(tmp_path):
+    interrupt_in(1, tmp_path / "blocks")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [({"random_state": 1}, IMAGES), ({"n_gates": 2}, IMAGES), ({}, 255 - IMAGES)],
+    ids=["seed", "gates", "images"],
+)
+def test_blocks_of_another_training_are_refused(settings, images, tmp_path):
+    interrupt_in(2, tmp_path)
+    with pytest.raises(RunError, match=r"with other images or settings; empty .* to train anew"):
+        layerwise(checkpoint=tmp_path, **settings).fit(images, LABELS)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", json.dumps({"fingerprint": None})])
+def test_a_damaged_block_is_refused(damage, tmp_path):
+    interrupt_in(2, tmp_path)
+    (tmp_path / "block1.json").write_text(damage)
+    with pytest.raises(RunError, match=r"block1\.json.*empty .* to train anew"):
+        layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+
+
+def test_a_block_without_its_tensors_is_refused(tmp_path):
+    interrupt_in(2, tmp_path)
+    (tmp_path / "block1.safetensors").unlink()
+    with pytest.raises(RunError, match=r"block 1 is damaged .*is missing"):
+        layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="a finished block cannot be written"):
+        layerwise(checkpoint=tmp_path / "file" / "blocks").fit(IMAGES, LABELS)
+
+
+def test_a_budget_ends_the_stack_after_a_block(monkeypatch, tmp_path):
+    """And what was kept can be continued with more time."""
+    minutes = iter([0.0, 3 * 60.0, 6 * 60.0, 9 * 60.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(module.time, "perf_counter", lambda: next(minutes, 600.0))
+        found = layerwise(budget=1e-9, checkpoint=tmp_path).fit(IMAGES, LABELS)
+    assert len(found.blocks_) == len(found.head_weights_) == 1
+    assert len(found.blocks_[0].neurons) == 0
+    assert found.score(IMAGES, LABELS) > 0.7
+    whole = layerwise().fit(IMAGES, LABELS)
+    longer = layerwise(budget=1000.0, checkpoint=tmp_path).fit(IMAGES, LABELS)
+    assert len(longer.blocks_) == 3
+    np.testing.assert_array_equal(longer.scores(IMAGES), whole.scores(IMAGES))
