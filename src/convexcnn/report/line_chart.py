@@ -61,7 +61,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class LineChart:
-    """A figure of one or more lines; `name` is its file name, `description` its text in words."""
+    """A figure of one or more lines.
+
+    `name` is its file name, `description` its text in words; with `whole_x` the x axis counts
+    things, from the first one on.
+    """
 
     name: str
     title: str
@@ -178,7 +182,9 @@ def _limit(axes: Axes, chart: LineChart) -> None:
         bottom, top = max(bottom, 0.0), min(top, 1.0)
     axes.set_ylim(bottom, top)
     x = np.concatenate([line.x for line in chart.lines])
-    if not chart.log_x and x.size and x.max() > x.min():
+    if chart.whole_x and x.size:
+        axes.set_xlim(x.min() - 0.15, x.max() + 0.15)
+    elif not chart.log_x and x.size and x.max() > x.min():
         axes.set_xlim(0, x.max())
 
 
