@@ -135,7 +135,7 @@ def _features(model: ConvexConvClassifier) -> GatedFeatures:
 def _inequalities(model: ConvexConvClassifier, stream: ImageStream) -> int:
     """Number of cone constraints of (R)."""
     patches = len(stream) * model.geometry().cell_order.numel()
-    filters = model.coef_[:, :, 0, :, 0].numel()
+    filters: int = model.coef_[:, :, 0, :, 0].numel()
     return patches * filters
 
 
