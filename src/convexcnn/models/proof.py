@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from convexcnn.certificates.block_certificate import BlockEvidence, certify_block, evidence_of
+from convexcnn.certificates.certificate import Certificate, GatedBlock
+from convexcnn.certificates.certify_cones import certify_cones
+from convexcnn.certificates.further_neuron import FurtherNeuron, find_further_neuron
 from convexcnn.errors import SettingError
 from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.block_certificate import BlockEvidence, certify_block, evidence_of
-from convexcnn.programs.certificate import Certificate, GatedBlock
-from convexcnn.programs.certify_cones import certify_cones
-from convexcnn.programs.further_neuron import FurtherNeuron, find_further_neuron
 from convexcnn.programs.neurons import relu_neurons
-from convexcnn.solvers.patch_blocks import PatchBlocks
+from convexcnn.solvers.cones.patch_blocks import PatchBlocks
 
 if TYPE_CHECKING:
     from convexcnn.models.two_layer import ConvexConvClassifier
