@@ -4,8 +4,9 @@ minimise loss(A v + b) + n beta R(v)  subject to  C v >= 0   (cones of (R)),
 
 with the group norm as sum of t_j, t_j >= |v_j| (second-order cones). Mehrotra's predictor and
 corrector with Nesterov-Todd scaling; every iteration costs one batch of d x d factorisations and
-one of the size of the scores (:mod:`.linear_algebra.block_system`). Gates lie inside their own cones, so every
-iterate is strictly feasible: the network it gives is a ReLU network, with no violation at all.
+one of the size of the scores (:mod:`.linear_algebra.block_system`). Gates lie inside their own
+cones, so every iterate is strictly feasible: the network it gives is a ReLU network, with no
+violation at all.
 """
 
 from __future__ import annotations
