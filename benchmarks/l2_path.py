@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from stopwatch import Stopwatch
 
+from convexcnn.certificates.block_certificate import certify_block
+from convexcnn.certificates.certificate import GatedBlock
 from convexcnn.data import ImageScaler, load_dataset
 from convexcnn.data.split import train_validation_split
 from convexcnn.environment import machine, peak_memory_bytes, versions
@@ -36,8 +38,6 @@ from convexcnn.patches.gates import gaussian_gates
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.block_certificate import certify_block
-from convexcnn.programs.certificate import GatedBlock
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.kernel import Kernel, needed_gb
 from convexcnn.solvers.result import Solution

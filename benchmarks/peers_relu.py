@@ -40,7 +40,7 @@ def main() -> None:
     from compare import as_program, ours, peer, write_report
     from problem import planted_problem, relu_measures
 
-    from convexcnn.programs.certify import certify
+    from convexcnn.certificates.certify import certify
     from convexcnn.solvers.interior_point import InteriorPoint
 
     problem = planted_problem()

@@ -46,6 +46,7 @@ def run(root: Path | None) -> dict[str, Any]:
     """The whole benchmark; torch is imported once the number of threads is set."""
     import torch
 
+    from convexcnn.certificates.certify_cones import certify_cones
     from convexcnn.data import ImageScaler, load_dataset
     from convexcnn.environment import machine, peak_memory_bytes, versions
     from convexcnn.patches.extract import PatchGeometry
@@ -53,11 +54,10 @@ def run(root: Path | None) -> dict[str, Any]:
     from convexcnn.patches.operator import GatedFeatures
     from convexcnn.patches.stream import ImageStream
     from convexcnn.patches.whiten import fit_whitening
-    from convexcnn.programs.certify_cones import certify_cones
     from convexcnn.programs.kind import ProgramKind
     from convexcnn.solvers.cone_columns import ConeColumns
+    from convexcnn.solvers.cones.patch_blocks import PatchBlocks
     from convexcnn.solvers.optimum import Optimum
-    from convexcnn.solvers.patch_blocks import PatchBlocks
     from convexcnn.solvers.warm_path import held_out_scores
 
     dataset = load_dataset("cifar10", root=root)

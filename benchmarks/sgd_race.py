@@ -38,7 +38,7 @@ from convexcnn.programs.gated import GatedProgram
 from convexcnn.programs.losses import SquaredLoss
 from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.passes import feature_blocks
-from convexcnn.solvers.refinement import ExactRidge
+from convexcnn.solvers.ridge.refinement import ExactRidge
 from convexcnn.solvers.sgd import SGD
 
 GATES, BATCH, RATE, MOMENTUM = 1024, 1000, 1e-4 * LOSS_SCALE, 0.9

@@ -19,6 +19,7 @@ ORDER = [
     "data",
     "patches",
     "programs",
+    "certificates",
     "solvers",
     "models",
     "explain",
@@ -76,6 +77,11 @@ def test_imports_run_one_way() -> None:
             continue
         for other in re.findall(r"(?:from|import) convexcnn\.(\w+)", path.read_text()):
             assert ORDER.index(other) <= ORDER.index(own), f"{path} imports convexcnn.{other}"
+
+
+def test_certificates_and_solvers_share_nothing() -> None:
+    for path in (ROOT / "src" / "convexcnn" / "solvers").rglob("*.py"):
+        assert "convexcnn.certificates" not in path.read_text(), path
 
 
 def test_constraints_pin_every_dependency() -> None:

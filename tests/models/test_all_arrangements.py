@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from convexcnn.certificates.certify import certify
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.whiten import identity_transform
-from convexcnn.programs.certify import certify
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.program import Program
 from convexcnn.solvers.interior_point import InteriorPoint

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from convexcnn.certificates.certify import ConeCertificate
 from convexcnn.data.dataset import ImageSplit
 from convexcnn.models import load_model, save_model
 from convexcnn.models.evaluation import evaluate_model
 from convexcnn.patches.operator import GatedFeatures
-from convexcnn.programs.certify import ConeCertificate
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.program import Program

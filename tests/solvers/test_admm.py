@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
+from convexcnn.certificates.certify import certify
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certify import certify
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 from convexcnn.solvers.admm import ADMM

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from convexcnn.certificates.certify import certify
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import fit_whitening
 from convexcnn.programs.block import BatchStatistics
-from convexcnn.programs.certify import certify
 from convexcnn.programs.factored import FactoredProgram
 from convexcnn.programs.gated import GatedProgram
 from convexcnn.programs.kind import ProgramKind

@@ -7,20 +7,21 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
+from convexcnn.certificates.certify import ConeCertificate, certify
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.certify import ConeCertificate, certify
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
-from convexcnn.solvers import cone_columns, patch_blocks
+from convexcnn.solvers import cone_columns
 from convexcnn.solvers.cone_columns import ConeColumns
-from convexcnn.solvers.cone_passes import ConePasses
-from convexcnn.solvers.cone_projection import Faces, project
+from convexcnn.solvers.cones import patch_blocks
+from convexcnn.solvers.cones.passes import ConePasses
+from convexcnn.solvers.cones.patch_blocks import PatchBlocks
+from convexcnn.solvers.cones.projection import Faces, project
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.optimum import Status
-from convexcnn.solvers.patch_blocks import PatchBlocks
 from small import generator, stripe_stream
 
 

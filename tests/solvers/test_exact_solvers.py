@@ -10,23 +10,25 @@ import pytest
 import torch
 
 from convexcnn import reference
+from convexcnn.certificates.block_certificate import certify_block
+from convexcnn.certificates.certificate import GatedBlock
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.block_certificate import certify_block
-from convexcnn.programs.certificate import GatedBlock
 from convexcnn.programs.kind import ProgramKind
-from convexcnn.solvers import cholesky, coarse, direct, kernel, matrix_free, nystrom, statistics
+from convexcnn.solvers import direct, kernel, matrix_free
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.linear_algebra import cholesky
 from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, scores_of, squared_measures
 from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.result import PathPoint, Solution, best_point
+from convexcnn.solvers.ridge import coarse, nystrom, statistics
 from convexcnn.solvers.warm_path import WarmPath
 from small import generator, stripe_stream
 

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
+from convexcnn.certificates.certify import certify
 from convexcnn.patches.operator import GatedFeatures
-from convexcnn.programs.certify import certify
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 from convexcnn.solvers import fista

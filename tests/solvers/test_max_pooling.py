@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from convexcnn.certificates.certify import ConeCertificate, certify
+from convexcnn.certificates.cone_projection import cones_of
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.certify import ConeCertificate, certify
-from convexcnn.programs.cone_projection import cones_of
 from convexcnn.programs.cones import cone_decomposition, relative_violation
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.programs.kind import ProgramKind

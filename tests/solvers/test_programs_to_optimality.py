@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from convexcnn.certificates.certify import ConeCertificate, certify
 from convexcnn.errors import SettingError
-from convexcnn.programs.certify import ConeCertificate, certify
 from convexcnn.programs.program import Program
-from convexcnn.solvers.bounded_quadratic import bounded_minimum
 from convexcnn.solvers.cone_columns import ConeColumns
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.kernel_sides import DenseKernelSide, GramSide, MaskedKernelSide, Side
+from convexcnn.solvers.linear_algebra.bounded_quadratic import bounded_minimum
 from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.optimum import Status
 from cvxpy_oracle import oracle_optimum, tiny_program

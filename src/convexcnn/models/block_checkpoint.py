@@ -12,12 +12,12 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
+from convexcnn.certificates.certificate import Certificate
 from convexcnn.errors import DataError, RunError
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.models.whole_files import read_tensors, write_whole
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certificate import Certificate
 
 HASHED_AT_ONCE = 1024
 

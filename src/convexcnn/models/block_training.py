@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convexcnn.certificates.block_certificate import certify_block
+from convexcnn.certificates.certificate import Certificate
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.program_settings import ProgramSettings
 from convexcnn.models.stack_settings import Block
@@ -18,8 +20,6 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
-from convexcnn.programs.block_certificate import certify_block
-from convexcnn.programs.certificate import Certificate
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver, scores_of, squared_measures

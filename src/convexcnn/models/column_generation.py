@@ -11,13 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from convexcnn.certificates.dual_bound import centred_residual
+from convexcnn.certificates.further_neuron import steepest_neurons
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.gates import patch_gates
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.dual_bound import centred_residual
-from convexcnn.programs.further_neuron import steepest_neurons
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import get_regulariser

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import ImageClassifier, available_memory_gb
@@ -34,7 +35,6 @@ from convexcnn.models.strength import strongest_filters
 from convexcnn.models.trained_block import TENSORS, TrainedBlock
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certificate import Certificate
 from convexcnn.solvers.result import Callback, PhaseClock
 
 MAPS_SHARE = 0.3

@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from convexcnn.certificates.block_certificate import BlockEvidence, certify_block, evidence_of
+from convexcnn.certificates.certificate import Certificate, GatedBlock
+from convexcnn.certificates.certify_cones import certify_cones
+from convexcnn.certificates.further_neuron import FurtherNeuron, find_further_neuron
 from convexcnn.errors import SettingError
-from convexcnn.models.base import available_memory_gb
-from convexcnn.models.program_settings import MEMORY_SHARE
 from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.block_certificate import BlockEvidence, certify_block, evidence_of
-from convexcnn.programs.certificate import Certificate, GatedBlock
-from convexcnn.programs.certify_cones import certify_cones
-from convexcnn.programs.further_neuron import FurtherNeuron, find_further_neuron
 from convexcnn.programs.neurons import relu_neurons
-from convexcnn.solvers.patch_blocks import PatchBlocks
+from convexcnn.solvers.cones.patch_blocks import PatchBlocks
 
 if TYPE_CHECKING:
     from convexcnn.models.two_layer import ConvexConvClassifier
 
 T = TypeVar("T")
+GATHERED = 2e6
+"""Cone constraints that are projected on all at once, by least squares; more come in blocks."""
+
 Timed = Callable[[str, Callable[[], Any]], Any]
 """Runs one part of a proof under its name."""
 
@@ -115,7 +116,7 @@ def block_evidence(
             "the cones; train with formulation relu or gated"
         )
     with torch.no_grad():
-        if model.formulation == "relu" and not _cones_fit(model, stream):
+        if model.formulation == "relu" and _inequalities(model, stream) > GATHERED:
             return _streamed_evidence(model, stream)
         return certify_block(raw_block(model), stream, model.program_kind(), progress=progress)
 
@@ -131,11 +132,11 @@ def _features(model: ConvexConvClassifier) -> GatedFeatures:
     )
 
 
-def _cones_fit(model: ConvexConvClassifier, stream: ImageStream) -> bool:
-    """Whether the inequalities of all cones fit into memory at once."""
+def _inequalities(model: ConvexConvClassifier, stream: ImageStream) -> int:
+    """Number of cone constraints of (R)."""
     patches = len(stream) * model.geometry().cell_order.numel()
-    needed = 8e-9 * patches * (model.transform_.dim + 12 * model.coef_[:, :, 0, :, 0].numel())
-    return bool(needed <= MEMORY_SHARE * available_memory_gb())
+    filters: int = model.coef_[:, :, 0, :, 0].numel()
+    return patches * filters
 
 
 def _streamed_evidence(model: ConvexConvClassifier, stream: ImageStream) -> BlockEvidence:

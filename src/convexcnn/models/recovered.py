@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convexcnn.certificates.block_certificate import BlockEvidence
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.block_certificate import BlockEvidence
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.neurons import Neurons, decomposed_neurons, factored_neurons, relu_neurons
 from convexcnn.programs.regularisers import gate_matrices

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convexcnn.certificates.certificate import Certificate, GatedBlock
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.models.base import check_shapes, finite
 from convexcnn.models.frozen_maps import standardise
@@ -18,7 +19,6 @@ from convexcnn.models.strength import VISIBLE, count_neurons
 from convexcnn.patches.extract import PatchGeometry, extract_patches
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.certificate import Certificate, GatedBlock
 from convexcnn.programs.regularisers import gate_matrices
 
 TENSORS = ("mean", "projection", "gates", "weights", "bias", "neurons", "neuron_gates")

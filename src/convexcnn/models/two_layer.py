@@ -12,6 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from convexcnn.certificates.certificate import PROBED, Certificate, require_same_bits
+from convexcnn.certificates.further_neuron import FurtherNeuron
 from convexcnn.errors import SettingError
 from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
@@ -26,8 +28,6 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.certificate import PROBED, Certificate, require_same_bits
-from convexcnn.programs.further_neuron import FurtherNeuron
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.solvers.choose import ProblemSize

@@ -1,0 +1,1 @@
+"""Images as patches: where they lie, whitening, gates, and the operator Phi."""

@@ -1,0 +1,1 @@
+"""The convex programs: losses, regularisers, cones, and the neurons of their solutions."""

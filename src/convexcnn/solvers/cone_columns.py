@@ -2,9 +2,9 @@
 
 minimise (1/n) loss(sum_i Phi_i (V_i - W_i) + b, Y) + beta (R(V) + R(W)),  v_ic, w_ic in K_i
 
-A master program knows some unit filters of every cone (:mod:`.cone_master`). For its residual L
+A master program knows some unit filters of every cone (:mod:`.cones.master`). For its residual L
 the filter of cone i that helps class c most is the projection of +-Phi_i' l_c on K_i
-(:mod:`.cone_projection`); it joins the master where its norm exceeds n beta, and the norms of all
+(:mod:`.cones.projection`); it joins the master where its norm exceeds n beta, and the norms of all
 projections are the dual bound. Gates come first: they are inside their own cones, and the cones
 of many patches are so narrow that hardly anything else is.
 """
@@ -24,12 +24,12 @@ from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.multipliers import SparseMultipliers
 from convexcnn.programs.program import Program
-from convexcnn.solvers.cone_master import Columns, Master
-from convexcnn.solvers.cone_passes import ConePasses
-from convexcnn.solvers.cone_projection import Faces, project
+from convexcnn.solvers.cones.master import Columns, Master
+from convexcnn.solvers.cones.passes import ConePasses
+from convexcnn.solvers.cones.patch_blocks import PatchBlocks
+from convexcnn.solvers.cones.projection import Faces, project
 from convexcnn.solvers.duality import feasible_dual
 from convexcnn.solvers.optimum import History, Optimum, Status
-from convexcnn.solvers.patch_blocks import PatchBlocks
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.warm_path import AtBeta, BetaSolver
 

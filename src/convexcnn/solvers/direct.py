@@ -11,8 +11,8 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.cg import conjugate_gradients
-from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
+from convexcnn.solvers.linear_algebra.cg import conjugate_gradients
+from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
 from convexcnn.solvers.path import (
     CHUNK,
     PATH_TOLERANCE,
@@ -22,9 +22,9 @@ from convexcnn.solvers.path import (
     relative_path,
     scores_of,
 )
-from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
-from convexcnn.solvers.statistics import BAND, GramStatistics, pilot_mean
+from convexcnn.solvers.ridge.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
+from convexcnn.solvers.ridge.statistics import BAND, GramStatistics, pilot_mean
 
 CORRECTED = 1e-3
 """Relative residual to which a round of refinement solves for its correction."""

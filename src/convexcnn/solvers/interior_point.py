@@ -4,8 +4,9 @@ minimise loss(A v + b) + n beta R(v)  subject to  C v >= 0   (cones of (R)),
 
 with the group norm as sum of t_j, t_j >= |v_j| (second-order cones). Mehrotra's predictor and
 corrector with Nesterov-Todd scaling; every iteration costs one batch of d x d factorisations and
-one of the size of the scores (:mod:`.block_system`). Gates lie inside their own cones, so every
-iterate is strictly feasible: the network it gives is a ReLU network, with no violation at all.
+one of the size of the scores (:mod:`.linear_algebra.block_system`). Gates lie inside their own
+cones, so every iterate is strictly feasible: the network it gives is a ReLU network, with no
+violation at all.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
-from convexcnn.solvers import second_order_cone as soc
-from convexcnn.solvers.block_system import BlockSystem
-from convexcnn.solvers.cone_rows import ConeRows
+from convexcnn.solvers.cones.rows import ConeRows
 from convexcnn.solvers.duality import dual_point, dual_value, negative_gradient
+from convexcnn.solvers.linear_algebra import second_order_cone as soc
+from convexcnn.solvers.linear_algebra.block_system import BlockSystem
 from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.warm_path import InMemorySolver
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
+from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
 from convexcnn.solvers.path import (
     CHUNK,
     PATH_TOLERANCE,
@@ -22,9 +22,9 @@ from convexcnn.solvers.path import (
     relative_path,
     squared_measures,
 )
-from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
-from convexcnn.solvers.statistics import pilot_mean
+from convexcnn.solvers.ridge.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
+from convexcnn.solvers.ridge.statistics import pilot_mean
 
 
 def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK) -> float:

@@ -15,9 +15,7 @@ from torch import Tensor
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.cg import ShiftedSystems
-from convexcnn.solvers.coarse import coarse_solutions
-from convexcnn.solvers.nystrom import Covariance, Moments, sketch_moments
+from convexcnn.solvers.linear_algebra.cg import ShiftedSystems
 from convexcnn.solvers.path import (
     CHUNK,
     PATIENCE,
@@ -27,8 +25,10 @@ from convexcnn.solvers.path import (
     relative_path,
     scores_of,
 )
-from convexcnn.solvers.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
+from convexcnn.solvers.ridge.coarse import coarse_solutions
+from convexcnn.solvers.ridge.nystrom import Covariance, Moments, sketch_moments
+from convexcnn.solvers.ridge.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 
 RANK = 1000
 

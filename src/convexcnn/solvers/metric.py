@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.cholesky import BAND, BLOCK, CholeskyFactor
+from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK, CholeskyFactor
 from convexcnn.solvers.passes import feature_blocks
 
 CHUNK_BYTES = 0.25e9

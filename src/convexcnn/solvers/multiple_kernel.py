@@ -15,8 +15,8 @@ from torch import Tensor
 
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
-from convexcnn.solvers.bounded_quadratic import bounded_minimum
 from convexcnn.solvers.kernel_sides import Measure, Side, choose_side
+from convexcnn.solvers.linear_algebra.bounded_quadratic import bounded_minimum
 from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.warm_path import InMemorySolver
 

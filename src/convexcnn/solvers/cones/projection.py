@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexcnn.solvers.cone_passes import Walls
+from convexcnn.solvers.cones.passes import Walls
 
 STEPS_PER_DIMENSION = 30
 INSIDE = 1e-10

@@ -9,9 +9,9 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import identity_transform
-from convexcnn.solvers import coarse
-from convexcnn.solvers.coarse import CoarseFeatures, coarse_solutions
-from convexcnn.solvers.refinement import ExactRidge
+from convexcnn.solvers.ridge import coarse
+from convexcnn.solvers.ridge.coarse import CoarseFeatures, coarse_solutions
+from convexcnn.solvers.ridge.refinement import ExactRidge
 from small import generator, stripe_stream
 
 GATES, KEPT = 6, 5

@@ -16,7 +16,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.passes import feature_blocks
-from convexcnn.solvers.statistics import pilot_mean
+from convexcnn.solvers.ridge.statistics import pilot_mean
 
 ROUNDING = 1e-6
 """Eigenvalues below this part of the largest are rounding in float32."""

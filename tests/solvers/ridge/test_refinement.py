@@ -13,7 +13,7 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
 from convexcnn.solvers.optimum import Status
-from convexcnn.solvers.refinement import MAX_ROUNDS, ExactRidge, refine
+from convexcnn.solvers.ridge.refinement import MAX_ROUNDS, ExactRidge, refine
 from small import generator, stripe_stream
 
 GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2)

@@ -10,7 +10,7 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.solvers.nystrom import Covariance, Nystrom, sketch_moments
+from convexcnn.solvers.ridge.nystrom import Covariance, Nystrom, sketch_moments
 from small import generator, stripe_stream
 
 GEOMETRY = PatchGeometry((1, 8, 8), 4, stride=2)

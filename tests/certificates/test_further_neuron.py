@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from convexcnn.programs.certificate import GatedBlock
-from convexcnn.programs.further_neuron import (
+from convexcnn.certificates.certificate import GatedBlock
+from convexcnn.certificates.further_neuron import (
     FurtherNeuron,
     every_so_many,
     exact_slopes,

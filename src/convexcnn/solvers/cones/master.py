@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
-from convexcnn.solvers.bounded_quadratic import bounded_minimum
+from convexcnn.solvers.linear_algebra.bounded_quadratic import bounded_minimum
 
 NEWTON_STEPS = 30
 HALVINGS = 20

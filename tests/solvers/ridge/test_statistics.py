@@ -10,9 +10,10 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.solvers import direct, statistics
+from convexcnn.solvers import direct
 from convexcnn.solvers.direct import symmetric_product
-from convexcnn.solvers.statistics import GramStatistics, pilot_mean
+from convexcnn.solvers.ridge import statistics
+from convexcnn.solvers.ridge.statistics import GramStatistics, pilot_mean
 from small import generator, stripe_stream
 
 GEOMETRY = PatchGeometry((1, 8, 8), 3, stride=2, cells=2)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
+from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
 from convexcnn.solvers.path import PATH_TOLERANCE
-from convexcnn.solvers.statistics import GramStatistics, pilot_mean
+from convexcnn.solvers.ridge.statistics import GramStatistics, pilot_mean
 
 DIRECTIONS = 48
 """Principal directions of a patch that are kept: nearly all of its variance."""

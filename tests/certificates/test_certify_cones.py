@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from convexcnn.programs.certify import ConeCertificate, certify
-from convexcnn.programs.certify_cones import certify_cones
+from convexcnn.certificates.certify import ConeCertificate, certify
+from convexcnn.certificates.certify_cones import certify_cones
 from convexcnn.programs.multipliers import SparseMultipliers
 from convexcnn.programs.program import Program
 from cvxpy_oracle import oracle_optimum, tiny_program

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from convexcnn import reference
-from convexcnn.errors import RunError, SettingError
-from convexcnn.patches.extract import PatchGeometry
-from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certificate import (
+from convexcnn.certificates.certificate import (
     Certificate,
     GatedBlock,
     feature_rows,
     gated_features,
     require_same_bits,
 )
-from convexcnn.programs.dual_bound import certify_gated
+from convexcnn.certificates.dual_bound import certify_gated
+from convexcnn.errors import RunError, SettingError
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.stream import ImageStream
 from small import generator, one_hot, random_images, stripe_stream
 
 BETA, GATES, K = 0.02, 3, 3

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexcnn.certificates.certificate import Certificate
 from convexcnn.errors import SettingError
-from convexcnn.programs.certificate import Certificate
 
 Rows = Iterable[tuple[Tensor, Tensor]]
 """Blocks of the rows of Phi (b, cells g d) with their targets (b, k), walked through once."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from convexcnn.programs.certify import ConeCertificate
-from convexcnn.programs.cone_projection import SignedPatches, project_on_cones
-from convexcnn.programs.dual_bound import (
+from convexcnn.certificates.certify import ConeCertificate
+from convexcnn.certificates.cone_projection import SignedPatches, project_on_cones
+from convexcnn.certificates.dual_bound import (
     best_bound,
     certificate_of,
     dual_candidate,

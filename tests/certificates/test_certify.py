@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from convexcnn.certificates.certify import ConeCertificate, certify
 from convexcnn.errors import SettingError
-from convexcnn.programs.certify import ConeCertificate, certify
 from convexcnn.programs.cones import cone_decomposition, relative_violation, shift_into_cones
 from convexcnn.programs.program import Program
 from cvxpy_oracle import oracle_optimum, tiny_program

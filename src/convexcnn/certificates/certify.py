@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexcnn.programs.certificate import Certificate
-from convexcnn.programs.cone_projection import Cones, cones_of, project_on_cones, taken_patches
-from convexcnn.programs.dual_bound import (
+from convexcnn.certificates.certificate import Certificate
+from convexcnn.certificates.cone_projection import Cones, cones_of, project_on_cones, taken_patches
+from convexcnn.certificates.dual_bound import (
     best_bound,
     certificate_of,
     certify_gated,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.errors import SettingError
-from convexcnn.solvers.patch_blocks import PatchBlocks
+from convexcnn.solvers.cones.patch_blocks import PatchBlocks
 
 FILTERS_AT_ONCE = 256
 

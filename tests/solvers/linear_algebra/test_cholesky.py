@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from convexcnn.errors import SettingError
-from convexcnn.solvers import cholesky
-from convexcnn.solvers.cholesky import CholeskyFactor, shifted_solutions
+from convexcnn.solvers.linear_algebra import cholesky
+from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
 from small import generator
 
 BLOCK = 4

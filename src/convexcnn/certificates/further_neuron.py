@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexcnn.certificates.certificate import GatedBlock, cell_bounds
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certificate import GatedBlock, cell_bounds
 from convexcnn.programs.kind import ProgramKind
 
 PASSES = 16

@@ -10,21 +10,21 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.certificate import (
+from convexcnn.certificates.certificate import (
     Certificate,
     GatedBlock,
     cell_bounds,
     feature_rows,
 )
-from convexcnn.programs.certify import certify
-from convexcnn.programs.cone_projection import cones_of
-from convexcnn.programs.dual_bound import (
+from convexcnn.certificates.certify import certify
+from convexcnn.certificates.cone_projection import cones_of
+from convexcnn.certificates.dual_bound import (
     centred_residual,
     certify_gated,
     dual_candidate,
     loss_total,
 )
+from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convexcnn.solvers.cg import ShiftedSystems, conjugate_gradients
+from convexcnn.solvers.linear_algebra.cg import ShiftedSystems, conjugate_gradients
 from small import generator
 
 SIZE, COLUMNS = 30, 4

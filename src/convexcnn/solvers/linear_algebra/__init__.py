@@ -1,0 +1,1 @@
+"""Algorithms on plain tensors that solvers are made of; nothing here knows of images."""

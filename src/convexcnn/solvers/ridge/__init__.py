@@ -1,0 +1,1 @@
+"""What the solvers of ridge regression share: statistics, preconditioners, refinement."""
