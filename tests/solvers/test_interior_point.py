@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from convexcnn.programs.program import Program
-from convexcnn.solvers import cone_rows
-from convexcnn.solvers import second_order_cone as soc
-from convexcnn.solvers.block_system import Features
-from convexcnn.solvers.conic_program import ConicProgram, Point
+from convexcnn.solvers.cones import rows as cone_rows
+from convexcnn.solvers.interior.block_system import Features
+from convexcnn.solvers.interior.conic_program import ConicProgram, Point
+from convexcnn.solvers.interior.newton_direction import Newton
 from convexcnn.solvers.interior_point import InteriorPoint
-from convexcnn.solvers.newton_direction import Newton
+from convexcnn.solvers.linear_algebra import second_order_cone as soc
 from convexcnn.solvers.optimum import Status
 from cvxpy_oracle import tiny_program
 from small import generator

@@ -1,11 +1,12 @@
 """A primal-dual interior-point method for (G) and (R), to any accuracy, in 10 to 20 iterations.
 
-The programs and their cones: :mod:`.conic_program`. Newton's directions with Nesterov-Todd scaling
-(:mod:`.newton_direction`) cost one batch of d x d factorisations and one of the size of the scores
-(:mod:`.block_system`), and several centrality corrections share them. Factorisations are in
-float32 for as long as directions can be corrected to what the gap needs, then in float64. Gates
-lie inside their own cones, so every iterate is strictly feasible: the network it gives is a ReLU
-network, with no violation at all.
+The programs and their cones: :mod:`.interior.conic_program`. Newton's directions with
+Nesterov-Todd scaling (:mod:`.interior.newton_direction`) cost one batch of d x d factorisations
+and one of the size of the scores (:mod:`.interior.block_system`), and several centrality
+corrections share them. Factorisations are in float32 for as long as directions can be corrected
+to what the gap needs, then in float64. Cones are open and a filter starts in the middle of its
+own, so every iterate is strictly feasible: the network it gives is a ReLU network, with no
+violation at all.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from convexcnn.errors import SettingError
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
-from convexcnn.solvers.conic_program import ConicProgram, Point
-from convexcnn.solvers.newton_direction import Newton, merit
+from convexcnn.solvers.interior.conic_program import ConicProgram, Point
+from convexcnn.solvers.interior.newton_direction import Newton, merit
 from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.warm_path import InMemorySolver
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from convexcnn.programs.program import Program
-from convexcnn.solvers import second_order_cone as soc
-from convexcnn.solvers.block_system import Features
-from convexcnn.solvers.cone_rows import ConeRows
+from convexcnn.solvers.cones.rows import ConeRows
 from convexcnn.solvers.duality import dual_point, dual_value, negative_gradient
+from convexcnn.solvers.interior.block_system import Features
+from convexcnn.solvers.linear_algebra import second_order_cone as soc
 
 START = 3.0
 """How much the first norms cost, relative to the loss at zero."""

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from convexcnn.solvers import second_order_cone as soc
-from convexcnn.solvers.block_system import BlockSystem
-from convexcnn.solvers.conic_program import ConicProgram, Point
+from convexcnn.solvers.interior.block_system import BlockSystem
+from convexcnn.solvers.interior.conic_program import ConicProgram, Point
+from convexcnn.solvers.linear_algebra import second_order_cone as soc
 
 CORRECTIONS = 6
 SPREAD = 10.0
