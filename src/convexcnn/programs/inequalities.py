@@ -83,7 +83,11 @@ class Inequalities:
 
     def responses(self, weights: Tensor) -> Tensor:
         """C v for weights (..., cells, g, d), (..., cells, g, n q)."""
-        responses = self._by_image(weights @ self.patches.flatten(1, 2).transpose(1, 2))
+        *rest, cells, g, d = weights.shape
+        by_cell = weights.reshape(-1, cells, g, d).transpose(0, 1).reshape(cells, -1, d)
+        products = by_cell @ self.patches.flatten(1, 2).transpose(1, 2)
+        responses = products.view(cells, -1, g, products.shape[2]).transpose(0, 1)
+        responses = self._by_image(responses.reshape(*rest, cells, g, -1))
         rows = self.own * responses
         if self.lead is not None and self.best is not None:
             index = self.best[..., None].expand(*rows.shape[:-1], 1)

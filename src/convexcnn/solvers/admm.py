@@ -40,10 +40,11 @@ RELAXATION = 1.6
 CURVATURE = {"squared": 1.0, "cross_entropy": 0.5}
 """s: the second derivative of the loss is at most this."""
 
-STIFFNESS = 30.0
-"""rho / mean eigenvalue of G, over beta / the smallest beta at which all weights are zero."""
+STIFFNESS = 300.0
+"""rho / mean eigenvalue of G is this times the power 3/2 of beta / the smallest beta at which all
+weights are zero."""
 
-STIFFNESS_RANGE = (0.05, 20.0)
+STIFFNESS_RANGE = (0.08, 100.0)
 REFACTORISE = 2.5
 """A factor serves while the rho that is wanted is within this factor of its own."""
 
@@ -180,7 +181,7 @@ class _Iterate:
         wanted = self.totals.rows * self.beta / self.curvature
         if self.prepared.largest_beta:
             low, high = STIFFNESS_RANGE
-            stiffness = STIFFNESS * self.beta / self.prepared.largest_beta
+            stiffness = STIFFNESS * (self.beta / self.prepared.largest_beta) ** 1.5
             wanted = self.metric.mean_square * min(max(stiffness, low), high)
         rho = self.metric.rho
         if not rho or not 1 / REFACTORISE <= wanted / rho <= REFACTORISE:

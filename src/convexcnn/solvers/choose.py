@@ -109,7 +109,7 @@ def _multiple_kernel(size: ProblemSize, kind: ProgramKind) -> float:
 
 def _interior_point(size: ProblemSize, kind: ProgramKind) -> float:
     side = size.smaller_side * (size.classes if kind.loss == "cross_entropy" else 1)
-    cones = 8 * size.cone_rows if kind.formulation == "relu" else 0
+    cones = 12 * size.cone_rows if kind.formulation == "relu" else 0
     return _gathered(size, kind) + 8.0 * (3 * side**2 + cones)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.program import Program
 
 OUTER_ELEMENTS = 2**24
-"""Numbers in a table of outer products x x'."""
+"""Numbers in a table of outer products x x'; one that is not larger is kept."""
+CENTRING_STEPS = 4
 
 
 class ConeRows:
@@ -26,6 +28,7 @@ class ConeRows:
 
     def __init__(self, program: Program) -> None:
         self.inequalities = program.inequalities
+        self._table: Tensor | None = None
         self.offset = self.inequalities.empty.to(program.gates.dtype)
         reach = self.inequalities.responses(program.gates.expand(program.shape[1:])) + self.offset
         if not bool((reach > 0).all()):
@@ -34,6 +37,31 @@ class ConeRows:
                 "patches of a cell with max pooling, so no filter lies inside that gate's cone; "
                 "draw other gates"
             )
+
+    @property
+    def count(self) -> int:
+        """Rows of a cone."""
+        return self.offset.shape[-1]
+
+    def centres(self, gates: Tensor) -> Tensor:
+        """Unit vectors far from the walls of the cones, (1, 1, G, d).
+
+        A few steps of Newton's method from the gates (g, d) to the maximum of
+        sum log(C v) - (rows / 2) |v|^2.
+        """
+        cells, _, _, d = self.inequalities.patches.shape
+        unit = gates / gates.norm(dim=1, keepdim=True)
+        centres = unit.repeat(cells, 1)[None, None]
+        eye = torch.eye(d, dtype=gates.dtype)
+        for _ in range(CENTRING_STEPS):
+            slack = self.responses(centres)
+            slope = self.pull(slack.reciprocal()) - self.count * centres
+            curvature = self.gram(slack.square().reciprocal()) + self.count * eye
+            change = torch.linalg.solve(curvature, slope)
+            steepest = (-self.changes(change) / slack).amax(-1).flatten(2)[..., None]
+            centres = centres + (0.9 / steepest.clamp_min(0.9)) * change
+        middle: Tensor = centres / centres.norm(dim=-1, keepdim=True)
+        return middle
 
     def responses(self, weights: Tensor) -> Tensor:
         """C v, (s, k, cells, g, m)."""
@@ -56,18 +84,29 @@ class ConeRows:
         else:
             total = self._gram_of_rows(scales)
         d = self.inequalities.patches.shape[-1]
-        return total.view(*scales.shape[:2], -1, d, d)
+        return total.reshape(*scales.shape[:2], -1, d, d)
 
     def _gram_of_patches(self, scales: Tensor) -> Tensor:
         """Sum of scale x x' over patches, which all gates share, (s, k, cells, g, d d)."""
-        patches = self.inequalities.patches.flatten(1, 2)
-        cells, m, d = patches.shape
-        total = scales.new_zeros(*scales.shape[:-1], d * d)
-        step = max(1, OUTER_ELEMENTS // (cells * d * d))
+        s, k, cells, g, m = scales.shape
+        d = self.inequalities.patches.shape[-1]
+        by_cell = scales.permute(2, 0, 1, 3, 4).reshape(cells, s * k * g, m)
+        half = d * (d + 1) // 2
+        total = scales.new_zeros(cells, s * k * g, half)
+        step = max(1, OUTER_ELEMENTS // (cells * half))
         for start in range(0, m, step):
-            part = patches[:, start : start + step]
-            total += scales[..., start : start + step] @ _outer(part)
-        return total
+            total += by_cell[..., start : start + step] @ self._pairs(start, step)
+        square = _unpacked(total, d)
+        return square.view(cells, s, k, g, d * d).permute(1, 2, 0, 3, 4)
+
+    def _pairs(self, start: int, step: int) -> Tensor:
+        """Products x_i x_j, i <= j, of some patches, (cells, step, d (d + 1) / 2)."""
+        patches = self.inequalities.patches.flatten(1, 2)
+        if step < patches.shape[1]:
+            return _half_outer(patches[:, start : start + step])
+        if self._table is None:
+            self._table = _half_outer(patches)
+        return self._table
 
     def _gram_of_rows(self, scales: Tensor) -> Tensor:
         """Sum of scale c c' over the rows of every gate, (s, k, cells, g, d d)."""
@@ -85,3 +124,17 @@ class ConeRows:
 def _outer(vectors: Tensor) -> Tensor:
     """x x' of vectors (..., d), (..., d d)."""
     return (vectors[..., :, None] * vectors[..., None, :]).flatten(-2)
+
+
+def _half_outer(vectors: Tensor) -> Tensor:
+    """x_i x_j for i <= j of vectors (..., d)."""
+    first, second = torch.triu_indices(vectors.shape[-1], vectors.shape[-1])
+    return vectors[..., first] * vectors[..., second]
+
+
+def _unpacked(halves: Tensor, d: int) -> Tensor:
+    """The symmetric matrices (..., d d) of which :func:`_half_outer` has one half."""
+    first, second = torch.triu_indices(d, d)
+    index = torch.zeros(d, d, dtype=torch.long)
+    index[first, second] = index[second, first] = torch.arange(len(first))
+    return halves[..., index.flatten()]

@@ -38,6 +38,15 @@ def reciprocal(point: Tensor) -> Tensor:
     return _mirror(point) / determinant(point)
 
 
+def clamp(point: Tensor, low: float, high: float) -> Tensor:
+    """The point with its two eigenvalues t - |v| and t + |v| brought between two numbers."""
+    head, tail = point[..., :1], point[..., 1:]
+    norm = _norm(tail)
+    small, large = (head - norm).clamp(low, high), (head + norm).clamp(low, high)
+    length = 0.5 * (large - small)
+    return torch.cat([0.5 * (small + large), length * tail / norm.clamp_min(1e-300)], -1)
+
+
 def longest_step(point: Tensor, direction: Tensor) -> float:
     """The largest step that keeps point + step direction in every cone; inf without a limit."""
     scale = determinant(point).sqrt()

@@ -1,0 +1,1 @@
+"""What the interior-point method is made of: conic programs, Newton systems and directions."""
