@@ -37,7 +37,7 @@ def test_a_stream_of_maps_has_those_of_the_mirror_images(in_memory):
     expected = standardise(maps_of(images), maps.scaler)
     torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)  # products of other sizes
     assert torch.equal(found_targets, targets)
-    plain, _ = next(maps.without_mirror().blocks(40))
+    plain, _ = next(maps.plain().blocks(40))
     assert torch.equal(plain, found[::2])
     assert not torch.allclose(found[1::2], found[::2].flip(3), atol=0.1)
 

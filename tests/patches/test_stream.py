@@ -96,6 +96,6 @@ def test_a_subset_keeps_the_settings_of_its_stream():
 
 def test_mirroring_can_be_left_out():
     stream = stripe_stream(IMAGES, mirror=True)
-    plain = stream.without_mirror()
+    plain = stream.plain()
     assert (len(stream), len(plain)) == (2 * IMAGES, IMAGES)
     assert torch.equal(rows_of(plain.blocks(7))[0], stream.block(slice(None))[0])

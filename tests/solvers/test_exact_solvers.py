@@ -104,7 +104,7 @@ def test_a_path_is_solved_chosen_from_and_solved_again_on_all_rows(solver, mirro
     features, train, held_out = make_problem(mirror)
     solution = solver(BETAS, chunk=20).solve(features, train, held_out)
     phi, targets = explicit(features, train)
-    held_phi, held_targets = explicit(features, held_out.without_mirror())
+    held_phi, held_targets = explicit(features, held_out.plain())
     assert [point.beta for point in solution.path] == BETAS
     for point in solution.path:
         weights, bias = reference.ridge_optimum(phi, targets, point.beta)
@@ -145,7 +145,7 @@ def test_held_out_scores_come_from_before_the_images_joined(solver, mirror):
     features, train, held_out = make_problem(mirror)
     solution = solver(BETAS, chunk=20).solve(features, train, held_out)
     phi, targets = explicit(features, train)
-    held_phi, _ = explicit(features, held_out.without_mirror())
+    held_phi, _ = explicit(features, held_out.plain())
     weights, bias = reference.ridge_optimum(phi, targets, solution.beta)
     assert solution.held_out_scores.shape == (HELD_OUT, K)
     np.testing.assert_allclose(solution.held_out_scores, held_phi @ weights.T + bias, atol=2e-3)

@@ -105,7 +105,11 @@ POSITIVE = click.IntRange(min=1)
     metavar="MINUTES",
     help="Begin no further block of a stack after so many minutes.",
 )
-@click.option("--augment", type=click.Choice(["none", "flip"]), help="Add mirrored images.")
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "flip", "crop", "flip+crop"]),
+    help="Train on mirror images, on shifted images, or both.",
+)
 @click.option(
     "--memory-gb",
     type=click.FloatRange(min=0, min_open=True),

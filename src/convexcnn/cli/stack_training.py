@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from convexcnn.cli.console import Callback, Console, percent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from convexcnn.data import ImageDataset, ImageSplit
     from convexcnn.models import LayerwiseConvexCNN
     from convexcnn.models.evaluation import Evaluation
@@ -65,7 +68,12 @@ def train_stack(
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         if split is not None:
             before = time.perf_counter()
-            measured[name] = _evaluate(estimator, split, k)
+            heads = (
+                estimator.training_scores_
+                if name == "train"
+                else estimator.block_scores(split.images)
+            )
+            measured[name] = _evaluate(estimator, heads, split, k)
             phase = "training images" if name == "train" else "test images"
             phases[phase] = time.perf_counter() - before
             callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
@@ -121,13 +129,14 @@ def show_blocks(blocks: Sequence[Result], console: Console) -> None:
             console.note(f"Warning: block {number} stopped before the tolerance; {advice}.")
 
 
-def _evaluate(estimator: LayerwiseConvexCNN, split: ImageSplit, k: int) -> list[Evaluation]:
-    """Every head, and last the whole model, on labelled images."""
+def _evaluate(
+    estimator: LayerwiseConvexCNN, heads: NDArray[np.float32], split: ImageSplit, k: int
+) -> list[Evaluation]:
+    """Every head's scores (B, n, k), and last the whole model's, against the labels."""
     import numpy as np
 
     from convexcnn.models.evaluation import evaluate_scores
 
-    heads = estimator.block_scores(split.images)
     together = np.tensordot(estimator.head_weights_.numpy(), heads, 1).astype(np.float32)
     every = (*heads, together)
     return [evaluate_scores(estimator, scores, split.labels, k) for scores in every]
@@ -140,11 +149,14 @@ def _block_entry(block: TrainedBlock, weight: float) -> Result:
         "stack": block.measures["stack"],
         "head_weight": weight,
         "certificate": None if block.certificate is None else block.certificate.to_dict(),
-        "gates": len(block.gates),
+        "gates": block.n_gates,
         "neurons": block.n_neurons,
         "beta": block.beta,
+        "strategy": block.settings.gates,
+        "head": block.settings.head,
+        "descent": block.measures.get("descent"),
         "regulariser": "l2",
-        "loss": "squared",
+        "loss": block.settings.loss,
         "solver": block.solver,
         "seconds": sum(block.seconds.values()),
         "path": list(block.path),

@@ -7,6 +7,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +28,28 @@ from convexcnn.programs.losses import get_loss
 
 WHITENING_IMAGES = 8000
 SCORED_AT_ONCE = 32
-AUGMENTATIONS = ("none", "flip")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Further views of every training image.
+
+    Args:
+        mirror: whether there are mirror images.
+        shifts: how many shifted views there are.
+    """
+
+    mirror: bool = False
+    shifts: int = 0
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "flip": Augmentation(mirror=True),
+    "crop": Augmentation(shifts=1),
+    "flip+crop": Augmentation(mirror=True, shifts=1),
+}
+"""Views by name."""
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
@@ -65,7 +87,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         device = resolve_device(self.device)
         scaler = ImageScaler.fit(images, centre=self.centre)
         stream = ImageStream(
-            images, labels, len(classes), scaler, mirror=self.augment == "flip", device=device
+            images,
+            labels,
+            len(classes),
+            scaler,
+            device=device,
+            **vars(AUGMENTATIONS[self.augment]),
         )
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
@@ -199,9 +226,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 f"{len(self.classes_)} that the model was trained on"
             )
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
-        return ImageStream(
-            images, labels, len(self.classes_), self.scaler_, mirror=self.augment == "flip"
-        )
+        views = vars(AUGMENTATIONS[self.augment])
+        return ImageStream(images, labels, len(self.classes_), self.scaler_, **views)
 
     def check_trained(self) -> None:
         """Raise scikit-learn's NotFittedError before ``fit``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.errors import DataError, RunError
+from convexcnn.models.block_kinds import KINDS
+from convexcnn.models.block_training import BlockOutcome
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.models.whole_files import read_tensors, write_whole
@@ -44,15 +47,44 @@ class BlockCheckpoint:
         self.folder = folder
         self.fingerprint = fingerprint
 
-    def save(self, number: int, block: TrainedBlock, held_out_scores: Tensor) -> None:
-        """Write a block, and its scores (n, k) of the held-out images.
+    def plan(self, number: int, steps: int) -> None:
+        """Write how many steps of descent a block that begins takes, so that a second try agrees.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        text = json.dumps({"fingerprint": self.fingerprint, "steps": steps})
+        self._write(self._path(number, "plan.json"), lambda path: path.write_text(text, "utf-8"))
+
+    def planned(self, number: int) -> int | None:
+        """The steps that were planned for a block; None if it never began.
+
+        Raises:
+            RunError: a file of another training, or a damaged one.
+        """
+        path = self._path(number, "plan.json")
+        if not path.exists():
+            return None
+        try:
+            description = json.loads(path.read_text("utf-8"))
+            found, steps = description["fingerprint"], int(description["steps"])
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is damaged ({error}); empty {self.folder} to train anew"
+            ) from error
+        if found != self.fingerprint:
+            raise self._foreign(path)
+        return max(1, steps)
+
+    def save(self, number: int, block: TrainedBlock, scores: Tensor) -> None:
+        """Write a block, and its scores (n, k) of all images.
 
         Raises:
             RunError: the files cannot be written.
         """
         tensors, description = block.saved()
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        tensors["held_out_scores"] = held_out_scores.cpu().contiguous()
+        tensors["all_scores"] = scores.cpu().contiguous()
         description |= {
             "fingerprint": self.fingerprint,
             "path": list(block.path),
@@ -61,19 +93,26 @@ class BlockCheckpoint:
             "seconds": block.seconds,
         }
         text = json.dumps(description)
+        self._write(self._path(number, "safetensors"), lambda path: save_file(tensors, path))
+        self._write(self._path(number, "json"), lambda path: path.write_text(text, "utf-8"))
+
+    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path(number, "safetensors"), lambda path: save_file(tensors, path))
-            write_whole(self._path(number, "json"), lambda path: path.write_text(text, "utf-8"))
+            write_whole(path, write)
         except OSError as error:
             raise RunError(
                 f"{self.folder}: a finished block cannot be written ({error.strerror})"
             ) from error
 
-    def load(
-        self, number: int, settings: Block, stream: ImageStream
-    ) -> tuple[TrainedBlock, Tensor] | None:
-        """Return a block that was saved, and its scores of the held-out images; None if none was.
+    def _foreign(self, path: Path) -> RunError:
+        return RunError(
+            f"{path} is of a training with other images or settings; "
+            f"empty {self.folder} to train anew"
+        )
+
+    def load(self, number: int, settings: Block, stream: ImageStream) -> BlockOutcome | None:
+        """Return a block that was saved, and its scores of all images; None if none was.
 
         Args:
             number: of the block, from 1.
@@ -93,14 +132,14 @@ class BlockCheckpoint:
             if found == self.fingerprint:
                 tensors = read_tensors(self._path(number, "safetensors"))
                 channels, height, width = stream.images.shape[1:]
-                block = TrainedBlock.restored(
+                block = KINDS[settings.head].restored(
                     settings, (channels, height, width), stream.n_classes, tensors, description
                 )
                 completed = _completed(block, description).to(stream.device)
-                return completed, tensors["held_out_scores"]
+                return BlockOutcome(completed, tensors["all_scores"])
         except (OSError, LookupError, TypeError, ValueError, RunError, DataError) as error:
             raise RunError(f"{path}: block {number} is damaged ({error}); {advice}") from error
-        raise RunError(f"{path} is of a training with other images or settings; {advice}")
+        raise self._foreign(path)
 
     def _path(self, number: int, kind: str) -> Path:
         return self.folder / f"block{number}.{kind}"

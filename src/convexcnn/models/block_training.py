@@ -1,8 +1,9 @@
-"""Train one block of a stack: whitening, gates, the exact ridge program, its neurons, its proof."""
+"""What the training of every kind of block shares: its task, its outcome, its exact solver."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convexcnn.certificates.block_certificate import certify_block
-from convexcnn.certificates.certificate import Certificate
-from convexcnn.models.gates import choose_gates
+from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.program_settings import ProgramSettings
 from convexcnn.models.stack_settings import Block
-from convexcnn.models.trained_block import TrainedBlock, strongest_neurons
+from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.extract import PatchGeometry
-from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
-from convexcnn.programs.kind import ProgramKind
+from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.choose import ProblemSize
-from convexcnn.solvers.path import PathSolver, scores_of, squared_measures
-from convexcnn.solvers.result import Callback, PhaseClock, Solution
-
-KIND = ProgramKind()
-"""Every block solves the gated ridge program."""
+from convexcnn.solvers.path import PathSolver
+from convexcnn.solvers.result import Callback, Solution
 
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
@@ -45,12 +39,85 @@ class Split:
     held_out: NDArray[np.intp]
 
 
+@dataclass(frozen=True)
+class BlockTask:
+    """One block to train on frozen maps.
+
+    Args:
+        block: settings.
+        stream: all images as the block sees them.
+        split: which of them train.
+        generator: source of every random choice.
+        last: whether no block follows, so that no maps are needed.
+        memory_gb: memory that the solver may use.
+        maps_in_memory: whether so many bytes of maps may be kept in memory instead of a file.
+        certificate: whether to bound the distance from the optimum.
+        steps: from the seconds of one step of a network that lends neurons, and the steps that it
+            would take without a budget, to the steps that it takes.
+        callback: called with every event.
+    """
+
+    block: Block
+    stream: ImageStream
+    split: Split
+    generator: torch.Generator
+    last: bool
+    memory_gb: float
+    maps_in_memory: Callable[[int], bool]
+    certificate: bool
+    steps: Callable[[Callable[[], float], int], int]
+    callback: Callback | None = None
+
+    @property
+    def train(self) -> ImageStream:
+        return self.stream.subset(self.split.kept)
+
+    @property
+    def held_out(self) -> ImageStream:
+        return self.stream.subset(self.split.held_out)
+
+    @property
+    def geometry(self) -> PatchGeometry:
+        channels, height, width = self.stream.images.shape[1:]
+        return self.block.geometry((channels, height, width))
+
+    def sample(self) -> Tensor:
+        """Training images whose patches are enough to whiten by."""
+        geometry = self.geometry
+        per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
+        order = torch.randperm(len(self.split.kept), generator=self.generator).numpy()
+        images, _ = self.train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
+        return images
+
+    def solver(self, gates: int) -> tuple[PathSolver, str]:
+        """The exact solver of its head on so many gates, and why it was chosen."""
+        size = problem_size(self.block, self.geometry, len(self.stream), self.stream.n_classes)
+        return block_solver(self.block, size.with_gates(gates), self.memory_gb)
+
+
+@dataclass(frozen=True)
+class BlockOutcome:
+    """A trained block and what goes on from it.
+
+    Args:
+        block: without the scaler of its maps unless ``maps`` are there.
+        scores: (n, k) of all images of the task's stream, mirror images averaged in.
+        maps: all images as the next block sees them, if they were made along the way.
+    """
+
+    block: TrainedBlock
+    scores: Tensor
+    maps: MapStream | None = None
+
+
 def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int) -> ProblemSize:
     """The numbers that decide what the program of a block costs."""
-    dim = geometry.patch_dim
-    if block.whiten is not None:
-        dim = min(block.whiten, dim) + 1
-    patches = geometry.grid[0] * geometry.grid[1]
+    dim, patches = 1, 1
+    if block.head == "patches":
+        patches = geometry.grid[0] * geometry.grid[1]
+        dim = geometry.patch_dim
+        if block.whiten is not None:
+            dim = min(block.whiten, dim) + 1
     return ProblemSize(rows, patches, geometry.n_cells, block.n_gates, dim, classes)
 
 
@@ -60,116 +127,30 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
     Raises:
         SettingError: if none fits into the memory.
     """
-    program = ProgramSettings("gated", "l2", "squared", "auto", None, block.betas, memory_gb)
+    program = ProgramSettings("gated", "l2", block.loss, "auto", None, block.betas, memory_gb)
     return program.exact_solver(size, refit=False)
 
 
-def train_block(
-    block: Block,
-    stream: ImageStream,
-    split: Split,
-    generator: torch.Generator,
-    *,
-    last: bool,
-    memory_gb: float,
-    certificate: bool,
-    callback: Callback | None = None,
-) -> tuple[TrainedBlock, Tensor]:
-    """Train a block on frozen maps.
-
-    Args:
-        block: settings.
-        stream: all images as the block sees them.
-        split: which of them train.
-        generator: source of every random choice.
-        last: whether no block follows, so that no neurons are needed.
-        memory_gb: memory that the solver may use.
-        certificate: whether to bound the distance from the optimum.
-        callback: called with every event.
-
-    Returns:
-        The block, without the scaler of its maps, and its scores (n, k) of the held-out images.
-
-    Raises:
-        SettingError: a program that does not fit into the memory.
-    """
-    clock = PhaseClock(callback)
-    train, held_out = stream.subset(split.kept), stream.subset(split.held_out)
-    channels, height, width = stream.images.shape[1:]
-    geometry = block.geometry((channels, height, width))
-    transform = _fit_transform(block, train, geometry, generator).to(stream.device)
-    clock.lap("whitening")
-    gates = choose_gates(
-        block.gates, block.n_gates, train, geometry, transform, generator, callback
-    )
-    clock.lap("gates")
-    features = GatedFeatures(geometry, transform, gates)
-    size = problem_size(block, geometry, len(stream), stream.n_classes)
-    solver, reason = block_solver(block, replace(size, gates=len(gates)), memory_gb)
-    solution = solver.solve(features, train, held_out, callback)
-    assert solution.held_out_scores is not None
-    after = PhaseClock(callback)
-    weights = solution.weights.reshape(stream.n_classes, *features.shape).to(gates).contiguous()
-    bias = solution.bias.to(gates).contiguous()
-    neurons, neuron_gates = strongest_neurons(weights, 0 if last else block.n_neurons)
-    after.lap("neurons")
-    found = TrainedBlock(
-        block,
-        geometry,
-        transform,
-        gates,
-        weights,
-        bias,
-        solution.beta,
-        neurons,
-        neuron_gates,
-        measures={
-            "train": measure(scores_of(features, train, weights.flatten(1).T, bias), train),
-            "validation": measure(solution.held_out_scores, held_out),
-        },
-        path=tuple(point.to_dict() for point in solution.path),
-        solver=_outcome(solution, reason),
-    )
-    after.lap("accuracy")
-    if certificate:
-        found = replace(found, certificate=certify_head(found, train))
-        after.lap("certificate")
-    seconds = {**clock.seconds, **solution.seconds, **after.seconds}
-    return replace(found, seconds=seconds), solution.held_out_scores
+def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:
+    """Mean loss and accuracy of scores (n, k) of images with labels (n,)."""
+    truth = torch.from_numpy(labels).to(scores.device)
+    targets = torch.nn.functional.one_hot(truth, scores.shape[1]).to(scores.dtype)
+    return {
+        "loss": float(get_loss(loss).value(scores, targets)) / len(scores),
+        "accuracy": float((scores.argmax(1) == truth).double().mean()),
+    }
 
 
-def certify_head(block: TrainedBlock, train: ImageStream) -> Certificate:
-    """Bound the distance of a block's head from its optimum, given its frozen input, in float64.
-
-    Args:
-        block: trained.
-        train: the images that it was trained on, as the block sees them.
-    """
-    certificate = certify_block(block.raw(), replace(train, device="cpu"), KIND).certificate
-    return replace(certificate, scope=f"{certificate.scope}, given the frozen input of the block")
+def split_measures(scores: Tensor, task: BlockTask) -> dict[str, dict[str, float]]:
+    """Loss and accuracy on training and on held-out images of scores (n, k) of all of them."""
+    parts = {"train": task.split.kept, "validation": task.split.held_out}
+    return {
+        name: measure(scores[torch.from_numpy(rows)], task.stream.labels[rows], task.block.loss)
+        for name, rows in parts.items()
+    }
 
 
-def measure(scores: Tensor, stream: ImageStream) -> dict[str, float]:
-    """Mean squared loss and accuracy of scores (n, k) of the images of a stream, not mirrored."""
-    labels = torch.from_numpy(stream.labels).to(scores.device)
-    targets = torch.nn.functional.one_hot(labels, stream.n_classes).to(scores.dtype)
-    return squared_measures(scores, targets)
-
-
-def _fit_transform(
-    block: Block, train: ImageStream, geometry: PatchGeometry, generator: torch.Generator
-) -> PatchTransform:
-    """Raw patch -> d coordinates, laid out in memory as a loaded model has it."""
-    if block.whiten is None:
-        return identity_transform(geometry.patch_dim)
-    per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
-    order = torch.randperm(len(train.images), generator=generator).numpy()
-    images, _ = train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
-    found = fit_whitening(images, geometry, min(block.whiten, geometry.patch_dim))
-    return replace(found, projection=found.projection.contiguous())
-
-
-def _outcome(solution: Solution, reason: str) -> dict[str, Any]:
+def solver_outcome(solution: Solution, reason: str) -> dict[str, Any]:
     """Which solver it was, why, and how it ended."""
     return {
         "name": solution.solver,

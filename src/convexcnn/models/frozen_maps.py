@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import RunError
+from convexcnn.models.stack_settings import Shape
 from convexcnn.patches.stream import ImageStream
 
 MAPPED_AT_ONCE = 32
@@ -53,41 +54,55 @@ class MapRows:
 
 @dataclass(frozen=True)
 class MapStream(ImageStream):
-    """A stream of maps. Those of a mirror image are no mirror images: they are kept too.
+    """A stream of maps. Those of a mirrored or shifted image are no mirrored or shifted maps.
 
     Args:
         images: maps of the images; the other arguments are those of :class:`ImageStream`.
-        mirror_maps: maps of their mirror images; needed if ``mirror``.
+        view_maps: maps of their further views, one after the other.
     """
 
     images: MapRows
-    mirror_maps: MapRows | None = None
+    view_maps: tuple[MapRows, ...] = ()
 
-    def mirrored(self, rows: slice | NDArray[np.int64], images: Tensor) -> Tensor:
-        assert self.mirror_maps is not None, "a mirrored stream has maps of mirror images"
-        return torch.from_numpy(self.scaler.transform(self.mirror_maps[rows])).to(self.device)
+    def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        labels = torch.from_numpy(self.labels[rows]).to(self.device)
+        targets = torch.nn.functional.one_hot(labels, self.n_classes).float()
+        return self._standardised(self.images, rows), targets
+
+    def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
+        return self._standardised(self.view_maps[number - 1], rows) if number else images
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        every = (self.images, *self.view_maps)[: self.views]
+        order = torch.randperm(len(self.images), generator=generator).numpy()
+        for start in range(0, len(order), size):
+            number = int(torch.randint(self.views, (), generator=generator))
+            yield replace(self, images=every[number]).block(order[start : start + size])
 
     def subset(self, rows: slice | NDArray[np.intp]) -> MapStream:
-        mirror_maps = None if self.mirror_maps is None else self.mirror_maps.subset(rows)
         images, labels = self.images.subset(rows), self.labels[rows]
-        return replace(self, images=images, mirror_maps=mirror_maps, labels=labels)
+        view_maps = tuple(maps.subset(rows) for maps in self.view_maps)
+        return replace(self, images=images, view_maps=view_maps, labels=labels)
+
+    def _standardised(self, maps: MapRows, rows: slice | NDArray[np.int64]) -> Tensor:
+        return standardise(torch.from_numpy(maps[rows]).to(self.device), self.scaler)
 
 
-def map_bytes(stream: ImageStream, shape: tuple[int, int, int]) -> int:
+def map_bytes(stream: ImageStream, shape: Shape) -> int:
     """Bytes of the maps (channels, height, width) of every image of a stream."""
     return 2 * len(stream) * int(np.prod(shape))
 
 
 def freeze_maps(
     stream: ImageStream,
-    shape: tuple[int, int, int],
+    shape: Shape,
     maps_of: Callable[[Tensor], Tensor],
     scaler: ImageScaler | NDArray[np.intp],
     *,
     in_memory: bool,
     tell: Callable[[int], None] | None = None,
 ) -> MapStream:
-    """Compute the maps of all images of a stream.
+    """Compute the maps of all views of all images of a stream.
 
     Args:
         stream: what the block that makes the maps sees.
@@ -100,44 +115,78 @@ def freeze_maps(
     Raises:
         RunError: the file cannot be written.
     """
-    n = len(stream.images)
-    copies = [_allocate((n, *shape), in_memory) for _ in range(1 + stream.mirror)]
-    fitted = np.zeros(n, bool)
-    if not isinstance(scaler, ImageScaler):
-        fitted[scaler] = True
-    moments = torch.zeros(2, shape[0], dtype=torch.float64)
-    for start in range(0, n, MAPPED_AT_ONCE):
+    store = MapStore(stream, shape, in_memory=in_memory)
+    for rows, views in every_view(stream, tell):
+        store.write(rows, [maps_of(images) for images in views])
+    return store.stream(scaler)
+
+
+def every_view(
+    stream: ImageStream, tell: Callable[[int], None] | None = None
+) -> Iterator[tuple[slice, Iterator[Tensor]]]:
+    """Yield all images in order, a few at a time: their rows, and their views one by one."""
+    for start in range(0, len(stream.images), MAPPED_AT_ONCE):
         rows = slice(start, start + MAPPED_AT_ONCE)
         images, _ = stream.block(rows)
-        found = [maps_of(images)]
-        if stream.mirror:
-            found.append(maps_of(stream.mirrored(rows, images)))
-        for copy, maps in zip(copies, found, strict=True):
-            copy[rows] = maps.cpu().numpy()
-            values = maps.cpu()[torch.from_numpy(fitted[rows])].double()
-            moments += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+        yield rows, (stream.view(rows, images, number) for number in range(stream.views))
         if tell is not None:
             tell(start + len(images))
-    if not isinstance(scaler, ImageScaler):
-        pixels = len(copies) * int(fitted.sum()) * shape[1] * shape[2]
-        scaler = _scaler_of(moments / pixels)
-    every = np.arange(n)
-    return MapStream(
-        MapRows(copies[0], every),
-        stream.labels,
-        stream.n_classes,
-        scaler,
-        stream.mirror,
-        stream.device,
-        MapRows(copies[1], every) if stream.mirror else None,
-    )
+
+
+class MapStore:
+    """Maps of all views while they are being computed, channels last as convolutions want them.
+
+    Args:
+        stream: what the block that makes the maps sees.
+        shape: channels, height and width of a map.
+        in_memory: whether to keep the maps in memory instead of a file, which goes with them.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+
+    def __init__(self, stream: ImageStream, shape: Shape, *, in_memory: bool) -> None:
+        self.source = stream
+        channels, height, width = shape
+        size = len(stream.images), height, width, channels
+        self.views = [allocate(size, np.float16, in_memory) for _ in range(stream.views)]
+        self.moments: list[Tensor] = []
+
+    def write(self, rows: slice, maps: Sequence[Tensor]) -> None:
+        """Keep the maps (b, channels, height, width) of every view of some rows."""
+        sums = []
+        for kept, found in zip(self.views, maps, strict=True):
+            last = found.permute(0, 2, 3, 1).cpu()
+            kept[rows] = last.numpy()
+            values = last.float().flatten(1, 2)
+            sums.append(torch.stack([values.sum(1), values.square().sum(1)]))
+        self.moments.append(torch.stack(sums).sum(0))
+
+    def stream(self, scaler: ImageScaler | NDArray[np.intp]) -> MapStream:
+        """All maps, standardised by a scaler or by one that is fitted on some rows."""
+        every = np.arange(len(self.source.images))
+        first, *others = (MapRows(maps.transpose(0, 3, 1, 2), every) for maps in self.views)
+        if not isinstance(scaler, ImageScaler):
+            _, height, width = first.shape[1:]
+            total = torch.cat(self.moments, 1)[:, torch.from_numpy(scaler)].double().sum(1)
+            scaler = _scaler_of(total / (len(self.views) * len(scaler) * height * width))
+        return MapStream(
+            first,
+            self.source.labels,
+            self.source.n_classes,
+            scaler,
+            self.source.mirror,
+            self.source.device,
+            self.source.shifts,
+            tuple(others),
+        )
 
 
 def standardise(maps: Tensor, scaler: ImageScaler) -> Tensor:
     """Standardise maps (b, channels, height, width) where they are, to the bits of a stream."""
     mean = torch.tensor(scaler.mean, dtype=torch.float32, device=maps.device)
     inverse = torch.tensor(1 / np.asarray(scaler.scale), dtype=torch.float32, device=maps.device)
-    return (maps.float() - mean[:, None, None]) * inverse[:, None, None]
+    return maps.to(torch.float32, copy=True).sub_(mean[:, None, None]).mul_(inverse[:, None, None])
 
 
 def _scaler_of(moments: Tensor) -> ImageScaler:
@@ -148,20 +197,20 @@ def _scaler_of(moments: Tensor) -> ImageScaler:
     return ImageScaler(tuple(mean.tolist()), tuple(scale.tolist()))
 
 
-def _allocate(shape: tuple[int, ...], in_memory: bool) -> NDArray[np.float16]:
+def allocate(shape: tuple[int, ...], dtype: type, in_memory: bool) -> NDArray[Any]:
     """Room for maps; a file has no name, so it goes when its last array goes, whatever happens."""
     if in_memory:
-        return np.empty(shape, np.float16)
-    needed, folder = 2 * int(np.prod(shape)), tempfile.gettempdir()
+        return np.empty(shape, dtype)
+    needed, folder = np.dtype(dtype).itemsize * int(np.prod(shape)), tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RunError(
             f"the maps of a block need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB "
-            f"left; set TMPDIR to a larger disk, raise memory_gb, or lower n_neurons"
+            f"left; set TMPDIR to a larger disk, raise memory_gb, or lower n_gates"
         )
     try:
         with tempfile.TemporaryFile() as file:
-            return np.memmap(file, np.float16, "w+", shape=shape)
+            return np.memmap(file, dtype, "w+", shape=shape)
     except OSError as error:
         raise RunError(
             f"{folder}: the maps of a block cannot be written ({error.strerror}); set TMPDIR to "

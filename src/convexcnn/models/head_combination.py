@@ -1,15 +1,52 @@
-"""The convex combination of heads: a small program of its own, solved exactly."""
+"""The convex combination of heads: a small convex program of its own."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
+from numpy.typing import NDArray
+from scipy.optimize import minimize, nnls
 from torch import Tensor
 
+from convexcnn.programs.losses import CrossEntropyLoss
 
-def best_combination(scores: Tensor, targets: Tensor) -> Tensor:
-    """Weigh heads by the best squared loss: the exact optimum over the simplex.
+
+def best_combination(scores: Tensor, targets: Tensor, loss: str) -> Tensor:
+    """Weigh heads so that the loss of their combination is smallest on images none trained on.
+
+    Args:
+        scores: F, (B, n, k), of images that no head was trained on.
+        targets: Y, (n, k), one-hot.
+        loss: ``squared`` or ``cross_entropy``.
+
+    Returns:
+        w, (B,), float64, not negative, of sum one.
+    """
+    return (
+        _by_likelihood(scores, targets) if loss == "cross_entropy" else _by_squares(scores, targets)
+    )
+
+
+def _by_likelihood(scores: Tensor, targets: Tensor) -> Tensor:
+    """minimise cross-entropy of sum_b w_b F_b over w >= 0; its scale is left to the temperature."""
+    heads, truth = scores.double(), targets.double()
+    loss, n = CrossEntropyLoss(), len(truth)
+
+    def value_and_slope(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        mixed = torch.einsum("b,bnk->nk", torch.from_numpy(w), heads)
+        slope = torch.einsum("bnk,nk->b", heads, loss.gradient(mixed, truth))
+        return float(loss.value(mixed, truth)) / n, (slope / n).numpy()
+
+    start = np.full(len(heads), 1 / len(heads))
+    bounds = [(0.0, None)] * len(heads)
+    found = minimize(value_and_slope, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    if not found.sum() > 0:
+        found = start
+    return torch.from_numpy(found / found.sum())
+
+
+def _by_squares(scores: Tensor, targets: Tensor) -> Tensor:
+    """The exact optimum of the squared loss over the simplex.
 
     minimise (1/2n) |sum_b w_b F_b - Y|^2  subject to  w >= 0, 1'w = 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,27 +16,32 @@ from torch import Tensor
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.base import ImageClassifier, available_memory_gb
+from convexcnn.models.base import AUGMENTATIONS, ImageClassifier, available_memory_gb
 from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
+from convexcnn.models.block_kinds import KINDS, TRAINERS
 from convexcnn.models.block_training import (
+    BlockTask,
     Split,
     block_solver,
-    certify_head,
     measure,
     problem_size,
-    train_block,
 )
 from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
 from convexcnn.models.head_combination import best_combination
+from convexcnn.models.neuron_block import NeuronBlock
+from convexcnn.models.neuron_network import BATCH
+from convexcnn.models.patch_block import PatchBlock
+from convexcnn.models.probabilities import fit_temperature
 from convexcnn.models.program_settings import MEMORY_SHARE
 from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
 from convexcnn.models.strength import strongest_filters
-from convexcnn.models.trained_block import TENSORS, TrainedBlock
+from convexcnn.models.time_plan import BlockCost, TimePlan
+from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
 
-MAPS_SHARE = 0.3
+MAPS_SHARE = 0.6
 """Part of the memory budget that frozen maps may use; larger ones go to a temporary file."""
 
 
@@ -76,15 +80,13 @@ class LayerwiseConvexCNN(ImageClassifier):
         seconds_: time of ``fit``.
     """
 
-    loss = "squared"
-
     def __init__(
         self,
         *,
         blocks: Blocks = "small",
         n_gates: int | None = None,
         centre: bool = True,
-        augment: str = "flip",
+        augment: str = "flip+crop",
         validation_fraction: float = 0.1,
         certificates: bool = True,
         budget: float | None = None,
@@ -109,62 +111,116 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.image_shape = image_shape
         self.callback = callback
 
+    @property
+    def loss(self) -> str:  # type: ignore[override]
+        """The loss of the last block, which the prediction is measured by."""
+        blocks = getattr(self, "blocks_", None)
+        return (blocks[-1].settings if blocks else read_blocks(self.blocks, None)[-1]).loss
+
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
-        start = time.perf_counter()
         blocks = read_blocks(self.blocks, self.n_gates)
-        self._check_memory(blocks, stream)
+        plan = self._plan(blocks, stream)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
         split = self._held_out(stream)
-        held_out = stream.subset(split.held_out)
+        labels = stream.labels[split.held_out]
         trained: list[TrainedBlock] = []
         heads: list[Tensor] = []
         weights = torch.ones(1, dtype=torch.float64)
         for number, block in enumerate(blocks, 1):
-            tell = self._callback_of(number)
-            finished = None
-            if checkpoint is not None:
-                finished = checkpoint.load(number, block, stream)
-            found, scores = finished or train_block(
-                block,
-                stream,
-                split,
-                torch.Generator().manual_seed(seeds[number - 1]),
-                last=number == len(blocks),
-                memory_gb=self._budget_gb - _held_gb(stream),
-                certificate=self.certificates,
-                callback=tell,
-            )
-            heads.append(scores.cpu())
-            weights = choose_heads(torch.stack(heads), held_out)
-            stacked = torch.einsum("b,bnk->nk", weights.float(), torch.stack(heads))
-            found.measures["stack"] = measure(stacked, held_out)
-            spent = (time.perf_counter() - start) / 60
-            last = number == len(blocks) or (self.budget is not None and spent > self.budget)
+            outcome = checkpoint.load(number, block, stream) if checkpoint else None
+            finished = outcome is not None
+            if outcome is None:
+                task = self._task(number, blocks, stream, split, plan, checkpoint)
+                task.generator.manual_seed(seeds[number - 1])
+                outcome = TRAINERS[block.head](task)
+            found = outcome.block
+            if finished:
+                plan.spent += sum(found.seconds.values())
+            heads.append(outcome.scores.cpu())
+            held_out = torch.stack(heads)[:, torch.from_numpy(split.held_out)]
+            weights = choose_heads(held_out, labels, block.loss)
+            stacked = torch.einsum("b,bnk->nk", weights.float(), held_out)
+            found.measures["stack"] = measure(stacked, labels, block.loss)
+            last = number == len(blocks) or plan.over
             if not last:
-                clock = PhaseClock(tell)
-                stream = self._freeze(found, stream, split)
+                clock = PhaseClock(self._callback_of(number))
+                stream = outcome.maps or self._freeze(found, stream, split)
                 clock.lap("maps")
                 seconds = found.seconds | clock.seconds
                 found = replace(found, scaler=stream.scaler, seconds=seconds)
-            if checkpoint is not None and finished is None:
-                checkpoint.save(number, found, scores)
+            if checkpoint is not None and not finished:
+                checkpoint.save(number, found, outcome.scores)
             trained.append(found.without_maps() if last else found)
+            del outcome
             if last:
                 break
         return {
             "blocks_": trained,
             "head_weights_": weights,
             "certificates_": [b.certificate for b in trained if b.certificate is not None],
-            "temperature_": self._temperature(stacked, held_out.labels),
+            "temperature_": fit_temperature(stacked.numpy(), labels),
+            "training_scores_": torch.stack(heads).numpy(),
             "n_train_": len(stream.images),
         }
+
+    def _task(
+        self,
+        number: int,
+        blocks: tuple[Block, ...],
+        stream: ImageStream,
+        split: Split,
+        plan: TimePlan,
+        checkpoint: BlockCheckpoint | None,
+    ) -> BlockTask:
+        """The training of one block on the maps of the one before."""
+        batch = min(BATCH, len(split.kept))
+
+        def steps(seconds_per_step: Callable[[], float], default: int) -> int:
+            known = checkpoint.planned(number) if checkpoint else None
+            found = known or plan.steps(number, seconds_per_step, default, batch)
+            if checkpoint is not None and known is None:
+                checkpoint.plan(number, found)
+            return found
+
+        return BlockTask(
+            blocks[number - 1],
+            stream,
+            split,
+            torch.Generator(),
+            last=number == len(blocks),
+            memory_gb=self._budget_gb - _held_gb(stream),
+            maps_in_memory=lambda size: self._fits(stream, size),
+            certificate=self.certificates,
+            steps=steps,
+            callback=self._callback_of(number),
+        )
+
+    def _plan(self, blocks: tuple[Block, ...], stream: ImageStream) -> TimePlan:
+        """How the budget is shared; refuses, before any work, what cannot be trained."""
+        self._check_memory(blocks, stream)
+        _, channels, height, width = stream.images.shape
+        geometries = plan_geometries(blocks, (channels, height, width))
+        costs = [BlockCost.of(*pair) for pair in zip(blocks, geometries, strict=True)]
+        return TimePlan(
+            self.budget,
+            costs,
+            images=len(stream.images),
+            views=stream.views,
+            classes=stream.n_classes,
+        )
 
     def _checkpoint(self, blocks: tuple[Block, ...], stream: ImageStream) -> BlockCheckpoint | None:
         """Where finished blocks are kept, if they are."""
         if self.checkpoint is None:
             return None
-        settings = self.centre, self.augment, self.validation_fraction, self.random_state
+        settings = (
+            self.centre,
+            self.augment,
+            self.validation_fraction,
+            self.random_state,
+            self.budget,
+        )
         return BlockCheckpoint(
             Path(self.checkpoint), fingerprint(stream, blocks, self.certificates, *settings)
         )
@@ -214,14 +270,17 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def _freeze(self, block: TrainedBlock, stream: ImageStream, split: Split) -> MapStream:
         """The maps of a block, as a stream for the next one."""
-        needed = 1e-9 * map_bytes(stream, block.map_shape)
         return freeze_maps(
             stream,
             block.map_shape,
             block.maps,
             block.scaler or split.kept,
-            in_memory=needed + _held_gb(stream) <= MAPS_SHARE * self._budget_gb,
+            in_memory=self._fits(stream, map_bytes(stream, block.map_shape)),
         )
+
+    def _fits(self, stream: ImageStream, size: int) -> bool:
+        """Whether so many bytes of further maps may be in memory beside those of a stream."""
+        return 1e-9 * size + _held_gb(stream) <= MAPS_SHARE * self._budget_gb
 
     def certify(
         self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
@@ -248,7 +307,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         with torch.no_grad(), fast_float32():
             for number, block in enumerate(self.blocks_, 1):
                 block = block.to("cpu")
-                certificates.append(certify_head(block, stream.subset(split.kept)))
+                certificates.append(block.certify(stream.subset(split.kept)))
                 if number < len(self.blocks_):
                     stream = self._freeze(block, stream, split)
                 if progress is not None:
@@ -256,7 +315,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         return certificates
 
     def block_scores(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Return the scores (B, n, k) of every block's own head."""
+        """Return the scores (B, n, k) of every block's own head, mirror images averaged in."""
         blocks = self.scaled_blocks(X)
         with torch.no_grad(), fast_float32():
             scores = [torch.stack(list(self._heads(images))).cpu() for images in blocks]
@@ -265,11 +324,16 @@ class LayerwiseConvexCNN(ImageClassifier):
         return result
 
     def _heads(self, images: Tensor) -> Iterator[Tensor]:
-        """Scores (n, k) of scaled images by one block after the other."""
+        """Scores (n, k) of scaled images by one block after the other.
+
+        Where mirror images train, the scores of an image are averaged with those of its own: the
+        network does not tell left from right.
+        """
+        views = [images, images.flip(3)] if AUGMENTATIONS[self.augment].mirror else [images]
         for number, block in enumerate(self.blocks_, 1):
-            yield block.scores(images)
+            yield torch.stack([block.scores(view) for view in views]).mean(0)
             if number < len(self.blocks_):
-                images = block.next_images(images)
+                views = [block.next_images(view) for view in views]
 
     def _scorer(self) -> Callable[[Tensor], Tensor]:
         weights = [float(weight) for weight in self.head_weights_]
@@ -287,6 +351,12 @@ class LayerwiseConvexCNN(ImageClassifier):
             n_filters: how many per class.
         """
         first = self.blocks_[0].to("cpu")
+        if isinstance(first, NeuronBlock):
+            strengths = first.weights.norm(dim=(1, 3)) * first.filters.flatten(1).norm(dim=1)
+            strength, order = strengths.sort(1, descending=True)
+            chosen, strength = first.filters[order[:, :n_filters]], strength[:, :n_filters]
+            return {"convex": chosen.numpy(), "convex_strength": strength.numpy()}
+        assert isinstance(first, PatchBlock)
         filters, strength = strongest_filters(
             first.weights, first.transform, n_filters, signed=False
         )
@@ -296,7 +366,7 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     @property
     def fitted_device(self) -> torch.device:
-        return self.blocks_[0].gates.device
+        return self.blocks_[0].weights.device
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         parts = [block.saved() for block in self.blocks_]
@@ -320,9 +390,10 @@ class LayerwiseConvexCNN(ImageClassifier):
         shape: Shape = channels, height, width
         blocks: list[TrainedBlock] = []
         for number, block in enumerate(settings, 1):
-            own = {name: tensors[f"block{number}.{name}"] for name in TENSORS}
+            kind = KINDS[block.head]
+            own = {name: tensors[f"block{number}.{name}"] for name in kind.tensors}
             rest = stack["blocks"][number - 1]
-            blocks.append(TrainedBlock.restored(block, shape, len(self.classes_), own, rest))
+            blocks.append(kind.restored(block, shape, len(self.classes_), own, rest))
             shape = blocks[-1].map_shape
             if number < len(settings) and blocks[-1].scaler is None:
                 raise ValueError(f"block {number} has no scaler for the maps that it hands on")
@@ -338,23 +409,24 @@ class LayerwiseConvexCNN(ImageClassifier):
             raise ValueError(f"temperature is {self.temperature_}")
 
 
-def choose_heads(scores: Tensor, held_out: ImageStream) -> Tensor:
+def choose_heads(scores: Tensor, labels: NDArray[np.int64], loss: str) -> Tensor:
     """Return weights (B,) of the heads: all on the last one, or their best convex combination.
 
     Args:
-        scores: (B, n, k) of the held-out images.
-        held_out: the held-out images.
+        scores: (B, n, k) of held-out images.
+        labels: (n,) theirs.
+        loss: that the combination minimises.
 
     Returns:
         The combination, unless the last head alone classifies more images correctly.
     """
-    targets = torch.nn.functional.one_hot(torch.from_numpy(held_out.labels), held_out.n_classes)
-    combined = best_combination(scores, targets)
+    targets = torch.nn.functional.one_hot(torch.from_numpy(labels), scores.shape[2])
+    combined = best_combination(scores, targets, loss)
     last = torch.zeros_like(combined)
     last[-1] = 1
     together = torch.einsum("b,bnk->nk", combined.float(), scores)
-    better = measure(together, held_out)["accuracy"] >= measure(scores[-1], held_out)["accuracy"]
-    return combined if better else last
+    accuracies = [measure(found, labels, loss)["accuracy"] for found in (together, scores[-1])]
+    return combined if accuracies[0] >= accuracies[1] else last
 
 
 def _held_gb(stream: ImageStream) -> float:

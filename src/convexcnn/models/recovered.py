@@ -164,7 +164,7 @@ def _both_scores(
 ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
     """Scores of the network and of the gated model on so many images, and their labels."""
     chosen = np.linspace(0, len(stream.images) - 1, min(most, len(stream.images))).astype(np.int64)
-    part = stream.without_mirror().subset(chosen)
+    part = stream.plain().subset(chosen)
     features = exact_features(model)
     weights, bias = model.coef_.cpu().double(), model.intercept_.cpu().double()
     if model.formulation == "relu":

@@ -125,7 +125,7 @@ class NonConvexConvClassifier(BlockClassifier):
         )
         temperature = 1.0
         if held_out is not None:
-            blocks = held_out.without_mirror().blocks(program.block_size)
+            blocks = held_out.plain().blocks(program.block_size)
             scores = torch.cat([program.scores(images) for images, _ in blocks])
             temperature = self._temperature(scores, held_out.labels)
         return {

@@ -9,11 +9,15 @@ from typing import Any
 
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.programs.losses import LOSSES
 
 BLOCK_GATES = ("gaussian", "patches", "sgd")
 """Strategies that a block can take its gates from."""
 
-DOWNSAMPLINGS = ("none", "average", "space-to-depth")
+HEADS = ("neurons", "patches")
+"""What the head of a block is linear in."""
+
+DOWNSAMPLINGS = ("none", "average", "max", "space-to-depth")
 
 Shape = tuple[int, int, int]
 
@@ -28,14 +32,22 @@ class Block:
         padding: zeros around the maps, in pixels.
         n_gates: number of gates, g.
         gates: ``gaussian``, ``patches`` or ``sgd``, as for ConvexConvClassifier.
-        n_neurons: neurons that become channels of the next maps, M; fewer if there are not as
-            many. Of no account in the last block.
-        downsample: what happens to the next maps: ``none``, ``average`` (of 2x2 pixels) or
-            ``space-to-depth`` (2x2 pixels become four channels). An odd last row or column is cut.
+        head: ``neurons``: V_i is a multiple of gate i, so that the head is linear in the pooled
+            ReLU responses of the gates, and all of them are channels of the next maps.
+            ``patches``: V_i is free, so that the head is linear in whole gated patches; g d
+            numbers per class and cell instead of g.
+        n_neurons: of head ``patches``: neurons that become channels of the next maps, M; fewer if
+            there are not as many. Of no account in the last block.
+        downsample: what happens to the next maps: ``none``, ``average`` or ``max`` (of 2x2 pixels)
+            or ``space-to-depth`` (2x2 pixels become four channels). An odd last row or column is
+            cut.
         pooling: cells per side that the head averages over.
-        whiten: number of whitened principal directions of a patch, at most all of them; None takes
-            patches as they are.
+        whiten: of head ``patches``: number of whitened principal directions of a patch, at most
+            all of them; None takes patches as they are. Neurons always see white patches.
+        loss: ``squared`` or ``cross_entropy``.
         betas: weights of the ridge to choose from; None for a path that fits the data.
+        epochs: of the network that lends its neurons (head ``neurons``, gates ``sgd``); None for a
+            number that fits the data, or the budget of the stack.
 
     Raises:
         SettingError: a value that cannot work.
@@ -46,17 +58,28 @@ class Block:
     padding: int = 1
     n_gates: int = 48
     gates: str = "sgd"
+    head: str = "neurons"
     n_neurons: int = 128
     downsample: str = "none"
     pooling: int = 2
     whiten: int | None = 80
+    loss: str = "cross_entropy"
     betas: float | Sequence[float] | None = None
+    epochs: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_gates", "n_neurons"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; give at least 1")
-        for name, known in {"gates": BLOCK_GATES, "downsample": DOWNSAMPLINGS}.items():
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise SettingError(f"epochs is {self.epochs}; give a positive number, or None")
+        choices = {
+            "gates": BLOCK_GATES,
+            "head": HEADS,
+            "downsample": DOWNSAMPLINGS,
+            "loss": tuple(LOSSES),
+        }
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise SettingError(
                     f"{name} {getattr(self, name)!r} is not known to a block; choose one of "
@@ -71,6 +94,11 @@ class Block:
     def geometry(self, shape: Shape) -> PatchGeometry:
         """Where the patches of maps (channels, height, width) lie, and the cells of the head."""
         return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
+
+    @property
+    def width(self) -> int:
+        """Channels of its responses: how many neurons it hands on, if there are as many."""
+        return self.n_gates if self.head == "neurons" else self.n_neurons
 
     def next_shape(self, geometry: PatchGeometry, n_neurons: int) -> Shape:
         """Channels, height and width of the next maps, made of so many neurons."""
@@ -89,20 +117,16 @@ def _vgg11() -> tuple[Block, ...]:
     widths = (64, 128, 256, 256, 512, 512, 512, 512)
     halved = (0, 1, 3, 5)
     return tuple(
-        Block(
-            n_neurons=width,
-            n_gates=64,
-            whiten=27 if number == 0 else 96,
-            downsample="average" if number in halved else "none",
-        )
+        Block(n_gates=width, downsample="average" if number in halved else "none")
         for number, width in enumerate(widths)
     )
 
 
 PRESETS: dict[str, tuple[Block, ...]] = {
     "small": (
-        Block(filter_size=6, stride=2, padding=0, whiten=48),
-        Block(n_gates=36),
+        Block(filter_size=6, stride=2, padding=0, n_gates=96, pooling=4),
+        Block(n_gates=192, pooling=3, downsample="average"),
+        Block(n_gates=256),
     ),
     "vgg11": _vgg11(),
 }
@@ -162,7 +186,7 @@ def plan_geometries(blocks: Sequence[Block], image_shape: Shape) -> list[PatchGe
         except SettingError as error:
             raise SettingError(f"block {number}: {error}") from error
         geometries.append(geometry)
-        shape = block.next_shape(geometry, block.n_neurons)
+        shape = block.next_shape(geometry, block.width)
         if 0 in shape and number < len(blocks):
             raise SettingError(
                 f"block {number}: downsample {block.downsample!r} leaves nothing of its "

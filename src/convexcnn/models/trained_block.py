@@ -1,43 +1,44 @@
-"""One trained block of a stack: its head, its neurons, and the maps that it hands on."""
+"""A trained block of a stack: what every kind has, its head and the maps that it hands on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from convexcnn.certificates.certificate import Certificate, GatedBlock
+from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.models.base import check_shapes, finite
+from convexcnn.models.base import finite
 from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.stack_settings import Block, Shape
-from convexcnn.models.strength import VISIBLE, count_neurons
-from convexcnn.patches.extract import PatchGeometry, extract_patches
-from convexcnn.patches.operator import GatedFeatures
-from convexcnn.patches.whiten import PatchTransform
-from convexcnn.programs.regularisers import gate_matrices
-
-TENSORS = ("mean", "projection", "gates", "weights", "bias", "neurons", "neuron_gates")
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.stream import ImageStream
+from convexcnn.programs.kind import ProgramKind
 
 
-@dataclass(frozen=True)
-class TrainedBlock:
+class Features(Protocol):
+    """The operator Phi of a head."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedBlock(ABC):
     """A convex block that is trained and frozen.
 
     Args:
         settings: as given.
         geometry: where the patches of its input lie, and the cells of its head.
-        transform: raw patch -> d coordinates.
-        gates: (g, d).
         weights: V, (k, cells, g, d).
         bias: b, (k,).
         beta: weight of the ridge that held-out images chose.
-        neurons: (m, d) unit vectors u_j, the strongest first; none in the last block.
-        neuron_gates: (m,) which gate every neuron has.
         scaler: standardisation of its maps; None in the last block.
         measures: loss and accuracy by ``train``, ``validation``, and ``stack``: on held-out images,
             of the best prediction that uses the heads up to this one.
@@ -47,15 +48,14 @@ class TrainedBlock:
         seconds: time by phase.
     """
 
+    tensors: ClassVar[tuple[str, ...]]
+    """Names of everything that ``saved`` writes as tensors."""
+
     settings: Block
     geometry: PatchGeometry
-    transform: PatchTransform
-    gates: Tensor
     weights: Tensor
     bias: Tensor
     beta: float
-    neurons: Tensor
-    neuron_gates: Tensor
     scaler: ImageScaler | None = None
     measures: dict[str, dict[str, float]] = field(default_factory=dict)
     path: tuple[dict[str, Any], ...] = ()
@@ -64,27 +64,32 @@ class TrainedBlock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def features(self) -> GatedFeatures:
-        """The operator Phi of its head."""
-        return GatedFeatures(self.geometry, self.transform, self.gates)
+    def kind(self) -> ProgramKind:
+        """The program that its head solves."""
+        return ProgramKind(loss=self.settings.loss)
 
     @property
+    @abstractmethod
+    def features(self) -> Features:
+        """The operator Phi of its head."""
+
+    @property
+    @abstractmethod
     def map_shape(self) -> Shape:
         """Channels, height and width of its maps."""
-        return self.settings.next_shape(self.geometry, len(self.neurons))
 
     @property
+    @abstractmethod
     def n_neurons(self) -> int:
         """Neurons whose responses are handed on; of the last block, those of its head."""
-        return len(self.neurons) or count_neurons(self.weights, shared=True)
 
-    def scores(self, images: Tensor) -> Tensor:
-        """Scores (n, k) of its head for its scaled input (n, channels, height, width)."""
-        scores: Tensor = self.features(images) @ self.weights.flatten(1).T + self.bias
-        return scores
+    @property
+    def n_gates(self) -> int:
+        return self.features.shape[1]
 
+    @abstractmethod
     def maps(self, images: Tensor) -> Tensor:
-        """Gated responses 1[x_l . a >= 0] (x_l . u_j) of its neurons, down-sampled.
+        """Responses of its neurons, down-sampled.
 
         Args:
             images: (n, channels, height, width), its scaled input.
@@ -92,56 +97,49 @@ class TrainedBlock:
         Returns:
             (n, channels, height, width) of ``map_shape``, float16, not standardised.
         """
-        patches = self.transform(extract_patches(images, self.geometry)).flatten(0, 1)
-        used, place = np.unique(self.neuron_gates.cpu().numpy(), return_inverse=True)
-        on = (patches @ self.gates[used].T >= 0).to(patches.dtype)
-        responses = (patches @ self.neurons.T).mul_(on[:, place])
-        grid = responses.view(len(images), *self.geometry.grid, -1).permute(0, 3, 1, 2)
-        return _downsample(grid, self.settings.downsample).half().contiguous()
+
+    @abstractmethod
+    def without_maps(self) -> Self:
+        """The block as the last one: nothing is handed on."""
+
+    @abstractmethod
+    def certify(
+        self, stream: ImageStream, progress: Callable[[int], None] | None = None
+    ) -> Certificate:
+        """Bound the distance of its head from its optimum, given its frozen input, in float64.
+
+        Args:
+            stream: the images that it was trained on, as it sees them, on the CPU.
+            progress: called with the number of images done.
+        """
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (n, k) of its head for its scaled input (n, channels, height, width)."""
+        return torch.addmm(self.bias, self.features(images), self.weights.flatten(1).T)
 
     def next_images(self, images: Tensor) -> Tensor:
         """Its maps, standardised: what the next block sees."""
         assert self.scaler is not None, "the last block hands no maps on"
         return standardise(self.maps(images), self.scaler)
 
-    def without_maps(self) -> TrainedBlock:
-        """The block as the last one: nothing is handed on."""
-        neurons, gates = self.neurons[:0], self.neuron_gates[:0]
-        return replace(self, neurons=neurons, neuron_gates=gates, scaler=None)
+    def to(self, device: str) -> Self:
+        found = {name: getattr(self, name) for name in (f.name for f in fields(self))}
+        return replace(self, **{k: v.to(device) for k, v in found.items() if hasattr(v, "to")})
 
-    def raw(self) -> GatedBlock:
-        """The block as certificates want it."""
-        return GatedBlock.of(self.features, self.weights, self.bias, self.beta)
-
-    def to(self, device: str) -> TrainedBlock:
-        tensors = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, (Tensor, PatchTransform))
-        }
-        return replace(self, **tensors)  # type: ignore[arg-type]
-
+    @abstractmethod
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and everything JSON-able that ``restored`` needs; no certificate."""
-        transform = self.transform
-        tensors = {
-            "mean": transform.mean,
-            "projection": transform.projection,
-            "gates": self.gates,
-            "weights": self.weights,
-            "bias": self.bias,
-            "neurons": self.neurons,
-            "neuron_gates": self.neuron_gates.float(),
-        }
-        description = {
-            "constant": transform.constant,
+
+    def described(self) -> dict[str, Any]:
+        """What every kind of block saves beside tensors."""
+        return {
             "beta": self.beta,
             "scaler": None if self.scaler is None else self.scaler.to_dict(),
             "measures": self.measures,
         }
-        return tensors, description
 
     @classmethod
+    @abstractmethod
     def restored(
         cls,
         settings: Block,
@@ -149,7 +147,7 @@ class TrainedBlock:
         n_classes: int,
         tensors: Mapping[str, Tensor],
         description: Mapping[str, Any],
-    ) -> TrainedBlock:
+    ) -> Self:
         """The block that ``saved`` described, with every shape checked.
 
         Args:
@@ -162,69 +160,37 @@ class TrainedBlock:
         Raises:
             ValueError: something that does not fit together.
         """
-        geometry = settings.geometry(shape)
-        transform = PatchTransform(
-            tensors["mean"], tensors["projection"], float(description["constant"])
-        )
-        gates, m = len(tensors["gates"]), len(tensors["neurons"])
-        expected = {
-            "mean": (geometry.patch_dim,),
-            "projection": (geometry.patch_dim, transform.projection.shape[-1]),
-            "gates": (gates, transform.dim),
-            "weights": (n_classes, geometry.n_cells, gates, transform.dim),
-            "bias": (n_classes,),
-            "neurons": (m, transform.dim),
-            "neuron_gates": (m,),
-        }
-        check_shapes(tensors, expected)
-        indices = tensors["neuron_gates"].long()
-        if not bool(((indices >= 0) & (indices < gates)).all()):
-            raise ValueError("a neuron has a gate that is not there")
-        scaler = None
-        if description["scaler"] is not None:
-            scaler = ImageScaler.from_dict(description["scaler"])
-            if len(scaler.mean) != settings.next_shape(geometry, m)[0]:
-                raise ValueError("the scaler of the maps has another number of channels")
-        return cls(
-            settings,
-            geometry,
-            transform,
-            tensors["gates"],
-            tensors["weights"],
-            tensors["bias"],
-            finite(description, "beta"),
-            tensors["neurons"],
-            indices,
-            scaler,
-            dict(description["measures"]),
-        )
 
 
-def strongest_neurons(weights: Tensor, n_neurons: int) -> tuple[Tensor, Tensor]:
-    """Return the strongest singular factors of all V_i as neurons.
+def restored_parts(
+    settings: Block, geometry: PatchGeometry, n_neurons: int, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments that every kind of block restores alike.
 
-    V_i = sum_r s_ir u_ir w_ir' over classes and cells (Sahiner et al. 2024): the neuron u_ir of
-    gate i has strength s_ir.
-
-    Args:
-        weights: V, (k, cells, g, d).
-        n_neurons: how many, M.
-
-    Returns:
-        u (m, d) by falling strength, and the gate of each (m,); m < M where there are no more.
+    Raises:
+        ValueError: a scaler of another number of channels than the neurons make.
     """
-    left, values, _ = torch.linalg.svd(gate_matrices(weights.double()), full_matrices=False)
-    strength, order = values.flatten().sort(descending=True, stable=True)
-    order = order[strength > VISIBLE * strength[0]][:n_neurons]
-    directions = left.transpose(1, 2).flatten(0, 1)[order]
-    return directions.to(weights.dtype), order // values.shape[1]
+    scaler = None
+    if description["scaler"] is not None:
+        scaler = ImageScaler.from_dict(description["scaler"])
+        if len(scaler.mean) != settings.next_shape(geometry, n_neurons)[0]:
+            raise ValueError("the scaler of the maps has another number of channels")
+    return {
+        "settings": settings,
+        "geometry": geometry,
+        "beta": finite(description, "beta"),
+        "scaler": scaler,
+        "measures": dict(description["measures"]),
+    }
 
 
-def _downsample(maps: Tensor, how: str) -> Tensor:
+def downsampled(maps: Tensor, how: str) -> Tensor:
     """Halve maps (n, channels, height, width) in height and width; an odd last line is cut."""
     if how == "none":
         return maps
     if how == "average":
         return torch.nn.functional.avg_pool2d(maps, 2)
+    if how == "max":
+        return torch.nn.functional.max_pool2d(maps, 2)
     rows, columns = (size // 2 * 2 for size in maps.shape[2:])
     return torch.nn.functional.pixel_unshuffle(maps[:, :, :rows, :columns], 2)

@@ -1,9 +1,10 @@
-"""Images on their way to a solver: scaled, in blocks, mirrored if asked."""
+"""Images on their way to a solver: scaled, in blocks, with mirrored and shifted views if asked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
+
+SHIFT_SHARE = 1 / 8
+"""Part of a side by which a shifted view lies elsewhere, at most."""
 
 
 class ImageRows(Protocol):
@@ -34,8 +38,9 @@ class ImageStream:
         labels: (n,) integers in 0..k-1.
         n_classes: k.
         scaler: fitted standardisation.
-        mirror: whether every image is followed by its left-right mirror image; the stream then
-            has 2 n rows.
+        mirror: whether every view is followed by its left-right mirror image.
+        shifts: how many randomly shifted views follow every image; what a shift brings into view
+            is the mean colour. The stream has ``views`` n rows, those of an image in a row.
         device: where blocks are delivered.
     """
 
@@ -45,9 +50,15 @@ class ImageStream:
     scaler: ImageScaler
     mirror: bool = False
     device: str = "cpu"
+    shifts: int = 0
+
+    @property
+    def views(self) -> int:
+        """Views of every image; the first is the image itself, the second its mirror image."""
+        return (1 + self.mirror) * (1 + self.shifts)
 
     def __len__(self) -> int:
-        return len(self.images) * (1 + self.mirror)
+        return len(self.images) * self.views
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Scaled images (b, channels, height, width) and one-hot targets (b, k), not mirrored."""
@@ -55,37 +66,78 @@ class ImageStream:
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
         return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
 
-    def mirrored(self, rows: slice | NDArray[np.int64], images: Tensor) -> Tensor:
-        """The left-right mirror images of the rows whose images are given."""
-        return images.flip(3)
+    def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
+        """One view of the rows whose images are given; the same whenever it is asked for."""
+        shift, mirrored = divmod(number, 1 + self.mirror)
+        if shift:
+            offsets = torch.from_numpy(self._offsets[shift - 1, rows])
+            images = shifted(images, offsets.to(images.device))
+        return images.flip(3) if mirrored else images
+
+    def augmented(
+        self, rows: slice | NDArray[np.int64], images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """A random view of the rows whose images are given: shifts need not be those of views."""
+        if self.shifts:
+            largest = self._largest_shift
+            offsets = torch.randint(2 * largest + 1, (len(images), 2), generator=generator)
+            images = shifted(images, (offsets - largest).to(images.device))
+        if self.mirror and torch.rand((), generator=generator) < 0.5:
+            images = images.flip(3)
+        return images
+
+    @property
+    def _largest_shift(self) -> int:
+        return max(1, int(SHIFT_SHARE * min(self.images.shape[2:])))
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        """Rows and columns, (shifts, n, 2), by which the shifted views lie elsewhere."""
+        generator, size = np.random.default_rng(0), (self.shifts, len(self.images), 2)
+        return generator.integers(-self._largest_shift, self._largest_shift, size, endpoint=True)
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the stream in order, in blocks of at most ``size`` rows (2 at least, mirrored).
+        """Yield the stream in order, in blocks of at most ``size`` rows, never parting views.
 
         The order does not depend on ``size``: solvers walk through a stream in several sizes.
         """
-        step = max(1, size // (1 + self.mirror))
+        step = max(1, size // self.views)
         for start in range(0, len(self.images), step):
             rows = slice(start, start + step)
             images, targets = self.block(rows)
-            if self.mirror:
-                images = torch.stack([images, self.mirrored(rows, images)], 1).flatten(0, 1)
-                targets = targets.repeat_interleave(2, 0)
+            if self.views > 1:
+                views = [self.view(rows, images, number) for number in range(self.views)]
+                images = torch.stack(views, 1).flatten(0, 1)
+                targets = targets.repeat_interleave(self.views, 0)
             yield images, targets
 
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch of mini-batches in random order, each mirrored as a whole or not."""
+        """Yield one epoch of mini-batches in random order, each in a random view."""
         order = torch.randperm(len(self.images), generator=generator).numpy()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             images, targets = self.block(rows)
-            if self.mirror and torch.rand((), generator=generator) < 0.5:
-                images = self.mirrored(rows, images)
-            yield images, targets
+            yield self.augmented(rows, images, generator), targets
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
-        """The same stream over some of the images."""
+        """The same stream over some of the images, which get shifts of their own."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
-    def without_mirror(self) -> ImageStream:
-        return replace(self, mirror=False)
+    def plain(self) -> ImageStream:
+        """The images alone, without further views."""
+        return replace(self, mirror=False, shifts=0)
+
+
+def shifted(images: Tensor, offsets: Tensor) -> Tensor:
+    """Move every image (n, channels, height, width) by its offset (n, 2) of rows and columns.
+
+    What comes into view is 0, the mean of scaled pixels.
+    """
+    reach = int(offsets.abs().max()) if len(offsets) else 0
+    padded = torch.nn.functional.pad(images, (reach,) * 4)
+    n, channels, height, width = images.shape
+    rows = torch.arange(height, device=images.device) + reach - offsets[:, :1]
+    columns = torch.arange(width, device=images.device) + reach - offsets[:, 1:]
+    image = torch.arange(n, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

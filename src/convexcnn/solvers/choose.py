@@ -45,6 +45,10 @@ class ProblemSize:
     dim: int
     classes: int
 
+    def with_gates(self, gates: int) -> ProblemSize:
+        """The same with another number of gates."""
+        return replace(self, gates=gates)
+
     @property
     def features(self) -> int:
         return self.cells * self.gates * self.dim

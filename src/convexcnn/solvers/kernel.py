@@ -78,7 +78,7 @@ class Kernel(PathSolver):
         clock.lap("path")
         beta, dual, held_out = betas[0], duals[0], None
         if validation is not None:
-            plain = slice(None, None, 1 + validation.mirror)
+            plain = slice(None, None, validation.views)
             scores = [
                 (factor.trailing_product(a) + b)[plain] for a, b in zip(duals, biases, strict=True)
             ]

@@ -130,7 +130,7 @@ def scores_of(
     features: GatedFeatures, stream: ImageStream, weights: Tensor, bias: Tensor
 ) -> Tensor:
     """Return the scores (n, k) of weights (n_features, k) on the images, not mirrored."""
-    blocks = stream.without_mirror().blocks(features.block_size)
+    blocks = stream.plain().blocks(features.block_size)
     return torch.cat([features(images) @ weights + bias for images, _ in blocks])
 
 
@@ -153,7 +153,7 @@ def measure_path(
     s, _, k = weights.shape
     stacked = weights.permute(1, 0, 2).reshape(-1, s * k)
     loss, correct = weights.new_zeros(s), weights.new_zeros(s)
-    plain = stream.without_mirror()
+    plain = stream.plain()
     for images, targets in plain.blocks(features.block_size):
         scores = (features(images) @ stacked).view(-1, s, k) + biases
         loss += 0.5 * (scores - targets[:, None]).square().sum((0, 2))

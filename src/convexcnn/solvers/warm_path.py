@@ -222,7 +222,7 @@ def held_out_scores(
 
     (R) is a ReLU network: on new images its filters respond as ReLU neurons, not by their gates.
     """
-    plain = [stream.without_mirror()]
+    plain = [stream.plain()]
     if kind.formulation == "gated":
         weights, bias = optimum.weights.flatten(1).float(), optimum.bias.float()
         blocks = feature_blocks(features, plain)

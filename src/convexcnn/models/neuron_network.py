@@ -1,0 +1,207 @@
+"""The non-convex twin of a block, trained by stochastic descent: where learned neurons come from.
+
+Convolution - ReLU - average per cell - linear, one hidden layer: the greedy block of Belilovsky,
+Eickenberg & Oyallon (2019), whose filters a convex block takes as its gates. Filters are rows of
+unit norm in coordinates in which patches are white, and take orthogonalised steps (Jordan 2024),
+which together stand in for batch normalisation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.responses import pooled_relu
+from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.whiten import PatchTransform
+from convexcnn.solvers.result import Callback
+
+DIRECTION_RATE = 0.05
+"""Length of an orthogonalised step on the filters, at its largest."""
+
+HEAD_RATE = 1e-2
+"""Step of Adam on thresholds and head, at its largest."""
+
+WARM_UP = 0.1
+"""Part of the steps in which they grow; then they shrink to zero."""
+
+SMOOTHING = 0.1
+"""Share of every label that is spread over all classes."""
+
+BATCH = 256
+UPDATES = 750
+EPOCHS = (3, 40)
+"""Without other orders: epochs for about so many updates, between these."""
+
+LOG_EVERY = 20
+PROBED = 5
+"""Steps whose time is taken to foretell that of all."""
+
+
+class NeuronNetwork:
+    """A network of one hidden layer on the inputs of a block.
+
+    Args:
+        geometry: where patches and pooling cells lie.
+        transform: raw patch -> white coordinates and a constant.
+        n_neurons: width, g.
+        n_classes: k.
+        generator: initial directions.
+    """
+
+    def __init__(
+        self,
+        geometry: PatchGeometry,
+        transform: PatchTransform,
+        n_neurons: int,
+        n_classes: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.geometry, self.transform = geometry, transform
+        device = transform.mean.device
+        directions = torch.randn(n_neurons, transform.dim - 1, generator=generator)
+        self.directions = (directions / directions.norm(dim=1, keepdim=True)).to(device)
+        self.thresholds = torch.zeros(n_neurons, device=device)
+        self.head = torch.zeros(n_classes, geometry.n_cells * n_neurons, device=device)
+        self.bias = torch.zeros(n_classes, device=device)
+        self.scale = 1.0
+        for parameter in self.parameters:
+            parameter.requires_grad_()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.directions, self.thresholds, self.head, self.bias]
+
+    def filters(self) -> tuple[Tensor, Tensor]:
+        """Neurons (g, channels, f, f) and thresholds (g,) in (scaled) pixels."""
+        gates = torch.cat([self.directions, self.thresholds[:, None]], 1)
+        filters, thresholds = self.transform.to_filters(gates)
+        side = self.geometry.filter_size
+        return filters.view(len(filters), -1, side, side), thresholds
+
+    def fit_scale(self, images: Tensor) -> None:
+        """Divide pooled responses by their spread on some images, once and for all."""
+        with torch.no_grad():
+            spread = pooled_relu(images, *self.filters(), self.geometry).std()
+        self.scale = 1 / max(float(spread), 1e-6)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (n, k) of images in the precision of descent, channels last."""
+        pooled = pooled_relu(images, *self.filters(), self.geometry)
+        result: Tensor = torch.addmm(self.bias, pooled.flatten(1), self.scale * self.head.T)
+        return result
+
+    def frozen_head(self) -> tuple[Tensor, Tensor]:
+        """The head as weights (k, cells, g, 1) of pooled responses, and its bias (k,)."""
+        shape = len(self.bias), self.geometry.n_cells, len(self.thresholds), 1
+        return (self.scale * self.head.detach()).view(shape), self.bias.detach()
+
+
+class NeuronDescent:
+    """Trains a :class:`NeuronNetwork` on the random views of a stream.
+
+    Args:
+        network: changed in place.
+        stream: training images, or maps.
+        generator: order of the images and their views.
+    """
+
+    def __init__(
+        self, network: NeuronNetwork, stream: ImageStream, generator: torch.Generator
+    ) -> None:
+        self.network, self.stream, self.generator = network, stream, generator
+        self.batch_size = min(BATCH, len(stream.images))
+        self.batches = -(-len(stream.images) // self.batch_size)
+        self.dtype = descent_dtype(stream.device)
+
+    def default_steps(self) -> int:
+        """Steps without other orders: more epochs for fewer images."""
+        fewest, most = EPOCHS
+        return self.batches * min(most, max(fewest, round(UPDATES / self.batches)))
+
+    def seconds_per_step(self) -> float:
+        """Time of one step, measured on copies: nothing random is used up, nothing changes."""
+        at_hand = torch.Generator().manual_seed(0)
+        batches = self._batches(at_hand)
+        seconds = []
+        for _ in range(min(PROBED, self.batches)):
+            start = time.perf_counter()
+            torch.autograd.backward(self._loss(*next(batches))[0])
+            seconds.append(time.perf_counter() - start)
+        self._forget_gradients()
+        return sorted(seconds)[len(seconds) // 2]
+
+    def run(self, steps: int, callback: Callback | None = None) -> None:
+        """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
+        network, start = self.network, time.perf_counter()
+        batches = self._batches(self.generator)
+        muon = torch.optim.Muon(
+            [network.directions], lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original"
+        )
+        adam = torch.optim.Adam(network.parameters[1:], lr=HEAD_RATE, betas=(0.9, 0.99))
+        optimisers = [muon, adam]
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(optimiser, one_cycle(steps))
+            for optimiser in optimisers
+        ]
+        loss_sum = correct = seen = 0.0
+        for step in range(1, steps + 1):
+            images, targets = next(batches)
+            if step == 1:
+                network.fit_scale(images)
+            loss, scores = self._loss(images, targets)
+            torch.autograd.backward(loss)
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
+            self._forget_gradients()
+            with torch.no_grad():
+                network.directions.div_(network.directions.norm(dim=1, keepdim=True))
+                correct += float((scores.argmax(1) == targets.argmax(1)).sum())
+            loss_sum, seen = loss_sum + float(loss.detach()) * len(images), seen + len(images)
+            if callback is None or (step % LOG_EVERY and step != steps):
+                continue
+            event = {"phase": "network that lends neurons", "step": step, "steps": steps}
+            event |= {"train_loss": loss_sum / seen, "train_accuracy": correct / seen}
+            callback(event | {"seconds": time.perf_counter() - start})
+            loss_sum = correct = seen = 0.0
+
+    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy with smoothed labels, and the scores."""
+        with torch.enable_grad():
+            scores = self.network.scores(images)
+            loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=SMOOTHING)
+        return loss, scores.detach()
+
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mini-batches without end, in the precision of descent and channels last."""
+        while True:
+            for images, targets in self.stream.shuffled(self.batch_size, generator):
+                found = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+                yield found, targets
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.network.parameters:
+            parameter.grad = None
+
+
+def one_cycle(steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: up over the first tenth, then down to zero."""
+    top = max(1.0, WARM_UP * steps)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / top, max(0.0, (steps - step) / max(1.0, steps - top)))
+
+    return factor
+
+
+def descent_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the processor multiplies it, float32 elsewhere; only where gates come from."""
+    if device.startswith("cuda"):
+        return torch.bfloat16
+    capable = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if capable else torch.float32

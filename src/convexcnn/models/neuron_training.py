@@ -1,0 +1,216 @@
+"""Train a block on its own neurons: filters, one pass for features and maps, the exact head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convexcnn.certificates.certify_neurons import certify_neurons
+from convexcnn.data.preprocess import ImageScaler
+from convexcnn.models.block_training import (
+    BlockOutcome,
+    BlockTask,
+    solver_outcome,
+    split_measures,
+)
+from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
+from convexcnn.models.gates import choose_gates
+from convexcnn.models.neuron_block import NeuronBlock
+from convexcnn.models.neuron_network import NeuronDescent, NeuronNetwork
+from convexcnn.patches.responses import KnownFeatures
+from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
+from convexcnn.programs.losses import get_loss
+from convexcnn.solvers.result import PhaseClock
+
+CERTIFIED_AT_ONCE = 4000
+"""Rows of Phi in float64 at once."""
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Filters of a block, and the head that they were learned with, if they were.
+
+    Args:
+        filters: (g, channels, f, f).
+        thresholds: (g,).
+        head: weights (k, cells, g, 1) and bias (k,) of the network that lent them.
+    """
+
+    filters: Tensor
+    thresholds: Tensor
+    head: tuple[Tensor, Tensor] | None = None
+
+
+def train_neuron_block(task: BlockTask) -> BlockOutcome:
+    """Train a block with head ``neurons``.
+
+    Raises:
+        SettingError: a program that does not fit into the memory.
+        RunError: features or maps that no disk holds.
+    """
+    clock = PhaseClock(task.callback)
+    transform = fit_triangular_whitening(task.sample(), task.geometry)
+    clock.lap("whitening")
+    neurons = _choose_neurons(task, transform)
+    clock.lap("gates")
+    k, cells, g = task.stream.n_classes, task.geometry.n_cells, len(neurons.filters)
+    block = NeuronBlock(
+        settings=task.block,
+        geometry=task.geometry,
+        filters=neurons.filters,
+        thresholds=neurons.thresholds,
+        weights=neurons.filters.new_zeros(k, cells, g, 1),
+        bias=neurons.filters.new_zeros(k),
+        beta=0.0,
+    )
+    phi, maps = _respond(block, task)
+    clock.lap("responses")
+    train = known_stream(phi, task, task.split.kept)
+    solver, reason = task.solver(g)
+    held_out = known_stream(phi[:1], task, task.split.held_out)
+    features = KnownFeatures(block.features.shape, task.stream.device)
+    solution = solver.solve(features, train, held_out, task.callback)
+    after = PhaseClock(task.callback)
+    weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
+    bias = solution.bias.to(weights).contiguous()
+    scores = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    measures = split_measures(scores, task)
+    if neurons.head is not None:
+        measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
+    block = replace(
+        block,
+        weights=weights,
+        bias=bias,
+        beta=solution.beta,
+        scaler=None if maps is None else maps.scaler,
+        measures=measures,
+        path=tuple(point.to_dict() for point in solution.path),
+        solver=solver_outcome(solution, reason),
+    )
+    after.lap("accuracy")
+    if task.certificate:
+        rows = _rows(phi, task)
+        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind)
+        block = replace(block, certificate=proof)
+        after.lap("certificate")
+    seconds = {**clock.seconds, **solution.seconds, **after.seconds}
+    return BlockOutcome(replace(block, seconds=seconds), scores, maps)
+
+
+def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
+    """Filters by the block's strategy, in white coordinates."""
+    block, geometry, generator = task.block, task.geometry, task.generator
+    if block.gates != "sgd":
+        gates = choose_gates(
+            block.gates, block.n_gates, task.train, geometry, transform, generator, task.callback
+        )
+        filters, thresholds = transform.to_filters(gates)
+        side = geometry.filter_size
+        return Neurons(filters.view(len(filters), -1, side, side), thresholds)
+    network = NeuronNetwork(geometry, transform, block.n_gates, task.stream.n_classes, generator)
+    descent = NeuronDescent(network, task.train, generator)
+    steps = task.steps(descent.seconds_per_step, descent.default_steps())
+    if block.epochs is not None:
+        steps = max(1, round(block.epochs * descent.batches))
+    descent.run(steps, task.callback)
+    with torch.no_grad():
+        filters, thresholds = network.filters()
+    return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
+
+
+def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], MapStream | None]:
+    """One pass over all views: pooled responses, and maps if a block follows.
+
+    Returns:
+        Phi: (1 + views, n, cells g); the first is what predictions use: the mean of an image and
+        its mirror image if these train, else the image. The others are the views.
+    """
+    stream, features = task.stream, block.features
+    views, n = stream.views, len(stream.images)
+    size = (1 + views, n, features.n_features)
+    phi: NDArray[np.float32] = allocate(
+        size, np.float32, task.maps_in_memory(4 * int(np.prod(size)))
+    )
+    store = None
+    if not task.last:
+        needed = 2 * views * n * int(np.prod(block.map_shape))
+        store = MapStore(stream, block.map_shape, in_memory=task.maps_in_memory(needed))
+    for rows, images in every_view(stream):
+        maps = []
+        for number, view in enumerate(images, 1):
+            responses = features.responses(view)
+            phi[number, rows] = features.pool(responses).cpu().numpy()
+            if store is not None:
+                maps.append(block.maps_of(responses))
+        if store is not None:
+            store.write(rows, maps)
+        phi[0, rows] = phi[1 : 2 + stream.mirror, rows].mean(0)
+    return phi, None if store is None else store.stream(task.split.kept)
+
+
+def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
+    """Some images as feature vectors: in all views, or only as predictions use them.
+
+    Args:
+        phi: (1 + views, n, m), or (1, n, m).
+        task: whose images they are.
+        rows: which of them.
+    """
+    stream = task.stream
+    parts = phi[1:] if len(phi) > 1 else phi
+    every = [MapRows(part[:, :, None, None], rows) for part in parts]
+    in_views = len(phi) > 1
+    m = phi.shape[2]
+    return MapStream(
+        every[0],
+        stream.labels[rows],
+        stream.n_classes,
+        ImageScaler((0.0,) * m, (1.0,) * m),
+        stream.mirror and in_views,
+        stream.device,
+        stream.shifts if in_views else 0,
+        tuple(every[1:]),
+    )
+
+
+def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
+    """Phi and targets of the training images in all views, view by view."""
+    kept, k = task.split.kept, task.stream.n_classes
+    for view in phi[1:]:
+        for start in range(0, len(kept), CERTIFIED_AT_ONCE):
+            rows = kept[start : start + CERTIFIED_AT_ONCE]
+            labels = torch.from_numpy(task.stream.labels[rows])
+            yield torch.from_numpy(view[rows]), torch.nn.functional.one_hot(labels, k)
+
+
+def _compare(
+    task: BlockTask,
+    phi: NDArray[np.float32],
+    head: tuple[Tensor, Tensor],
+    beta: float,
+    solution: tuple[Tensor, Tensor],
+) -> dict[str, float]:
+    """The head that the filters were learned with, beside the optimum: accuracy and objective.
+
+    Returns:
+        Validation loss and accuracy of the learned head, its training objective, and that of the
+        optimum (``optimal_objective``), both at ``beta``.
+    """
+    weights, bias = (part.cpu() for part in head)
+    scores = torch.addmm(bias, torch.from_numpy(phi[0]), weights.flatten(1).T)
+    measures = split_measures(scores, task)["validation"]
+    loss = get_loss(task.block.loss)
+    objectives = []
+    for w, b in (head, solution):
+        flat, constant = w.cpu().flatten(1), b.cpu()
+        total = rows = 0.0
+        for part, targets in _rows(phi, task):
+            total += float(loss.value(torch.addmm(constant, part, flat.T), targets.float()))
+            rows += len(part)
+        objectives.append(total / rows + 0.5 * beta * float(flat.square().sum()))
+    return {**measures, "objective": objectives[0], "optimal_objective": objectives[1]}

@@ -1,0 +1,92 @@
+"""Train a block on whole gated patches: whitening, gates, the exact program, neurons, proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from convexcnn.models.block_training import (
+    BlockOutcome,
+    BlockTask,
+    solver_outcome,
+    split_measures,
+)
+from convexcnn.models.gates import choose_gates
+from convexcnn.models.patch_block import PatchBlock, strongest_neurons
+from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
+from convexcnn.solvers.result import PhaseClock
+
+SCORED_AT_ONCE = 32
+"""Images whose scores are computed at once."""
+
+
+def train_patch_block(task: BlockTask) -> BlockOutcome:
+    """Train a block with head ``patches``.
+
+    Raises:
+        SettingError: a program that does not fit into the memory.
+    """
+    block, clock = task.block, PhaseClock(task.callback)
+    train, geometry = task.train, task.geometry
+    transform = _fit_transform(task).to(train.device)
+    clock.lap("whitening")
+    gates = choose_gates(
+        block.gates, block.n_gates, train, geometry, transform, task.generator, task.callback
+    )
+    clock.lap("gates")
+    features = GatedFeatures(geometry, transform, gates)
+    solver, reason = task.solver(len(gates))
+    solution = solver.solve(features, train, task.held_out, task.callback)
+    after = PhaseClock(task.callback)
+    k = train.n_classes
+    weights = solution.weights.reshape(k, *features.shape).to(gates).contiguous()
+    neurons, neuron_gates = strongest_neurons(weights, 0 if task.last else block.n_neurons)
+    after.lap("neurons")
+    found = PatchBlock(
+        settings=block,
+        geometry=geometry,
+        transform=transform,
+        gates=gates,
+        weights=weights,
+        bias=solution.bias.to(gates).contiguous(),
+        beta=solution.beta,
+        neurons=neurons,
+        neuron_gates=neuron_gates,
+        path=tuple(point.to_dict() for point in solution.path),
+        solver=solver_outcome(solution, reason),
+    )
+    scores = view_scores(found, task)
+    found.measures.update(split_measures(scores, task))
+    after.lap("accuracy")
+    if task.certificate:
+        evidence = found.to("cpu").certify(replace(train, device="cpu"))
+        found = replace(found, certificate=evidence)
+        after.lap("certificate")
+    seconds = {**clock.seconds, **solution.seconds, **after.seconds}
+    return BlockOutcome(replace(found, seconds=seconds), scores)
+
+
+def view_scores(block: TrainedBlock, task: BlockTask) -> Tensor:
+    """Scores (n, k) of all images, averaged with those of their mirror images if these train."""
+    scores = []
+    for start in range(0, len(task.stream.images), SCORED_AT_ONCE):
+        rows = slice(start, start + SCORED_AT_ONCE)
+        images, _ = task.stream.block(rows)
+        found = block.scores(images)
+        if task.stream.mirror:
+            found = (found + block.scores(task.stream.view(rows, images, 1))) / 2
+        scores.append(found)
+    return torch.cat(scores)
+
+
+def _fit_transform(task: BlockTask) -> PatchTransform:
+    """Raw patch -> d coordinates, laid out in memory as a loaded model has it."""
+    geometry, rank = task.geometry, task.block.whiten
+    if rank is None:
+        return identity_transform(geometry.patch_dim)
+    found = fit_whitening(task.sample(), geometry, min(rank, geometry.patch_dim))
+    return replace(found, projection=found.projection.contiguous())
