@@ -28,7 +28,7 @@ def loss(weights: np.ndarray, scores: torch.Tensor, targets: torch.Tensor) -> fl
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_the_optimum_of_an_interior_point_method(n_heads, seed):
     scores, targets = make_heads(n_heads, seed)
-    found = best_combination(scores, targets).numpy()
+    found = best_combination(scores, targets, "squared").numpy()
     assert found.min() >= 0
     assert found.sum() == pytest.approx(1, abs=1e-12)
     weights = cvxpy.Variable(n_heads, nonneg=True)
@@ -43,7 +43,7 @@ def test_it_is_the_optimum_of_an_interior_point_method(n_heads, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_direction_within_the_simplex_lowers_the_loss(seed):
     scores, targets = make_heads(5, seed)
-    weights = best_combination(scores, targets)
+    weights = best_combination(scores, targets, "squared")
     errors = (scores - targets).flatten(1)
     gradient = errors @ (weights @ errors)
     gap = float(weights @ gradient - gradient.min())
@@ -52,14 +52,14 @@ def test_no_direction_within_the_simplex_lowers_the_loss(seed):
 
 def test_it_fits_at_least_as_well_as_every_single_head():
     scores, targets = make_heads(4, 1)
-    found = loss(best_combination(scores, targets).numpy(), scores, targets)
+    found = loss(best_combination(scores, targets, "squared").numpy(), scores, targets)
     assert all(found <= loss(np.eye(4)[b], scores, targets) + 1e-12 for b in range(4))
 
 
 def test_heads_that_fit_exactly_or_alike_are_no_trouble():
     scores, targets = make_heads(2, 0)
     scores[1] = targets
-    np.testing.assert_allclose(best_combination(scores, targets), [0, 1], atol=1e-12)
+    np.testing.assert_allclose(best_combination(scores, targets, "squared"), [0, 1], atol=1e-12)
     both = best_combination(torch.stack([targets, targets]), targets)
     assert float(both.sum()) == pytest.approx(1)
     twins = best_combination(torch.stack([scores[0], scores[0]]), targets)

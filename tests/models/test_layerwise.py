@@ -17,9 +17,9 @@ from convexcnn.errors import DataError, RunError, SettingError
 from convexcnn.models import Block, LayerwiseConvexCNN, layerwise, load_model, save_model
 from convexcnn.models.layerwise import choose_heads
 from convexcnn.models.stack_settings import PRESETS, plan_geometries, read_blocks
-from convexcnn.models.trained_block import strongest_neurons
+from convexcnn.models.patch_block import strongest_neurons
 from small import generator, one_hot, stripe_stream, stripes
-from tiny_models import TINY_BLOCKS
+from tiny_models import ON_PATCHES, TINY_BLOCKS
 from tiny_models import layerwise as stack
 
 IMAGES, LABELS = stripes(90, channels=2)
@@ -96,7 +96,7 @@ def test_maps_are_the_gated_responses_of_the_reference(model):
 @pytest.mark.parametrize("how", ["none", "average", "space-to-depth"])
 @pytest.mark.parametrize("padding", [0, 1])
 def test_maps_are_halved_as_asked_and_an_odd_line_is_cut(how, padding):
-    first = Block(padding=padding, n_gates=3, gates="patches", n_neurons=4, whiten=5)
+    first = Block(padding=padding, n_gates=3, gates="patches", n_neurons=4, whiten=5, **ON_PATCHES)
     blocks = (replace(first, stride=1 + padding, downsample=how), TINY_BLOCKS[1])
     images = np.pad(IMAGES, ((0, 0), (0, 0), (0, padding), (0, padding)), mode="edge")
     model = stack(blocks=blocks).fit(images, LABELS)
@@ -164,7 +164,7 @@ def test_the_last_head_is_taken_alone_only_if_it_classifies_better(first_is_righ
     stream = stripe_stream(30)
     targets = torch.eye(3)[torch.from_numpy(stream.labels)]
     first = targets if first_is_right else targets.roll(1, 1)
-    weights = choose_heads(torch.stack([first, targets + 50]), stream)
+    weights = choose_heads(torch.stack([first, targets + 50]), stream.labels, "squared")
     assert weights.tolist() == pytest.approx([1, 0] if first_is_right else [0, 1])
 
 
@@ -243,7 +243,14 @@ def test_every_event_names_its_block():
 def test_the_presets_fit_small_pictures():
     for name, shape in {"small": (3, 32, 32), "vgg11": (3, 32, 32)}.items():
         geometries = plan_geometries(PRESETS[name], shape)
-        assert all(geometry.n_cells == 4 for geometry in geometries)
+        assert all(geometry.n_cells >= 4 for geometry in geometries)
+    for name in PRESETS:
+        for block, geometry in zip(
+            blocks := read_blocks(name, None, (1, 8, 8)),
+            plan_geometries(blocks, (1, 8, 8)),
+            strict=True,
+        ):
+            assert block.pooling <= min(geometry.grid)
     assert [g.grid[0] for g in plan_geometries(PRESETS["vgg11"], (3, 32, 32))] == [
         32,
         16,
@@ -257,9 +264,9 @@ def test_the_presets_fit_small_pictures():
 
 
 def test_the_number_of_gates_can_be_set_for_all_blocks():
-    assert [block.n_gates for block in read_blocks("small", 5)] == [5, 5]
+    assert [block.n_gates for block in read_blocks("small", 5)] == [5, 5, 5]
     model = stack(blocks="small", n_gates=3).fit(IMAGES, LABELS)
-    assert [len(block.gates) for block in model.blocks_] == [3, 3]
+    assert [block.n_gates for block in model.blocks_] == [3, 3, 3]
 
 
 CASES = [
@@ -268,7 +275,7 @@ CASES = [
     ({"blocks": [3]}, "block 1 is 3; give a Block, or a mapping of filter_size"),
     ({"blocks": [{"colour": 3}]}, "block 1 is .*; give a Block, or a mapping"),
     ({"blocks": [{"gates": "dual"}]}, "block 1: gates 'dual' is not known to a block; choose one"),
-    ({"blocks": [{"downsample": "max"}]}, "downsample 'max' is not known"),
+    ({"blocks": [{"downsample": "least"}]}, "downsample 'least' is not known"),
     ({"blocks": [{"n_neurons": 0}]}, "n_neurons is 0; give at least 1"),
     ({"blocks": [{"whiten": 0}]}, "whiten is 0; keep at least 1 direction, or None"),
     ({"blocks": [{"betas": [0.1, 0.0]}]}, r"betas is \[0\.1, 0\.0\]; give positive numbers"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,8 @@ class BlockTask:
         memory_gb: memory that the solver may use.
         maps_in_memory: whether so many bytes of maps may be kept in memory instead of a file.
         certificate: whether to bound the distance from the optimum.
-        steps: from the seconds of one step of a network that lends neurons, and the steps that it
-            would take without a budget, to the steps that it takes.
+        steps: from the steps that a network that lends neurons would take without a budget, to
+            those that it takes.
         callback: called with every event.
     """
 
@@ -65,7 +65,7 @@ class BlockTask:
     memory_gb: float
     maps_in_memory: Callable[[int], bool]
     certificate: bool
-    steps: Callable[[Callable[[], float], int], int]
+    steps: Callable[[int], int]
     callback: Callback | None = None
 
     @property
@@ -89,10 +89,15 @@ class BlockTask:
         images, _ = self.train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
         return images
 
-    def solver(self, gates: int) -> tuple[PathSolver, str]:
+    def solver(
+        self, gates: int, default_betas: Sequence[float] | None = None
+    ) -> tuple[PathSolver, str]:
         """The exact solver of its head on so many gates, and why it was chosen."""
         size = problem_size(self.block, self.geometry, len(self.stream), self.stream.n_classes)
-        return block_solver(self.block, size.with_gates(gates), self.memory_gb)
+        block = self.block
+        if block.betas is None:
+            block = replace(block, betas=default_betas)
+        return block_solver(block, size.with_gates(gates), self.memory_gb)
 
 
 @dataclass(frozen=True)

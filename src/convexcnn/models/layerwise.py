@@ -118,7 +118,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         return (blocks[-1].settings if blocks else read_blocks(self.blocks, None)[-1]).loss
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
-        blocks = read_blocks(self.blocks, self.n_gates)
+        _, channels, height, width = stream.images.shape
+        blocks = read_blocks(self.blocks, self.n_gates, (channels, height, width))
         plan = self._plan(blocks, stream)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
@@ -142,7 +143,7 @@ class LayerwiseConvexCNN(ImageClassifier):
             weights = choose_heads(held_out, labels, block.loss)
             stacked = torch.einsum("b,bnk->nk", weights.float(), held_out)
             found.measures["stack"] = measure(stacked, labels, block.loss)
-            last = number == len(blocks) or plan.over
+            last = number == len(blocks) or plan.leaves_no_time_for(number + 1)
             if not last:
                 clock = PhaseClock(self._callback_of(number))
                 stream = outcome.maps or self._freeze(found, stream, split)
@@ -176,9 +177,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         """The training of one block on the maps of the one before."""
         batch = min(BATCH, len(split.kept))
 
-        def steps(seconds_per_step: Callable[[], float], default: int) -> int:
+        def steps(default: int) -> int:
             known = checkpoint.planned(number) if checkpoint else None
-            found = known or plan.steps(number, seconds_per_step, default, batch)
+            found = known or plan.steps(number, default, batch)
             if checkpoint is not None and known is None:
                 checkpoint.plan(number, found)
             return found
@@ -201,7 +202,10 @@ class LayerwiseConvexCNN(ImageClassifier):
         self._check_memory(blocks, stream)
         _, channels, height, width = stream.images.shape
         geometries = plan_geometries(blocks, (channels, height, width))
-        costs = [BlockCost.of(*pair) for pair in zip(blocks, geometries, strict=True)]
+        costs = []
+        if self.budget is not None:
+            pairs = zip(blocks, geometries, strict=True)
+            costs = [BlockCost.of(*pair, stream.device) for pair in pairs]
         return TimePlan(
             self.budget,
             costs,

@@ -38,8 +38,6 @@ EPOCHS = (3, 40)
 """Without other orders: epochs for about so many updates, between these."""
 
 LOG_EVERY = 20
-PROBED = 5
-"""Steps whose time is taken to foretell that of all."""
 
 
 class NeuronNetwork:
@@ -71,6 +69,11 @@ class NeuronNetwork:
         self.scale = 1.0
         for parameter in self.parameters:
             parameter.requires_grad_()
+        muon = torch.optim.Muon(
+            [self.directions], lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original"
+        )
+        adam = torch.optim.Adam(self.parameters[1:], lr=HEAD_RATE, betas=(0.9, 0.99))
+        self.optimisers: list[torch.optim.Optimizer] = [muon, adam]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -95,6 +98,27 @@ class NeuronNetwork:
         result: Tensor = torch.addmm(self.bias, pooled.flatten(1), self.scale * self.head.T)
         return result
 
+    def train_once(self, images: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+        """One step down the cross-entropy with smoothed labels.
+
+        Args:
+            images: (n, channels, height, width) in the precision of descent, channels last.
+            targets: (n, k) one-hot.
+
+        Returns:
+            The loss and the scores (n, k) before the step.
+        """
+        with torch.enable_grad():
+            scores = self.scores(images)
+            loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=SMOOTHING)
+        torch.autograd.backward(loss)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        with torch.no_grad():
+            self.directions.div_(self.directions.norm(dim=1, keepdim=True))
+        return float(loss.detach()), scores.detach()
+
     def frozen_head(self) -> tuple[Tensor, Tensor]:
         """The head as weights (k, cells, g, 1) of pooled responses, and its bias (k,)."""
         shape = len(self.bias), self.geometry.n_cells, len(self.thresholds), 1
@@ -116,53 +140,30 @@ class NeuronDescent:
         self.network, self.stream, self.generator = network, stream, generator
         self.batch_size = min(BATCH, len(stream.images))
         self.batches = -(-len(stream.images) // self.batch_size)
-        self.dtype = descent_dtype(stream.device)
 
     def default_steps(self) -> int:
         """Steps without other orders: more epochs for fewer images."""
         fewest, most = EPOCHS
         return self.batches * min(most, max(fewest, round(UPDATES / self.batches)))
 
-    def seconds_per_step(self) -> float:
-        """Time of one step, measured on copies: nothing random is used up, nothing changes."""
-        at_hand = torch.Generator().manual_seed(0)
-        batches = self._batches(at_hand)
-        seconds = []
-        for _ in range(min(PROBED, self.batches)):
-            start = time.perf_counter()
-            torch.autograd.backward(self._loss(*next(batches))[0])
-            seconds.append(time.perf_counter() - start)
-        self._forget_gradients()
-        return sorted(seconds)[len(seconds) // 2]
-
     def run(self, steps: int, callback: Callback | None = None) -> None:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
         network, start = self.network, time.perf_counter()
-        batches = self._batches(self.generator)
-        muon = torch.optim.Muon(
-            [network.directions], lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original"
-        )
-        adam = torch.optim.Adam(network.parameters[1:], lr=HEAD_RATE, betas=(0.9, 0.99))
-        optimisers = [muon, adam]
+        batches = self._batches()
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimiser, one_cycle(steps))
-            for optimiser in optimisers
+            for optimiser in network.optimisers
         ]
         loss_sum = correct = seen = 0.0
         for step in range(1, steps + 1):
             images, targets = next(batches)
             if step == 1:
                 network.fit_scale(images)
-            loss, scores = self._loss(images, targets)
-            torch.autograd.backward(loss)
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                optimiser.step()
+            loss, scores = network.train_once(images, targets)
+            for schedule in schedules:
                 schedule.step()
-            self._forget_gradients()
-            with torch.no_grad():
-                network.directions.div_(network.directions.norm(dim=1, keepdim=True))
-                correct += float((scores.argmax(1) == targets.argmax(1)).sum())
-            loss_sum, seen = loss_sum + float(loss.detach()) * len(images), seen + len(images)
+            correct += float((scores.argmax(1) == targets.argmax(1)).sum())
+            loss_sum, seen = loss_sum + loss * len(images), seen + len(images)
             if callback is None or (step % LOG_EVERY and step != steps):
                 continue
             event = {"phase": "network that lends neurons", "step": step, "steps": steps}
@@ -170,23 +171,12 @@ class NeuronDescent:
             callback(event | {"seconds": time.perf_counter() - start})
             loss_sum = correct = seen = 0.0
 
-    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy with smoothed labels, and the scores."""
-        with torch.enable_grad():
-            scores = self.network.scores(images)
-            loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=SMOOTHING)
-        return loss, scores.detach()
-
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Mini-batches without end, in the precision of descent and channels last."""
+        dtype = descent_dtype(self.stream.device)
         while True:
-            for images, targets in self.stream.shuffled(self.batch_size, generator):
-                found = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
-                yield found, targets
-
-    def _forget_gradients(self) -> None:
-        for parameter in self.network.parameters:
-            parameter.grad = None
+            for images, targets in self.stream.shuffled(self.batch_size, self.generator):
+                yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
 
 
 def one_cycle(steps: int) -> Callable[[int], float]:

@@ -27,6 +27,12 @@ from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.result import PhaseClock
 
+HEAD_PATH = tuple(10.0 ** (-1 - i / 2) for i in range(9))
+"""Default betas of a head, relative to the mean variance of its features."""
+
+SAMPLE = 5000
+"""Images that the variance of features is taken from."""
+
 CERTIFIED_AT_ONCE = 4000
 """Rows of Phi in float64 at once."""
 
@@ -71,7 +77,8 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    solver, reason = task.solver(g)
+    variance = float(torch.from_numpy(phi[0, task.split.kept[:SAMPLE]]).var(0).mean())
+    solver, reason = task.solver(g, [variance * relative for relative in HEAD_PATH])
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
     solution = solver.solve(features, train, held_out, task.callback)
@@ -114,8 +121,9 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
         return Neurons(filters.view(len(filters), -1, side, side), thresholds)
     network = NeuronNetwork(geometry, transform, block.n_gates, task.stream.n_classes, generator)
     descent = NeuronDescent(network, task.train, generator)
-    steps = task.steps(descent.seconds_per_step, descent.default_steps())
-    if block.epochs is not None:
+    if block.epochs is None:
+        steps = task.steps(descent.default_steps())
+    else:
         steps = max(1, round(block.epochs * descent.batches))
     descent.run(steps, task.callback)
     with torch.no_grad():

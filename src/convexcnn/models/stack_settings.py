@@ -133,12 +133,16 @@ PRESETS: dict[str, tuple[Block, ...]] = {
 """Stacks by name."""
 
 
-def read_blocks(blocks: Blocks, n_gates: int | None) -> tuple[Block, ...]:
+def read_blocks(
+    blocks: Blocks, n_gates: int | None, image_shape: Shape | None = None
+) -> tuple[Block, ...]:
     """Return the settings of every block.
 
     Args:
         blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block.
         n_gates: gates of every block instead of what ``blocks`` says; None for that.
+        image_shape: channels, height and width of an image, which presets are cut down to if it
+            is small; None leaves them as they are.
 
     Raises:
         SettingError: a name that is not known, no block, or a value that cannot work.
@@ -150,6 +154,8 @@ def read_blocks(blocks: Blocks, n_gates: int | None) -> tuple[Block, ...]:
                 f"list of Block"
             )
         found = PRESETS[blocks]
+        if image_shape is not None:
+            found = cut_down(found, image_shape)
     else:
         found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
     if not found:
@@ -157,6 +163,20 @@ def read_blocks(blocks: Blocks, n_gates: int | None) -> tuple[Block, ...]:
     if n_gates is None:
         return found
     return tuple(replace(block, n_gates=n_gates) for block in found)
+
+
+def cut_down(blocks: Sequence[Block], image_shape: Shape) -> tuple[Block, ...]:
+    """Return blocks with no more pooling cells, and no smaller maps, than small images allow."""
+    found, shape = [], image_shape
+    for block in blocks:
+        side = min(shape[1:]) + 2 * block.padding
+        block = replace(block, filter_size=min(block.filter_size, side))
+        grid = min(replace(block, pooling=1).geometry(shape).grid)
+        downsample = block.downsample if grid > 1 else "none"
+        block = replace(block, pooling=min(block.pooling, grid), downsample=downsample)
+        found.append(block)
+        shape = block.next_shape(block.geometry(shape), block.width)
+    return tuple(found)
 
 
 def _read_block(number: int, block: Block | Mapping[str, Any]) -> Block:

@@ -4,51 +4,79 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
 from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.responses import NeuronFeatures
+from convexcnn.patches.whiten import PatchTransform
 
-SPARE = 0.97
+SPARE = 0.95
 """Part of the budget that is planned; the rest is for what cannot be foreseen."""
 
-PASS_COST = 0.8
-"""Time of the responses of one view, relative to one step of descent on one image."""
-
-HEAD_RATE = 1e11
+HEAD_RATE = 6e10
 """Floating-point operations per second of the products that heads are made of."""
 
 HEAD_PRODUCTS = 150
 """Products with Phi or its transpose that solving and certifying a head takes."""
 
+OVERHEAD = 4.0
+"""Seconds of a block that are in no other figure."""
+
 MOST_EPOCHS = 40.0
 """More of them are not worth their time."""
+
+PROBED_STEPS = 3
+PROBED_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What one block costs.
+    """What one block costs here, measured on random maps of its shape.
 
     Args:
-        multiplications: of the responses of one view of one image.
+        descent: seconds per image and epoch of the network that lends its neurons.
+        responses: seconds per view of one image.
         features: of its head, cells g.
     """
 
-    multiplications: int
+    descent: float
+    responses: float
     features: int
 
     @classmethod
-    def of(cls, block: Block, geometry: PatchGeometry) -> BlockCost:
-        rows, columns = geometry.grid
-        return cls(
-            rows * columns * geometry.patch_dim * block.n_gates, geometry.n_cells * block.n_gates
-        )
+    def of(cls, block: Block, geometry: PatchGeometry, device: str) -> BlockCost:
+        """Measure a block."""
+        generator = torch.Generator().manual_seed(0)
+        dim = geometry.patch_dim
+        scaling = PatchTransform(torch.zeros(dim), torch.eye(dim) / dim**0.5, 1.0).to(device)
+        network = NeuronNetwork(geometry, scaling, block.n_gates, 2, generator)
+        images = torch.randn(BATCH, *geometry.image_shape, generator=generator).to(device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        rough = images.to(descent_dtype(device))
+        network.train_once(rough, torch.eye(2, device=device)[torch.arange(BATCH) % 2])
+        start = time.perf_counter()
+        for _ in range(PROBED_STEPS):
+            network.train_once(rough, torch.eye(2, device=device)[torch.arange(BATCH) % 2])
+        descent = (time.perf_counter() - start) / (PROBED_STEPS * BATCH)
+        filters, thresholds = (part.detach() for part in network.filters())
+        features = NeuronFeatures(geometry, filters, thresholds)
+        start = time.perf_counter()
+        found = features.responses(images[:PROBED_IMAGES])
+        features.pool(found)
+        found.half().cpu()
+        responses = (time.perf_counter() - start) / PROBED_IMAGES
+        return cls(descent, responses, features.n_features)
 
-    def head_seconds(self, rows: int, classes: int) -> float:
-        """Foreseen time of its head on so many rows."""
+    def fixed_seconds(self, images: int, views: int, classes: int) -> float:
+        """Foreseen time of everything but descent."""
+        rows = images * views
         products = self.features**2 + HEAD_PRODUCTS * 2 * classes * self.features
-        return rows * products / HEAD_RATE
+        return rows * (self.responses + products / HEAD_RATE) + OVERHEAD
 
 
 class TimePlan:
@@ -56,7 +84,7 @@ class TimePlan:
 
     Args:
         minutes: the budget; None for none.
-        costs: of all blocks.
+        costs: of all blocks; of no account without a budget.
         images: of the stream, held-out ones counted.
         views: of every image.
         classes: k.
@@ -65,7 +93,7 @@ class TimePlan:
     def __init__(
         self,
         minutes: float | None,
-        costs: Sequence[BlockCost],
+        costs: Sequence[BlockCost] = (),
         *,
         images: int,
         views: int,
@@ -81,32 +109,27 @@ class TimePlan:
         """Seconds since the beginning, and ``spent`` in interrupted trainings before it."""
         return self.spent + time.perf_counter() - self._start
 
-    @property
-    def over(self) -> bool:
-        """Whether the budget is used up."""
-        return self.minutes is not None and self.elapsed > SPARE * 60 * self.minutes
+    def leaves_no_time_for(self, number: int) -> bool:
+        """Whether a block would not end within the budget, whatever it is trained for."""
+        if self.minutes is None:
+            return False
+        cost = self.costs[number - 1]
+        least = cost.fixed_seconds(self.images, self.views, self.classes)
+        return self.elapsed + least > SPARE * 60 * self.minutes
 
-    def steps(
-        self, number: int, seconds_per_step: Callable[[], float], default: int, batch: int
-    ) -> int:
+    def steps(self, number: int, default: int, batch: int) -> int:
         """Steps of descent of a block: so that all blocks from it on get as many epochs.
 
         Args:
             number: of the block, from 1.
-            seconds_per_step: measures one of its steps.
             default: steps without a budget.
             batch: images per step.
         """
         if self.minutes is None:
             return default
-        own, to_come = self.costs[number - 1], self.costs[number - 1 :]
-        per_image = seconds_per_step() / batch
-        rows = self.images * self.views
-        left = SPARE * 60 * self.minutes - self.elapsed
-        units = 0.0
-        for cost in to_come:
-            unit = self.images * per_image * cost.multiplications / own.multiplications
-            left -= PASS_COST * self.views * unit + cost.head_seconds(rows, self.classes)
-            units += unit
+        left, units = SPARE * 60 * self.minutes - self.elapsed, 0.0
+        for cost in self.costs[number - 1 :]:
+            left -= cost.fixed_seconds(self.images, self.views, self.classes)
+            units += self.images * cost.descent
         epochs = min(MOST_EPOCHS, left / units)
         return max(1, math.floor(epochs * self.images / batch))
