@@ -128,10 +128,10 @@ def freeze_maps(
     Raises:
         RunError: the file cannot be written.
     """
-    store = MapStore(stream, shape, in_memory=in_memory)
+    store = MapStore(stream, shape, scaler, in_memory=in_memory)
     for rows, views in every_view(stream, tell):
         store.write(rows, [maps_of(images) for images in views])
-    return store.stream(scaler)
+    return store.stream()
 
 
 def every_view(
@@ -152,37 +152,49 @@ class MapStore:
     Args:
         stream: what the block that makes the maps sees.
         shape: channels, height and width of a map.
+        scaler: standardisation of the maps; or the rows to fit it on, channel by channel.
         in_memory: whether to keep the maps in memory instead of a file, which goes with them.
 
     Raises:
         RunError: the file cannot be written.
     """
 
-    def __init__(self, stream: ImageStream, shape: Shape, *, in_memory: bool) -> None:
-        self.source = stream
+    def __init__(
+        self,
+        stream: ImageStream,
+        shape: Shape,
+        scaler: ImageScaler | NDArray[np.intp],
+        *,
+        in_memory: bool,
+    ) -> None:
+        self.source, self.scaler = stream, scaler
+        self.fitted = np.zeros(len(stream.images), bool)
+        if not isinstance(scaler, ImageScaler):
+            self.fitted[scaler] = True
         channels, height, width = shape
         size = len(stream.images), height, width, channels
         self.views = [allocate(size, np.float16, in_memory) for _ in range(stream.views)]
-        self.moments: list[Tensor] = []
+        self.moments = torch.zeros(2, channels, dtype=torch.float64)
 
     def write(self, rows: slice, maps: Sequence[Tensor]) -> None:
         """Keep the maps (b, channels, height, width) of every view of some rows."""
-        sums = []
+        used = torch.from_numpy(self.fitted[rows])
         for kept, found in zip(self.views, maps, strict=True):
             last = found.permute(0, 2, 3, 1).cpu()
             kept[rows] = last.numpy()
-            values = last.float().flatten(1, 2)
-            sums.append(torch.stack([values.sum(1), values.square().sum(1)]))
-        self.moments.append(torch.stack(sums).sum(0))
+            if used.any():
+                values = last[used].double().flatten(0, 2)
+                self.moments += torch.stack([values.sum(0), values.square().sum(0)])
 
-    def stream(self, scaler: ImageScaler | NDArray[np.intp]) -> MapStream:
-        """All maps, standardised by a scaler or by one that is fitted on some rows."""
+    def stream(self) -> MapStream:
+        """All maps, standardised."""
         every = np.arange(len(self.source.images))
         first, *others = (MapRows(maps.transpose(0, 3, 1, 2), every) for maps in self.views)
+        scaler = self.scaler
         if not isinstance(scaler, ImageScaler):
             _, height, width = first.shape[1:]
-            total = torch.cat(self.moments, 1)[:, torch.from_numpy(scaler)].double().sum(1)
-            scaler = _scaler_of(total / (len(self.views) * len(scaler) * height * width))
+            pixels = len(self.views) * int(self.fitted.sum()) * height * width
+            scaler = _scaler_of(self.moments / pixels)
         return MapStream(
             first,
             self.source.labels,

@@ -27,11 +27,11 @@ from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.result import PhaseClock
 
-HEAD_PATH = tuple(10.0 ** (-1 - i / 2) for i in range(9))
+HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
 """Default betas of a head, relative to the mean variance of its features."""
 
 SAMPLE = 5000
-"""Images that the variance of features is taken from."""
+"""Images that the spread of features and of maps is taken from."""
 
 CERTIFIED_AT_ONCE = 4000
 """Rows of Phi in float64 at once."""
@@ -147,7 +147,12 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
     store = None
     if not task.last:
         needed = 2 * views * n * int(np.prod(block.map_shape))
-        store = MapStore(stream, block.map_shape, in_memory=task.maps_in_memory(needed))
+        store = MapStore(
+            stream,
+            block.map_shape,
+            task.split.kept[:SAMPLE],
+            in_memory=task.maps_in_memory(needed),
+        )
     for rows, images in every_view(stream):
         maps = []
         for number, view in enumerate(images, 1):
@@ -158,7 +163,7 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
         if store is not None:
             store.write(rows, maps)
         phi[0, rows] = phi[1 : 2 + stream.mirror, rows].mean(0)
-    return phi, None if store is None else store.stream(task.split.kept)
+    return phi, None if store is None else store.stream()
 
 
 def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
