@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convexcnn.errors import DataError
 from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
 from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
-from convexcnn.models.base import BlockClassifier, ImageClassifier
+from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
 Floats = NDArray[np.float32]
@@ -36,7 +36,7 @@ class AffinePiece:
 
 
 def gradient_times_input(
-    model: BlockClassifier | nn.Module,
+    model: ImageClassifier | nn.Module,
     images: ArrayLike | Tensor,
     target: Target = None,
     *,
@@ -141,7 +141,7 @@ def block_gradient(block: PatchBlock, images: Tensor, targets: Tensor) -> Tensor
     )
 
 
-def _of_classifier(model: BlockClassifier, pixels: Tensor, targets: Tensor) -> Tensor:
+def _of_classifier(model: ImageClassifier, pixels: Tensor, targets: Tensor) -> Tensor:
     block = block_of(model)
     scale = torch.tensor(model.scaler_.scale)[:, None, None]
     stream = blocks_with_targets(model.scaled_blocks(pixels), targets, block.images_at_once)
