@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convexcnn.explain.affine import gradient_times_input
-from convexcnn.explain.block import has_block
+from convexcnn.explain.block import block_of
 from convexcnn.explain.contributions import exact_contributions
 from convexcnn.explain.gradcam import grad_cam
 from convexcnn.explain.occlusion import occlusion_map
 from convexcnn.explain.pixels import on_pixels, spread_evenly
 from convexcnn.explain.stack import is_stack, spread_through, weighted_heads
 from convexcnn.models.base import ImageClassifier
-from convexcnn.models.layerwise import LayerwiseConvexCNN
 
 Floats = NDArray[np.float32]
 Explainer: TypeAlias = Callable[[Any, ArrayLike, NDArray[np.int64]], Floats]
@@ -42,24 +41,17 @@ def _occlusion(model: ImageClassifier, images: ArrayLike, targets: NDArray[np.in
 
 def _grad_cam(model: ImageClassifier, images: ArrayLike, targets: NDArray[np.int64]) -> Floats:
     _, height, width = model.image_shape_
-    if is_stack(model):
-        return _by_head(
-            model, lambda head: on_pixels(grad_cam(head, images, targets), (height, width))
-        )
-    return on_pixels(grad_cam(model, images, targets), (height, width))
+    return _by_head(model, lambda head: on_pixels(grad_cam(head, images, targets), (height, width)))
 
 
 def _contributions(model: ImageClassifier, images: ArrayLike, targets: NDArray[np.int64]) -> Floats:
-    if is_stack(model):
-        return _by_head(
-            model,
-            lambda head: spread_through(
-                head, len(head.blocks_), exact_contributions(head, images).of_class(targets)
-            ),
-        )
-    maps = exact_contributions(model, images).of_class(targets)
-    assert has_block(model), "exact_contributions has refused it"
-    return spread_evenly(maps, model.geometry())
+    def of_head(head: ImageClassifier) -> Floats:
+        maps = exact_contributions(head, images).of_class(targets)
+        if is_stack(head):
+            return spread_through(head, len(head.blocks_), maps)
+        return spread_evenly(maps, block_of(head).geometry)
+
+    return _by_head(model, of_head)
 
 
 def _gradient(model: ImageClassifier, images: ArrayLike, targets: NDArray[np.int64]) -> Floats:
@@ -67,9 +59,9 @@ def _gradient(model: ImageClassifier, images: ArrayLike, targets: NDArray[np.int
     return summed
 
 
-def _by_head(stack: LayerwiseConvexCNN, of_head: Callable[[LayerwiseConvexCNN], Floats]) -> Floats:
-    """The maps of every head that predicts, summed by its weight."""
-    parts = [np.float32(weight) * of_head(head) for weight, head in weighted_heads(stack)]
+def _by_head(model: ImageClassifier, of_head: Callable[[ImageClassifier], Floats]) -> Floats:
+    """The maps of every head that the prediction uses, summed by its weight."""
+    parts = [np.float32(weight) * of_head(head) for weight, head in weighted_heads(model)]
     total: Floats = np.sum(parts, axis=0)
     return total
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convexcnn.errors import SettingError
 from convexcnn.explain.pixels import spread_evenly
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 
 Floats = NDArray[np.float32]
@@ -45,16 +46,25 @@ def block_head(stack: LayerwiseConvexCNN, block: int) -> LayerwiseConvexCNN:
     return head
 
 
-def weighted_heads(stack: LayerwiseConvexCNN) -> Iterator[tuple[float, LayerwiseConvexCNN]]:
-    """Yield the weight of every head that the prediction uses, and the stack up to it.
+def weighted_heads(model: ImageClassifier) -> Iterator[tuple[float, ImageClassifier]]:
+    """Yield every head that the prediction of a model uses, and its weight.
 
     The score of a stack is the sum of its heads' by weight, and so is every explanation that adds
-    up to the score.
+    up to the score. A two-layer classifier is its own head.
+
+    Args:
+        model: fitted.
+
+    Yields:
+        Weights of sum one, and for each a model that predicts by that head alone.
     """
-    stack.check_trained()
-    for number, weight in enumerate(stack.head_weights_.tolist(), 1):
+    model.check_trained()
+    if not is_stack(model):
+        yield 1.0, model
+        return
+    for number, weight in enumerate(model.head_weights_.tolist(), 1):
         if weight:
-            yield weight, block_head(stack, number)
+            yield weight, block_head(model, number)
 
 
 def only_head(stack: LayerwiseConvexCNN) -> int:
