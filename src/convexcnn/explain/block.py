@@ -47,6 +47,12 @@ class PatchBlock:
     weights: Tensor
     intercept: Tensor
 
+    def to(self, device: str) -> PatchBlock:
+        tensors = (self.gates, self.weights, self.intercept)
+        return PatchBlock(
+            self.geometry, self.transform.to(device), *(tensor.to(device) for tensor in tensors)
+        )
+
     @property
     def n_classes(self) -> int:
         return len(self.intercept)

@@ -1,0 +1,238 @@
+"""What every block likes best: images that maximise the scores of its head, and its filters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convexcnn.explain.block import PatchBlock, block_of
+from convexcnn.explain.maximise import maximise_input
+from convexcnn.explain.scorer import Progress, as_module, picked
+from convexcnn.explain.stack import block_head, is_stack, spread_through
+from convexcnn.models.base import ImageClassifier
+from convexcnn.models.torch_stack import StackNetwork
+from convexcnn.patches.float32 import fast_float32
+
+CLASSES, FILTERS, STARTS, STEPS = 10, 2, 2, 20
+"""Defaults: how many classes of a block, filters of a class, starts of an ascent, and steps."""
+
+SPREAD = 0.2
+"""Standard deviation of starts around the middle, as a part of the range between the bounds; where
+all pixels are alike many gates are closed and nothing leads anywhere."""
+
+CLOSED = 1e3
+"""What is taken off while a gate is closed, so that ascent opens it first."""
+
+OPPOSED = -0.999
+"""Cosine of filter and gate below which a filter has no positive response."""
+
+
+@dataclass(frozen=True)
+class BlockMaximisers:
+    """What ascent on the pixels found for one block; every value is that of the picture as kept.
+
+    Args:
+        class_images: (k', channels, height, width) uint8, the best of all starts for the score of
+            every class; level 0 is the lower pixel bound and 255 the upper.
+        class_values: (k', starts), the score reached from every start.
+        filter_images: (k', m, channels, height, width) uint8, the same for the responses of every
+            class's strongest filters at one patch.
+        filter_values: (k', m, starts), those responses, of filters of unit norm; NaN where the
+            gate was never opened.
+        filter_gates: (k', m), the gate that a filter lies behind.
+        filter_boxes: (k', m, 4), top, left, bottom and right of what that patch sees.
+        seconds: (1,), what it took.
+    """
+
+    class_images: NDArray[np.uint8]
+    class_values: NDArray[np.float32]
+    filter_images: NDArray[np.uint8]
+    filter_values: NDArray[np.float32]
+    filter_gates: NDArray[np.int64]
+    filter_boxes: NDArray[np.int64]
+    seconds: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FilterUnits:
+    """The strongest filters of every class's head, and where each is looked at.
+
+    r(x) = 1[x_l . a >= 0] x_l . v / |v|
+
+    Args:
+        filters: (k' m, d), v / |v|.
+        gates: (k' m, d), a / |a|.
+        patches: (k' m,), the patch l in the middle of the filter's cell, row by row.
+        names: (k', m), which gate that is.
+    """
+
+    filters: Tensor
+    gates: Tensor
+    patches: Tensor
+    names: Tensor
+
+    @classmethod
+    def strongest(cls, block: PatchBlock, k: int, m: int) -> FilterUnits:
+        """The m strongest filters v_{c,cell,i} of the first k classes that can respond at all."""
+        weights = block.weights[:k].flatten(1, 2)
+        g, d = block.gates.shape
+        gates = torch.nn.functional.normalize(block.gates, dim=1).repeat(block.geometry.n_cells, 1)
+        strength = weights.norm(dim=2)
+        along = (weights * gates).sum(2)
+        strength = torch.where(along < OPPOSED * strength, -strength, strength)
+        order = strength.sort(dim=1, descending=True).indices[:, :m]
+        filters = torch.gather(weights, 1, order[:, :, None].expand(-1, -1, d)).flatten(0, 1)
+        middles = _middles(block)[(order // g).flatten()]
+        unit = torch.nn.functional.normalize(filters, dim=1)
+        return cls(unit, gates[order.flatten()], middles, order % g)
+
+    def responses(self, patches: Tensor, starts: int) -> Tensor:
+        """Responses (k' m starts,) of as many images, all starts of a filter in a row.
+
+        Where a gate is closed it is the gate's own response, below any of an open one.
+
+        Args:
+            patches: (k' m starts, d, rows, columns).
+            starts: of every filter.
+        """
+        unit = torch.arange(len(self.patches)).repeat_interleave(starts)
+        x = patches.flatten(2)[torch.arange(len(patches)), :, self.patches[unit]]
+        gate, value = (x * self.gates[unit]).sum(1), (x * self.filters[unit]).sum(1)
+        return torch.where(gate >= 0, value, gate - CLOSED)
+
+
+def maximise_blocks(
+    model: ImageClassifier,
+    *,
+    lower: float = 0.0,
+    upper: float = 255.0,
+    classes: int = CLASSES,
+    filters: int = FILTERS,
+    starts: int = STARTS,
+    steps: int = STEPS,
+    random_state: int = 0,
+    progress: Progress | None = None,
+) -> list[BlockMaximisers]:
+    """Climb on the pixels to what every block's head and strongest filters like best.
+
+    All starts of all classes and filters of a block climb together, in one batch. Filters are
+    those of the head, v_{c,cell,i}, strongest first, at the patch in the middle of their cell; of
+    the first block they are pictures themselves, and none are maximised.
+
+    Args:
+        model: fitted; a two-layer classifier is one block.
+        lower: rho_min, for all pixels.
+        upper: rho_max.
+        classes: the first so many are looked at.
+        filters: per class.
+        starts: images of noise around the middle between the bounds.
+        steps: of the ascent.
+        random_state: seed of the starts.
+        progress: called with the number of blocks done and of all.
+
+    Returns:
+        One per block.
+
+    Raises:
+        SettingError: a model without blocks of patches and gates.
+
+    Source: Chang & Lee, *Peeking into the Black Box*, eq. (4); Erhan et al. 2009, *Visualizing
+    Higher-Layer Features of a Deep Network*.
+    """
+    heads: list[ImageClassifier] = [model]
+    if is_stack(model):
+        heads = [block_head(model, number) for number in range(1, len(model.blocks_) + 1)]
+    generator = torch.Generator().manual_seed(random_state)
+    share = 0.5 + SPREAD * torch.randn(starts, *model.image_shape_, generator=generator)
+    found = []
+    for number, head in enumerate(heads, 1):
+        with fast_float32():
+            m = filters if number > 1 else 0
+            found.append(_of_head(head, classes, m, share.clamp(0, 1), (lower, upper), steps))
+        if progress is not None:
+            progress(number, len(heads))
+    return found
+
+
+def _of_head(
+    head: ImageClassifier,
+    classes: int,
+    m: int,
+    share: Tensor,
+    bounds: tuple[float, float],
+    steps: int,
+) -> BlockMaximisers:
+    """Climb for the first classes of one head, and m filters of each, from every start."""
+    begin = time.perf_counter()
+    (lower, upper), starts, shape = bounds, len(share), share.shape[1:]
+    k = min(classes, len(head.classes_))
+    units = FilterUnits.strongest(block_of(head).to("cpu"), k, m)
+    value, n = _objective(head, k, units, starts), k + len(units.patches)
+    first = (lower + share * (upper - lower)).repeat(n, 1, 1, 1).numpy()
+    climbed = maximise_input(
+        value, image_shape=shape, lower=lower, upper=upper, starts=first, steps=steps
+    )
+    levels = np.rint((climbed.images - lower) * (255 / (upper - lower))).astype(np.uint8)
+    with torch.no_grad():
+        kept = value(torch.from_numpy(lower + levels * np.float32((upper - lower) / 255)))
+    values = kept.view(n, starts).numpy()
+    images = levels.reshape(n, starts, *shape)[np.arange(n), values.argmax(1)]
+    found = values[k:].reshape(k, -1, starts)
+    return BlockMaximisers(
+        class_images=np.ascontiguousarray(images[:k]),
+        class_values=np.ascontiguousarray(values[:k]),
+        filter_images=images[k:].reshape(k, -1, *shape),
+        filter_values=np.where(found < -CLOSED / 2, np.float32(np.nan), found),
+        filter_gates=units.names.numpy(),
+        filter_boxes=_boxes(head, units).reshape(k, -1, 4),
+        seconds=np.array([time.perf_counter() - begin], np.float32),
+    )
+
+
+def _objective(
+    head: ImageClassifier, k: int, units: FilterUnits, starts: int
+) -> Callable[[Tensor], Tensor]:
+    """A function from images (n,) in turn, all starts of a class or filter in a row, to values."""
+    module = as_module(head)
+    targets = torch.arange(k).repeat_interleave(starts)
+
+    def value(images: Tensor) -> Tensor:
+        if not len(units.patches):
+            return picked(module(images), targets)
+        assert isinstance(module, StackNetwork), "only later blocks have filters to maximise"
+        *_, (last, patches, on) = module.steps(images)
+        scores = picked(last.head(patches[: len(targets)], on[: len(targets)]), targets)
+        return torch.cat([scores, units.responses(patches[len(targets) :], starts)])
+
+    return value
+
+
+def _middles(block: PatchBlock) -> Tensor:
+    """(cells,): the patch nearest to the middle of every pooling cell."""
+    columns = block.geometry.grid[1]
+    middles = []
+    for members, size in zip(block.geometry.cell_order, block.geometry.cell_sizes, strict=True):
+        places = torch.stack([members[:size] // columns, members[:size] % columns], 1).float()
+        middles.append(members[(places - places.mean(0)).norm(dim=1).argmin()])
+    return torch.stack(middles)
+
+
+def _boxes(head: ImageClassifier, units: FilterUnits) -> NDArray[np.int64]:
+    """(units, 4): top, left, bottom and right of the pixels that every unit's patch sees."""
+    if not is_stack(head) or not len(units.patches):
+        return np.zeros((0, 4), np.int64)
+    depth = len(head.blocks_)
+    rows, columns = head.blocks_[-1].geometry.grid
+    lit = torch.nn.functional.one_hot(units.patches, rows * columns).view(-1, rows, columns)
+    seen = spread_through(head, depth, lit.float().numpy()) > 0
+    boxes = []
+    for area in seen:
+        down, across = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
+        boxes.append((down[0], across[0], down[-1] + 1, across[-1] + 1))
+    return np.array(boxes, np.int64)
