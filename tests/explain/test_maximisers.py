@@ -91,15 +91,15 @@ def test_boxes_hold_what_changes_a_response(stack, found) -> None:
         torch.testing.assert_close(*responses)
 
 
-def test_a_two_layer_classifier_is_one_block(convex_model, data) -> None:
+def test_a_two_layer_classifier_is_one_block(convex_model) -> None:
     told: list[tuple[int, int]] = []
     (block,) = maximise_blocks(
-        convex_model, starts=8, steps=60, progress=lambda done, of: told.append((done, of))
+        convex_model, steps=12, progress=lambda done, of: told.append((done, of))
     )
     assert told == [(1, 1)]
-    assert block.class_images.shape == (3, 3, 9, 9)
-    scores = convex_model.scores(data[0]).max(0)
-    assert (block.class_values.max(1) > scores).all()
+    scores = convex_model.scores(block.class_images).diagonal()
+    best = block.class_values.max(1)
+    np.testing.assert_allclose(scores, best, atol=1e-3 * np.abs(best).max())
 
 
 def test_bounds_are_kept(convex_model) -> None:

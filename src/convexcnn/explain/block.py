@@ -106,8 +106,10 @@ class PatchBlock:
 
 
 def has_block(model: object) -> TypeGuard[ConvexConvClassifier | NonConvexConvClassifier]:
-    """Whether a model is a classifier of one block; any other is explained by its scores alone."""
-    return isinstance(model, (ConvexConvClassifier, NonConvexConvClassifier))
+    """Whether a model is one block whose scores are sums over patches; max pooling has none."""
+    if isinstance(model, ConvexConvClassifier):
+        return model.pool == "average"
+    return isinstance(model, NonConvexConvClassifier)
 
 
 def block_of(model: ImageClassifier) -> PatchBlock:
@@ -121,7 +123,7 @@ def block_of(model: ImageClassifier) -> PatchBlock:
         block = model.blocks_[only_head(model) - 1]
         weights = on_patches(block.weights, block.gates)
         return PatchBlock(block.geometry, block.transform, block.gates, weights, block.bias)
-    if not has_block(model):
+    if not isinstance(model, (ConvexConvClassifier, NonConvexConvClassifier)):
         raise SettingError(
             f"model is a {type(model).__name__}; give a fitted ConvexConvClassifier, "
             f"NonConvexConvClassifier or LayerwiseConvexCNN"

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexcnn.explain.block import PatchBlock, block_of
 from convexcnn.explain.maximise import maximise_input
-from convexcnn.explain.scorer import Progress, as_module, picked
+from convexcnn.explain.scorer import Progress, picked
 from convexcnn.explain.stack import block_head, is_stack, spread_through
 from convexcnn.models.base import ImageClassifier
-from convexcnn.models.torch_stack import StackNetwork
+from convexcnn.models.torch_module import Standardise
+from convexcnn.models.torch_stack import Coordinates, GatedHead
 from convexcnn.patches.float32 import fast_float32
 
 CLASSES, FILTERS, STARTS, STEPS = 10, 2, 2, 20
@@ -199,18 +200,33 @@ def _objective(
     head: ImageClassifier, k: int, units: FilterUnits, starts: int
 ) -> Callable[[Tensor], Tensor]:
     """A function from images (n,) in turn, all starts of a class or filter in a row, to values."""
-    module = as_module(head)
     targets = torch.arange(k).repeat_interleave(starts)
+    of_block, scores_of = _last_block(head)
 
     def value(images: Tensor) -> Tensor:
-        if not len(units.patches):
-            return picked(module(images), targets)
-        assert isinstance(module, StackNetwork), "only later blocks have filters to maximise"
-        *_, (last, patches, on) = module.steps(images)
-        scores = picked(last.head(patches[: len(targets)], on[: len(targets)]), targets)
+        patches, on = of_block(images)
+        scores = picked(scores_of(patches[: len(targets)], on[: len(targets)]), targets)
         return torch.cat([scores, units.responses(patches[len(targets) :], starts)])
 
     return value
+
+
+def _last_block(
+    head: ImageClassifier,
+) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], nn.Module]:
+    """A function from pixels to patches and open gates of a head's block, and of these to scores."""
+    if is_stack(head):
+        network = head.to_torch()
+
+        def of_last(images: Tensor) -> tuple[Tensor, Tensor]:
+            *_, (_, patches, on) = network.steps(images)
+            return patches, on
+
+        return of_last, network.last.head
+    block = block_of(head).to("cpu")
+    where = block.geometry, block.transform, block.gates
+    layers = nn.Sequential(Standardise(head.scaler_), Coordinates(*where))
+    return layers, GatedHead(block.geometry, block.weights, block.gates, block.intercept)
 
 
 def _middles(block: PatchBlock) -> Tensor:

@@ -154,6 +154,13 @@ class StackNetwork(nn.Module):
         ]
         return torch.stack(scores).sum(0)
 
+    @property
+    def last(self) -> BlockNetwork:
+        """The last block."""
+        block = self.blocks[-1]
+        assert isinstance(block, BlockNetwork)
+        return block
+
     def steps(self, images: Tensor) -> Iterator[tuple[BlockNetwork, Tensor, Tensor]]:
         """Yield every block with its patches (n, d, ...) and open gates (n, g, rows, columns)."""
         maps = self.scale(images)
