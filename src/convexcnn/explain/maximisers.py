@@ -214,7 +214,7 @@ def _objective(
 def _last_block(
     head: ImageClassifier,
 ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], nn.Module]:
-    """A function from pixels to patches and open gates of a head's block, and of these to scores."""
+    """From pixels to patches and open gates of a head's block, and from these to its scores."""
     if is_stack(head):
         network = head.to_torch()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
 from convexcnn.report.curves import beta_chart, depth_chart, descent_charts
+from convexcnn.report.explore import explore_view
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.fit_words import (
     beside_certificate,
@@ -75,6 +76,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         confusions=confusions,
         colophon=colophon(run, "fit"),
         why=None if run.examples is None else why_view(run.examples, data.classes),
+        explore=explore_view(run.maximisers, result, data.classes),
     )
 
 

@@ -50,7 +50,7 @@ def read_maximisers(
     Raises:
         RunError: entries that are missing or do not fit together.
     """
-    blocks = []
+    blocks: list[Maximisers] = []
     while any(name.startswith(f"block{len(blocks) + 1}.") for name in tensors):
         number = len(blocks) + 1
         try:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from convexcnn.report.colophon import Colophon
 from convexcnn.report.confusion import ConfusionView
+from convexcnn.report.explore import ExploreView
 from convexcnn.report.filter_pictures import FilterView
 from convexcnn.report.line_chart import LineChart, chart_files, inline_svg
 from convexcnn.report.why import WhyView
@@ -40,6 +41,7 @@ class Page:
     confusions: list[ConfusionView]
     colophon: Colophon
     why: WhyView | None = None
+    explore: ExploreView | None = None
 
     def figure_files(self) -> dict[str, bytes]:
         """Every figure as files, by name."""
