@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convexcnn.report.fit_words import certificate_words
-from convexcnn.report.formatting import UNKNOWN, count, counted, duration, fixed, percent
+from convexcnn.report.formatting import count, duration, fixed
 from convexcnn.report.map_pictures import Pixels, data_uri, picture_of
 from convexcnn.report.maximiser_files import Maximisers
-from convexcnn.report.results import Block, FitResult
 
 _SIDE = 64  # of a picture on the page, in pixels, at most
 
@@ -38,89 +36,44 @@ class ClassTiles:
 
 
 @dataclass(frozen=True)
-class BlockExploration:
-    """One block: what it is, what its certificate says, and its classes."""
-
-    number: int
-    title: str
-    facts: str
-    words: str
-    classes: list[ClassTiles]
-    took: str
-
-
-@dataclass(frozen=True)
 class ExploreView:
-    """All blocks, and the classes to choose from."""
+    """The tiles of every class, block by block, and the classes to choose from."""
 
-    blocks: list[BlockExploration]
+    blocks: list[list[ClassTiles]]
     classes: list[str]
     note: str
 
     @property
-    def block_choices(self) -> list[tuple[int, str]]:
-        """The blocks to choose from, by number and name."""
-        return [(block.number, str(block.number)) for block in self.blocks]
-
-    @property
-    def class_choices(self) -> list[tuple[int, str]]:
+    def choices(self) -> list[tuple[int, str]]:
         """The classes to choose from, by number and name."""
         return list(enumerate(self.classes))
 
     @property
     def has_filters(self) -> bool:
         """Whether filters of later blocks are among the tiles."""
-        return any(len(row.tiles) > 1 for block in self.blocks for row in block.classes)
+        return any(len(row.tiles) > 1 for block in self.blocks for row in block)
 
 
-def explore_view(
-    maximisers: Sequence[Maximisers], result: FitResult, classes: Sequence[str]
-) -> ExploreView | None:
+def explore_view(maximisers: Sequence[Maximisers], classes: Sequence[str]) -> ExploreView | None:
     """Prepare what every block likes best for the page; None if nothing was recorded."""
     if not maximisers:
         return None
-    shown = len(maximisers[0].class_images)
+    shown = classes[: len(maximisers[0].class_images)]
     seconds = sum(float(block.seconds[0]) for block in maximisers)
-    starts = maximisers[0].class_values.shape[1]
-    images = sum(block.class_values.size + block.filter_values.size for block in maximisers)
-    note = f"{count(images)} ascents, {counted(starts, 'start')} each, took {duration(seconds)}."
-    if shown < len(classes):
-        note += f" Shown are the first {shown} of {count(len(classes))} classes."
+    climbs = sum(block.class_values.size + block.filter_values.size for block in maximisers)
+    note = f"All {count(climbs)} ascents together took {duration(seconds)}."
+    if len(shown) < len(classes):
+        note += f" Shown are the first {len(shown)} of {count(len(classes))} classes."
     blocks = [
-        _block(number, found, block, result, classes[:shown])
-        for number, (found, block) in enumerate(zip(maximisers, result.blocks, strict=False), 1)
+        [
+            ClassTiles(
+                c, name, [_score_tile(found, c, name, number), *_filter_tiles(found, c, name)]
+            )
+            for c, name in enumerate(shown)
+        ]
+        for number, found in enumerate(maximisers, 1)
     ]
-    return ExploreView(blocks, list(classes[:shown]), note)
-
-
-def _block(
-    number: int, found: Maximisers, block: Block, result: FitResult, classes: Sequence[str]
-) -> BlockExploration:
-    rows = [
-        ClassTiles(c, name, [_score_tile(found, c, name, number), *_filter_tiles(found, c, name)])
-        for c, name in enumerate(classes)
-    ]
-    return BlockExploration(
-        number=number,
-        title=f"Block {number}",
-        facts=_facts(block),
-        words=certificate_words(block, result.formulation),
-        classes=rows,
-        took=duration(float(found.seconds[0])),
-    )
-
-
-def _facts(block: Block) -> str:
-    """Size, accuracy and weight of a block's head, in one line."""
-    facts = [
-        "" if block.gates is None else counted(block.gates, "gate"),
-        "" if block.neurons is None else counted(block.neurons, "neuron"),
-        f"{percent(block.test.accuracy, 1)} of the test images by its own head"
-        if block.test
-        else "",
-        "" if block.head_weight is None else f"{fixed(block.head_weight, 2)} of the prediction",
-    ]
-    return " · ".join(fact for fact in facts if fact and UNKNOWN not in fact)
+    return ExploreView(blocks, list(shown), note)
 
 
 def _score_tile(found: Maximisers, c: int, name: str, number: int) -> Tile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from convexcnn.report.colophon import Row, colophon
@@ -19,8 +20,10 @@ from convexcnn.report.fit_words import (
 from convexcnn.report.formatting import (
     UNKNOWN,
     count,
+    counted,
     duration,
     fixed,
+    is_known,
     memory,
     percent,
     scientific,
@@ -37,6 +40,7 @@ class BlockView:
     """One block: its certificate in words and figures, and its line in the table of blocks."""
 
     name: str
+    summary: str
     words: str
     facts: list[Row]
     beside: list[Row]
@@ -68,6 +72,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         content={
             "key_figures": _key_figures(result),
             "blocks": [_block_view(i, block, result) for i, block in enumerate(result.blocks, 1)],
+            "block_choices": [(i, str(i)) for i in range(1, len(result.blocks) + 1)],
             "scores": _scores(result),
             "phases": _phases(result.phases),
         },
@@ -76,7 +81,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         confusions=confusions,
         colophon=colophon(run, "fit"),
         why=None if run.examples is None else why_view(run.examples, data.classes),
-        explore=explore_view(run.maximisers, result, data.classes),
+        explore=explore_view(run.maximisers, data.classes),
     )
 
 
@@ -99,6 +104,7 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
     gap = block.certificate.relative_gap if block.certificate else None
     return BlockView(
         name=f"Block {number}",
+        summary=_block_summary(block),
         words=certificate_words(block, result.formulation),
         facts=certificate_facts(block),
         beside=beside_certificate(block),
@@ -112,6 +118,19 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
             duration(block.seconds),
         ],
     )
+
+
+def _block_summary(block: Block) -> str:
+    """Size, accuracy and weight of a block's head, in one line."""
+    facts = [
+        "" if block.gates is None else counted(block.gates, "gate"),
+        "" if block.neurons is None else counted(block.neurons, "neuron"),
+        f"its head classifies {percent(block.test.accuracy, 1)} of the test images correctly"
+        if block.test and is_known(block.test.accuracy)
+        else "",
+        f"{fixed(block.head_weight, 2)} of the prediction" if is_known(block.head_weight) else "",
+    ]
+    return " · ".join(fact for fact in facts if fact)
 
 
 def _score_cells(scores: Scores) -> tuple[str, str]:
@@ -138,12 +157,15 @@ def _validation_scores(block: Block) -> Scores | None:
 
 
 def _phases(phases: dict[str, float]) -> list[PhaseView]:
-    longest = max(phases.values(), default=0.0)
+    """Phases with their times; those of a block of a stack are put together."""
+    together: dict[str, float] = {}
+    for name, seconds in phases.items():
+        whole = name.partition(":")[0].replace("_", " ")
+        together[whole] = together.get(whole, 0.0) + seconds
+    longest = max(together.values(), default=0.0)
     return [
-        PhaseView(
-            name.replace("_", " "), duration(seconds), seconds / longest if longest > 0 else 0.0
-        )
-        for name, seconds in phases.items()
+        PhaseView(name, duration(seconds), seconds / longest if longest > 0 else 0.0)
+        for name, seconds in together.items()
     ]
 
 
@@ -175,9 +197,9 @@ def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
             caption += " The dot marks the chosen β" + (
                 ", the best on the validation images." if validated else "."
             )
-        views.append(chart_view(chart, caption))
-    views += [
-        chart_view(chart, f"{chart.title}, against steps of its descent.")
-        for chart in descent_charts(metrics, result.formulation)
-    ]
-    return views
+        views.append(chart_view(chart, caption, number if depth is not None else None))
+    for chart in descent_charts(metrics, result.formulation):
+        caption = f"{chart.title}, against steps of its descent."
+        found = re.search(r"block (\d+)$", chart.title)
+        views.append(chart_view(chart, caption, int(found[1]) if found else None))
+    return sorted(views, key=lambda view: view.block or 0)

@@ -19,11 +19,12 @@ from convexcnn.report.why import WhyView
 
 @dataclass(frozen=True)
 class ChartView:
-    """A chart on the page, its caption, and the same chart as files."""
+    """A chart on the page, its caption, the same chart as files, and the block it is of, if any."""
 
     svg: Markup
     caption: str
     files: Mapping[str, bytes]
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Page:
         return files
 
 
-def chart_view(chart: LineChart, caption: str) -> ChartView:
-    """Draw a chart for the page."""
-    return ChartView(Markup(inline_svg(chart)), caption, chart_files(chart))
+def chart_view(chart: LineChart, caption: str, block: int | None = None) -> ChartView:
+    """Draw a chart for the page, or for one block of a stack."""
+    return ChartView(Markup(inline_svg(chart)), caption, chart_files(chart), block)
 
 
 def render(page: Page) -> str:
