@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from html_page import HtmlPage
-from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters
+from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters, stack_result
 
 from convexcnn.report import build_report
 from convexcnn.report.curves import beta_chart, depth_chart
@@ -119,22 +119,12 @@ def test_every_block_of_a_stack_has_its_certificate_and_row(build: Any) -> None:
     result["blocks"] = [dict(result["blocks"][0], gates=gates) for gates in (48, 36, 24)]
     result["blocks"][1]["certificate"] = None
     text = build(result).text()
-    assert "Block 1 Optimal among networks with these 48 gates" in text
-    assert "Block 2 No certificate was computed" in text
-    assert "Block 3 Optimal among networks with these 24 gates" in text
+    facts = "gates · 480 neurons · its head classifies 74.6% of the test images correctly"
+    assert f"Block 1 48 {facts} Optimal among networks with these 48 gates" in text
+    assert f"Block 2 36 {facts} No certificate was computed" in text
+    assert f"Block 3 24 {facts} Optimal among networks with these 24 gates" in text
     assert "Figure 1. Accuracy against depth: of every block's own head." in text
     assert "Figure 4. Block 3: training and validation accuracy at 13 strengths" in text
-
-
-def stack_result() -> dict[str, Any]:
-    """A fit of two blocks, as the command writes it."""
-    result = fit_result()
-    blocks = []
-    for gates, accuracy, weight in ((48, 0.7, 0.25), (36, 0.74, 0.75)):
-        scores = {"loss": 0.3, "accuracy": accuracy}
-        own = {"validation": scores, "stack": scores, "test": scores, "head_weight": weight}
-        blocks.append({**result["blocks"][0], "gates": gates, **own})
-    return result | {"model": "layerwise", "blocks": blocks}
 
 
 def test_the_accuracy_of_a_stack_is_drawn_against_depth(write_run: WriteRun) -> None:
@@ -168,7 +158,9 @@ def test_every_block_that_learns_its_gates_has_a_curve(build: Any) -> None:
     ]
     page = build(stack_result(), events)
     titles = [text for tag, text in page.texts if tag == "title"]
-    assert titles[-2:] == ["Network that lends gates, block 1", "Network that lends gates, block 2"]
+    path = "Accuracy along the path of β"
+    by_block = [[path, f"Network that lends gates, block {number}"] for number in (1, 2)]
+    assert titles[2:] == by_block[0] + by_block[1]
 
 
 def test_training_curves_of_a_descent_are_drawn_from_the_log(build: Any) -> None:
