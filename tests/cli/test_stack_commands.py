@@ -50,6 +50,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         "config.toml",
+        "explanations.safetensors",
         "figures",
         "filters.safetensors",
         "metrics.jsonl",

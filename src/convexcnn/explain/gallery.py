@@ -18,6 +18,9 @@ from convexcnn.models.base import ImageClassifier
 RIGHT, WRONG = 4, 2
 """Images that were classified correctly, and incorrectly."""
 
+FIRST = 256
+"""How many images are scored at first; more only where examples are still missing."""
+
 TOP = 3
 """How many of the classes with the highest scores are explained."""
 
@@ -45,11 +48,8 @@ def explain_examples(model: ImageClassifier, split: ImageSplit) -> Arrays:
         heads of its blocks, and ``blocks`` what adds up to their scores of the predicted class,
         (m, B, height, width).
     """
-    scores = model.scores(split.images)
-    best = scores.argmax(1)
-    predicted = model.classes_[best].astype(np.int64)
-    chosen = choose_examples(split.labels, predicted)
-    images, targets, scores = split.images[chosen], best[chosen], scores[chosen]
+    chosen, scores = _first_examples(model, split)
+    images, targets = split.images[chosen], scores.argmax(1)
     splits = has_block(model) or is_stack(model)
     maps = {name: METHODS[name](model, images, targets) for name in MAPS if _applies(name, splits)}
     if splits:
@@ -64,7 +64,7 @@ def explain_examples(model: ImageClassifier, split: ImageSplit) -> Arrays:
         "images": np.ascontiguousarray(images),
         "index": chosen,
         "labels": split.labels[chosen],
-        "predicted": predicted[chosen],
+        "predicted": model.classes_[targets].astype(np.int64),
         "scores": scores,
         "columns": model.classes_.astype(np.int64),
         **{name: np.ascontiguousarray(values) for name, values in maps.items()},
@@ -109,6 +109,20 @@ def maximising_images(
         for number, block in enumerate(blocks, 1)
         for name, values in vars(block).items()
     }
+
+
+def _first_examples(
+    model: ImageClassifier, split: ImageSplit
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Places and scores of the examples; images are scored until there are enough of them."""
+    few = FIRST
+    while True:
+        scores = model.scores(split.images[:few])
+        predicted = model.classes_[scores.argmax(1)].astype(np.int64)
+        chosen = choose_examples(split.labels[:few], predicted)
+        if len(chosen) == RIGHT + WRONG or few >= len(split):
+            return chosen, scores[chosen]
+        few *= 4
 
 
 def choose_examples(
