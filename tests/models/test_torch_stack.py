@@ -8,7 +8,8 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from convexcnn.models import Block
-from convexcnn.models.torch_stack import on_patches
+from convexcnn.models.torch_stack import GatedHead, on_patches
+from convexcnn.patches.extract import PatchGeometry
 from small import stripes
 from tiny_models import TINY_BLOCKS, layerwise
 
@@ -66,6 +67,19 @@ def test_heads_are_summed_by_their_weights() -> None:
 def test_an_untrained_stack_says_so() -> None:
     with pytest.raises(NotFittedError, match="call fit first"):
         layerwise().to_torch()
+
+
+def test_a_head_on_relu_responses_is_pooled_and_weighed() -> None:
+    geometry = PatchGeometry((2, 6, 6), 3, cells=2)
+    generator = torch.Generator().manual_seed(0)
+    gates = torch.randn(4, 5, generator=generator)
+    weights, bias = torch.randn(3, 4, 4, 1, generator=generator), torch.ones(3)
+    x = torch.randn(2, 5, 4, 4, generator=generator)
+    responses = torch.einsum("ndrs,gd->ngrs", x, gates)
+    found = GatedHead(geometry, weights, gates, bias)(x, (responses >= 0).float())
+    pooled = torch.nn.functional.adaptive_avg_pool2d(responses.relu(), 2).flatten(2)
+    expected = torch.einsum("ngc,kcg->nk", pooled, weights[..., 0]) + bias
+    torch.testing.assert_close(found, expected)
 
 
 def test_weights_of_responses_are_weights_of_patches() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -107,11 +106,6 @@ class Browser:
         names = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, **names)
-
-    def screenshot(self, path: Path) -> None:
-        """Write a PNG of the whole page."""
-        picture = self.send("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(picture["data"]))
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._left:
