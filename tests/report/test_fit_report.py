@@ -178,7 +178,9 @@ def test_the_descent_that_learns_gates_is_not_taken_for_the_model(build: Any) ->
         {"phase": "gates", "step": i, "train_loss": 1.0, "train_accuracy": i / 30}
         for i in range(30)
     ]
-    events += [{"phase": "statistics", "step": 1, "steps": None, "seconds": 3.0}]
+    events = [{**event, "phase": "network that lends gates"} for event in events]
+    for phase in ("gates", "statistics"):
+        events += [{"phase": phase, "step": 1, "steps": None, "seconds": 3.0}]
     page = build(fit_result(), events)
     titles = [text for tag, text in page.texts if tag == "title"]
     assert titles[2:] == ["Training accuracy of the network that lends its gates"]

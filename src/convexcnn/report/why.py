@@ -56,7 +56,7 @@ class Example:
     @property
     def choice(self) -> str:
         """Its name among the others."""
-        return f"{self.title.removeprefix('Test image ')} {self.verdict.partition(',')[0]}"
+        return f"{self.title.removeprefix('Test image ')}: {self.verdict.partition(',')[0]}"
 
 
 @dataclass(frozen=True)
