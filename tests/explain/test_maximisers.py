@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from convexcnn.explain import block_head
+from convexcnn.explain.ascent_cost import _costs, affordable_classes, images_at_once
 from convexcnn.explain.block import block_of
 from convexcnn.explain.maximisers import FilterUnits, maximise_blocks
 from tiny_models import layerwise
@@ -100,6 +101,25 @@ def test_a_two_layer_classifier_is_one_block(convex_model) -> None:
     scores = convex_model.scores(block.class_images).diagonal()
     best = block.class_values.max(1)
     np.testing.assert_allclose(scores, best, atol=1e-3 * np.abs(best).max())
+
+
+def test_batches_of_any_size_climb_alike(stack, found, monkeypatch) -> None:
+    monkeypatch.setattr("convexcnn.explain.ascent_cost.MEMORY", 1.0)
+    assert images_at_once(stack) == 1
+    for one, all_at_once in zip(maximise_blocks(stack, **SETTINGS), found, strict=True):
+        np.testing.assert_allclose(one.class_values, all_at_once.class_values, rtol=0.05)
+        np.testing.assert_array_equal(one.filter_gates, all_at_once.filter_gates)
+        assert one.filter_images.shape == all_at_once.filter_images.shape
+
+
+def test_large_models_are_climbed_for_fewer_classes(stack, monkeypatch) -> None:
+    arguments = {"classes": 10, "filters": 2, "starts": 2, "steps": 20}
+    assert affordable_classes(stack, **arguments) == 3
+    work = sum((1 + 2 * (n > 0)) * cost for n, (cost, _) in enumerate(_costs(stack)))
+    monkeypatch.setattr("convexcnn.explain.ascent_cost.WORK", 3 * 22 * 2 * work * 2.5)
+    assert affordable_classes(stack, **arguments) == 2
+    monkeypatch.setattr("convexcnn.explain.ascent_cost.WORK", 0.0)
+    assert [len(block.class_images) for block in maximise_blocks(stack, steps=1)] == [1, 1, 1]
 
 
 def test_bounds_are_kept(convex_model) -> None:

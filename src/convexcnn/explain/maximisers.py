@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from convexcnn.explain.ascent_cost import affordable_classes, images_at_once
 from convexcnn.explain.block import PatchBlock, block_of
 from convexcnn.explain.maximise import maximise_input
 from convexcnn.explain.scorer import Progress, picked
@@ -93,6 +95,12 @@ class FilterUnits:
         unit = torch.nn.functional.normalize(filters, dim=1)
         return cls(unit, gates[order.flatten()], middles, order % g)
 
+    def take(self, rows: Tensor) -> FilterUnits:
+        """Some of the filters, in a row."""
+        return FilterUnits(
+            self.filters[rows], self.gates[rows], self.patches[rows], self.names.flatten()[rows]
+        )
+
     def responses(self, patches: Tensor, starts: int) -> Tensor:
         """Responses (k' m starts,) of as many images, all starts of a filter in a row.
 
@@ -122,15 +130,16 @@ def maximise_blocks(
 ) -> list[BlockMaximisers]:
     """Climb on the pixels to what every block's head and strongest filters like best.
 
-    All starts of all classes and filters of a block climb together, in one batch. Filters are
-    those of the head, v_{c,cell,i}, strongest first, at the patch in the middle of their cell; of
-    the first block they are pictures themselves, and none are maximised.
+    All starts of all classes and filters of a block climb together, in as few batches as memory
+    allows. Of large images or blocks fewer classes are looked at (``ascent_cost.WORK``). Filters
+    are those of the head, v_{c,cell,i}, strongest first, at the patch in the middle of their cell;
+    of the first block they are pictures themselves, and none are maximised.
 
     Args:
         model: fitted; a two-layer classifier is one block.
         lower: rho_min, for all pixels.
         upper: rho_max.
-        classes: the first so many are looked at.
+        classes: the first so many are looked at, if there is time.
         filters: per class.
         starts: images of noise around the middle between the bounds.
         steps: of the ascent.
@@ -151,11 +160,13 @@ def maximise_blocks(
         heads = [block_head(model, number) for number in range(1, len(model.blocks_) + 1)]
     generator = torch.Generator().manual_seed(random_state)
     share = 0.5 + SPREAD * torch.randn(starts, *model.image_shape_, generator=generator)
+    first = lower + share.clamp(0, 1) * (upper - lower)
+    k = affordable_classes(model, classes, filters, starts, steps)
     found = []
     for number, head in enumerate(heads, 1):
         with fast_float32():
             m = filters if number > 1 else 0
-            found.append(_of_head(head, classes, m, share.clamp(0, 1), (lower, upper), steps))
+            found.append(_of_head(head, k, m, first, (lower, upper), steps))
         if progress is not None:
             progress(number, len(heads))
     return found
@@ -163,45 +174,75 @@ def maximise_blocks(
 
 def _of_head(
     head: ImageClassifier,
-    classes: int,
+    k: int,
     m: int,
-    share: Tensor,
+    first: Tensor,
     bounds: tuple[float, float],
     steps: int,
 ) -> BlockMaximisers:
-    """Climb for the first classes of one head, and m filters of each, from every start."""
+    """Climb for the first k classes of one head, and m filters of each, from every start."""
     begin = time.perf_counter()
-    (lower, upper), starts, shape = bounds, len(share), share.shape[1:]
-    k = min(classes, len(head.classes_))
+    starts, shape = len(first), first.shape[1:]
     units = FilterUnits.strongest(block_of(head).to("cpu"), k, m)
-    value, n = _objective(head, k, units, starts), k + len(units.patches)
-    first = (lower + share * (upper - lower)).repeat(n, 1, 1, 1).numpy()
-    climbed = maximise_input(
-        value, image_shape=shape, lower=lower, upper=upper, starts=first, steps=steps
-    )
-    levels = np.rint((climbed.images - lower) * (255 / (upper - lower))).astype(np.uint8)
-    with torch.no_grad():
-        kept = value(torch.from_numpy(lower + levels * np.float32((upper - lower) / 255)))
-    values = kept.view(n, starts).numpy()
-    images = levels.reshape(n, starts, *shape)[np.arange(n), values.argmax(1)]
-    found = values[k:].reshape(k, -1, starts)
+    layers = _last_block(head)
+    parts = []
+    at_once = max(1, images_at_once(head) // starts)
+    for part in torch.split(torch.arange(k + len(units.patches)), at_once):
+        some = part[part < k], units.take(part[part >= k] - k)
+        parts.append(_climb(_objective(layers, *some, starts), len(part), first, bounds, steps))
+    images, values = (np.concatenate(found) for found in zip(*parts, strict=True))
+    responses = values[k:].reshape(k, -1, starts)
     return BlockMaximisers(
-        class_images=np.ascontiguousarray(images[:k]),
-        class_values=np.ascontiguousarray(values[:k]),
+        class_images=images[:k],
+        class_values=values[:k],
         filter_images=images[k:].reshape(k, -1, *shape),
-        filter_values=np.where(found < -CLOSED / 2, np.float32(np.nan), found),
+        filter_values=np.where(responses < -CLOSED / 2, np.float32(np.nan), responses),
         filter_gates=units.names.numpy(),
         filter_boxes=_boxes(head, units).reshape(k, -1, 4),
         seconds=np.array([time.perf_counter() - begin], np.float32),
     )
 
 
+def _climb(
+    value: Callable[[Tensor], Tensor],
+    n: int,
+    first: Tensor,
+    bounds: tuple[float, float],
+    steps: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Climb for n classes and filters from every start.
+
+    Returns:
+        The best image of each in 256 levels, (n, channels, height, width), and the values of the
+        images in these levels, (n, starts).
+    """
+    (lower, upper), (starts, *shape) = bounds, first.shape
+    step = np.float32((upper - lower) / 255 or 1)
+    climbed = maximise_input(
+        value,
+        image_shape=shape,
+        lower=lower,
+        upper=upper,
+        starts=first.repeat(n, 1, 1, 1).numpy(),
+        steps=steps,
+    )
+    levels = np.rint((climbed.images - lower) / step).astype(np.uint8)
+    with torch.no_grad():
+        values = value(torch.from_numpy(lower + levels * step)).view(n, starts).numpy()
+    best = levels.reshape(n, starts, *shape)[np.arange(n), values.argmax(1)]
+    return best, values
+
+
+Layers: TypeAlias = tuple[Callable[[Tensor], tuple[Tensor, Tensor]], nn.Module]
+"""Pixels to patches and open gates of a head's block, and these to its scores."""
+
+
 def _objective(
-    head: ImageClassifier, k: int, units: FilterUnits, starts: int
+    layers: Layers, classes: Tensor, units: FilterUnits, starts: int
 ) -> Callable[[Tensor], Tensor]:
     """A function from images (n,) in turn, all starts of a class or filter in a row, to values."""
-    targets = torch.arange(k).repeat_interleave(starts)
-    of_block, scores_of = _last_block(head)
+    targets = classes.repeat_interleave(starts)
+    of_block, scores_of = layers
 
     def value(images: Tensor) -> Tensor:
         patches, on = of_block(images)
@@ -211,10 +252,8 @@ def _objective(
     return value
 
 
-def _last_block(
-    head: ImageClassifier,
-) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], nn.Module]:
-    """From pixels to patches and open gates of a head's block, and from these to its scores."""
+def _last_block(head: ImageClassifier) -> Layers:
+    """The block whose head it is, and what comes before it."""
     if is_stack(head):
         network = head.to_torch()
 
