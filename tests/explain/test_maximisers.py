@@ -19,7 +19,10 @@ SETTINGS = {"classes": 2, "filters": 2, "starts": 2, "steps": 12}
 
 @pytest.fixture(scope="module")
 def stack(data):
-    return layerwise().fit(*data)
+    """Three blocks whose heads predict together."""
+    model = layerwise().fit(*data)
+    model.head_weights_ = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
+    return model
 
 
 @pytest.fixture(scope="module")

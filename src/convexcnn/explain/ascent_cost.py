@@ -46,9 +46,8 @@ def images_at_once(model: ImageClassifier) -> int:
 
 def _costs(model: ImageClassifier) -> list[tuple[float, float]]:
     """Multiplications and kept numbers of one image up to and including every block."""
-    blocks: Sequence[PatchBlock | TrainedBlock] = [block_of(model)]
-    if is_stack(model):
-        blocks = model.blocks_
+    blocks: Sequence[PatchBlock | TrainedBlock]
+    blocks = model.blocks_ if is_stack(model) else [block_of(model)]
     channels = [*(block.geometry.image_shape[0] for block in blocks[1:]), 0]
     work, kept = [], []
     for block, m in zip(blocks, channels, strict=True):
