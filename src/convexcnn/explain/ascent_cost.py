@@ -10,7 +10,7 @@ from convexcnn.explain.stack import is_stack
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.trained_block import TrainedBlock
 
-WORK = 2e12
+WORK = 3e12
 """Multiplications that climbing for a report may take: about half a minute on two cores."""
 
 MEMORY = 1e9
