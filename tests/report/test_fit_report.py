@@ -136,6 +136,14 @@ def test_the_accuracy_of_a_stack_is_drawn_against_depth(write_run: WriteRun) -> 
     assert "test from 70.00% to 74.00%" in chart.description
 
 
+def test_key_figures_of_a_stack_are_of_all_blocks(build: Any) -> None:
+    result = stack_result(3)
+    for block, gap in zip(result["blocks"], (1e-7, 3e-5, None), strict=True):
+        block["certificate"] = dict(block["certificate"], relative_gap=gap)
+    text = build(result).text()
+    assert "largest relative gap 3.0\u202f×\u202f10⁻⁵ blocks 3 time" in text
+
+
 def test_one_block_has_no_depth(write_run: WriteRun) -> None:
     assert depth_chart(read_run(write_run(fit_result())).result) is None
 

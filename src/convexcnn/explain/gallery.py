@@ -51,7 +51,8 @@ def explain_examples(model: ImageClassifier, split: ImageSplit) -> Arrays:
     chosen, scores = _first_examples(model, split)
     images, targets = split.images[chosen], scores.argmax(1)
     splits = has_block(model) or is_stack(model)
-    maps = {name: METHODS[name](model, images, targets) for name in MAPS if _applies(name, splits)}
+    names = MAPS if splits else ("occlusion",)
+    maps = {name: METHODS[name](model, images, targets) for name in names}
     if splits:
         highest = (-scores).argsort(axis=1, kind="stable")[:, :TOP]
         explain = METHODS["contributions"]
@@ -145,7 +146,3 @@ def choose_examples(
         _, first = np.unique(labels[candidates], return_index=True)
         places += sorted(candidates[first].tolist())[:most]
     return np.asarray(places, np.int64)
-
-
-def _applies(name: str, splits: bool) -> bool:
-    return splits or name == "occlusion"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -87,13 +88,21 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
 
 def _key_figures(result: FitResult) -> list[Row]:
     """The figures under the headline; what was not recorded is left out."""
-    last = result.blocks[-1] if result.blocks else None
-    gap = last.certificate.relative_gap if last and last.certificate else None
+    blocks = result.blocks
+    certified = [block.certificate.relative_gap for block in blocks if block.certificate]
+    gaps = [gap for gap in certified if gap is not None and math.isfinite(gap)]
+    several = len(blocks) > 1
+    gates = blocks[0].gates if blocks else None
     rows = [
         ("test accuracy", percent(result.test.accuracy, 2) if result.test else UNKNOWN),
         ("training accuracy", percent(result.train.accuracy, 2)),
-        ("relative gap", scientific(gap)),
-        ("gates", count(last.gates) if last and last.gates is not None else UNKNOWN),
+        (
+            "largest relative gap" if several else "relative gap",
+            scientific(max(gaps, default=None)),
+        ),
+        ("blocks", str(len(blocks)))
+        if several
+        else ("gates", UNKNOWN if gates is None else count(gates)),
         ("time", duration(result.circumstances.seconds)),
         ("peak memory", memory(result.circumstances.peak_memory_bytes)),
     ]
