@@ -111,6 +111,7 @@ def test_faithfulness_is_a_table_with_a_floor(explain: Explain) -> None:
         (("--data", "data.npz", "--faithfulness", "7"), 1, "there are 6 test images"),
         (("picture.png", "--target", "cat"), 2, "choose one of across, down, oblique"),
         (("nothing.png",), 1, "no such file"),
+        (("picture.png", "--block", "1"), 2, "has one block; leave out --block"),
     ],
 )
 def test_wrong_use_says_what_to_do(

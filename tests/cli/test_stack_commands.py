@@ -50,6 +50,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         "config.toml",
+        "explanations.safetensors",
         "figures",
         "filters.safetensors",
         "metrics.jsonl",
@@ -187,12 +188,30 @@ def test_options_that_cannot_work_are_wrong_use(
     assert not (tmp_path / "run").exists()
 
 
-def test_maps_of_stacks_are_not_explained(
+@pytest.mark.parametrize("options", [(), ("--block", "1"), ("--block", "2")])
+def test_test_images_are_explained(
+    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    images = ("--data", data, "--test-index", "0", "--faithfulness", "2")
+    code, found = printed(
+        capsys, "explain", trained, *images, *options, "--method", "contributions"
+    )
+    assert code == 0
+    assert found["block"] == (int(options[1]) if options else None)
+    (explanation,) = found["explanations"]
+    total = explanation["maps"]["contributions"]["sum"] + explanation["intercept"]
+    assert total == pytest.approx(explanation["score"], abs=1e-5)
+    assert abs(explanation["sum_less_score"]) < 1e-5
+    assert set(found["faithfulness"]["table"][0]["randomised"]) == {"heads", "blocks"}
+
+
+def test_a_block_that_is_not_there_is_named(
     data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = printed(capsys, "explain", trained, "--data", data, "--test-index", "0")
+    images = ("--data", data, "--test-index", "0", "--block", "3")
+    code, found = printed(capsys, "explain", trained, *images)
     assert code == 2
-    assert "maps are for two-layer models" in found["error"]
+    assert "the stack has blocks 1 to 2" in found["error"]
 
 
 def test_an_interrupted_run_goes_on_after_its_finished_blocks(

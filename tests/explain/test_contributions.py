@@ -10,7 +10,8 @@ from convexcnn.errors import DataError, SettingError
 from convexcnn.explain import affine
 from convexcnn.explain.affine import gradient_times_input
 from convexcnn.explain.block import block_of
-from convexcnn.explain.contributions import exact_contributions, spread_evenly
+from convexcnn.explain.contributions import exact_contributions
+from convexcnn.explain.pixels import spread_evenly
 from convexcnn.patches.extract import extract_patches
 from small import GEOMETRIES
 

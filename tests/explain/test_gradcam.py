@@ -9,7 +9,8 @@ from torch import nn
 
 from convexcnn.errors import SettingError
 from convexcnn.explain.contributions import exact_contributions
-from convexcnn.explain.gradcam import grad_cam, on_pixels
+from convexcnn.explain.gradcam import grad_cam
+from convexcnn.explain.pixels import on_pixels
 
 LAYERS = {"convex": "features", "non-convex": "relu"}
 

@@ -123,6 +123,72 @@ def fit_result(classes: tuple[str, ...] = CIFAR_CLASSES) -> Result:
     }
 
 
+def stack_result(blocks: int = 2) -> Result:
+    """A fit of several blocks, as the command writes it; with two the second weighs more."""
+    result = fit_result()
+    entries = []
+    for number in range(blocks):
+        last = number == blocks - 1
+        scores = {"loss": 0.3, "accuracy": 0.74 if last else 0.7}
+        weight = 0.75 if last else 0.25 / (blocks - 1)
+        own = {"validation": scores, "stack": scores, "test": scores, "head_weight": weight}
+        entries.append({**result["blocks"][0], "gates": 48 - 12 * number, **own})
+    phases = {f"block {i}: {name}": 10.0 * i for i in (1, 2) for name in ("gates", "path")}
+    return result | {"model": "layerwise", "blocks": entries, "phases": phases}
+
+
+def examples(
+    count: int = 6, shape: tuple[int, ...] = (3, 32, 32), blocks: int = 0
+) -> dict[str, Any]:
+    """Explained test images; of a stack with the heads of its blocks."""
+    rng = np.random.default_rng(0)
+
+    def maps(*leading: int) -> NDArray[np.float32]:
+        return rng.normal(size=(count, *leading, *shape[1:])).astype(np.float32)
+
+    predicted = np.arange(count) % 10
+    heads = {
+        "blocks": maps(blocks),
+        "block_scores": rng.normal(size=(count, blocks, 10)).astype(np.float32),
+    }
+    return {
+        "images": rng.integers(0, 256, (count, *shape), np.uint8),
+        "index": 10 * np.arange(count),
+        "labels": np.where(np.arange(count) < 4, predicted, 9),
+        "predicted": predicted,
+        "scores": (np.eye(10)[predicted] + np.linspace(0, 0.5, 10)).astype(np.float32),
+        "columns": np.arange(10),
+        **{name: maps() for name in ("contributions", "occlusion", "gradcam", "gradient")},
+        "top": maps(3),
+        **(heads if blocks else {}),
+    }
+
+
+def maximisers(
+    blocks: int = 1, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), starts: int = 2
+) -> dict[str, Any]:
+    """What every block likes best; filters from the second block on."""
+    rng = np.random.default_rng(1)
+    found: dict[str, Any] = {}
+    for number in range(1, blocks + 1):
+        m = 0 if number == 1 else 2
+        box = np.array([0, 1, shape[1] // 2, shape[2]])
+        parts = {
+            "class_images": rng.integers(0, 256, (classes, *shape), np.uint8),
+            "class_values": number + np.arange(starts) + rng.random((classes, starts)),
+            "filter_images": rng.integers(0, 256, (classes, m, *shape), np.uint8),
+            "filter_values": 40 + 10 * rng.random((classes, m, starts)),
+            "filter_gates": rng.integers(0, 8, (classes, m)),
+            "filter_boxes": np.tile(box, (classes, m, 1)),
+            "seconds": np.array([1.5]),
+        }
+        found |= {f"block{number}.{name}": values for name, values in parts.items()}
+    return {
+        name: values.astype(np.float32) if values.dtype == float else values
+        for name, values in found.items()
+    }
+
+
 PAPER = {
     "gated": {"train_loss": 0.3469, "train_accuracy": 0.520, "test_accuracy": 0.5036},
     "non-convex": {"train_loss": 0.3735, "train_accuracy": 0.478, "test_accuracy": 0.4474},

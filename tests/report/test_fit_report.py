@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from html_page import HtmlPage
-from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters
+from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters, stack_result
 
 from convexcnn.report import build_report
 from convexcnn.report.curves import beta_chart, depth_chart
@@ -119,22 +119,12 @@ def test_every_block_of_a_stack_has_its_certificate_and_row(build: Any) -> None:
     result["blocks"] = [dict(result["blocks"][0], gates=gates) for gates in (48, 36, 24)]
     result["blocks"][1]["certificate"] = None
     text = build(result).text()
-    assert "Block 1 Optimal among networks with these 48 gates" in text
-    assert "Block 2 No certificate was computed" in text
-    assert "Block 3 Optimal among networks with these 24 gates" in text
+    facts = "gates · 480 neurons · its head classifies 74.6% of the test images correctly"
+    assert f"Block 1 48 {facts} Optimal among networks with these 48 gates" in text
+    assert f"Block 2 36 {facts} No certificate was computed" in text
+    assert f"Block 3 24 {facts} Optimal among networks with these 24 gates" in text
     assert "Figure 1. Accuracy against depth: of every block's own head." in text
     assert "Figure 4. Block 3: training and validation accuracy at 13 strengths" in text
-
-
-def stack_result() -> dict[str, Any]:
-    """A fit of two blocks, as the command writes it."""
-    result = fit_result()
-    blocks = []
-    for gates, accuracy, weight in ((48, 0.7, 0.25), (36, 0.74, 0.75)):
-        scores = {"loss": 0.3, "accuracy": accuracy}
-        own = {"validation": scores, "stack": scores, "test": scores, "head_weight": weight}
-        blocks.append({**result["blocks"][0], "gates": gates, **own})
-    return result | {"model": "layerwise", "blocks": blocks}
 
 
 def test_the_accuracy_of_a_stack_is_drawn_against_depth(write_run: WriteRun) -> None:
@@ -144,6 +134,14 @@ def test_the_accuracy_of_a_stack_is_drawn_against_depth(write_run: WriteRun) -> 
     assert chart.lines[1].y.tolist() == [0.7, 0.74]
     assert chart.lines[1].x.tolist() == [1, 2]
     assert "test from 70.00% to 74.00%" in chart.description
+
+
+def test_key_figures_of_a_stack_are_of_all_blocks(build: Any) -> None:
+    result = stack_result(3)
+    for block, gap in zip(result["blocks"], (1e-7, 3e-5, None), strict=True):
+        block["certificate"] = dict(block["certificate"], relative_gap=gap)
+    text = build(result).text()
+    assert "largest relative gap 3.0\u202f×\u202f10⁻⁵ blocks 3 time" in text
 
 
 def test_one_block_has_no_depth(write_run: WriteRun) -> None:
@@ -168,7 +166,9 @@ def test_every_block_that_learns_its_gates_has_a_curve(build: Any) -> None:
     ]
     page = build(stack_result(), events)
     titles = [text for tag, text in page.texts if tag == "title"]
-    assert titles[-2:] == ["Network that lends gates, block 1", "Network that lends gates, block 2"]
+    path = "Accuracy along the path of β"
+    by_block = [[path, f"Network that lends gates, block {number}"] for number in (1, 2)]
+    assert titles[2:] == by_block[0] + by_block[1]
 
 
 def test_training_curves_of_a_descent_are_drawn_from_the_log(build: Any) -> None:
@@ -186,7 +186,9 @@ def test_the_descent_that_learns_gates_is_not_taken_for_the_model(build: Any) ->
         {"phase": "gates", "step": i, "train_loss": 1.0, "train_accuracy": i / 30}
         for i in range(30)
     ]
-    events += [{"phase": "statistics", "step": 1, "steps": None, "seconds": 3.0}]
+    events = [{**event, "phase": "network that lends gates"} for event in events]
+    for phase in ("gates", "statistics"):
+        events += [{"phase": phase, "step": 1, "steps": None, "seconds": 3.0}]
     page = build(fit_result(), events)
     titles = [text for tag, text in page.texts if tag == "title"]
     assert titles[2:] == ["Training accuracy of the network that lends its gates"]

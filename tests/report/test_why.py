@@ -10,31 +10,13 @@ import pytest
 from html_page import HtmlPage
 from PIL import Image
 from safetensors.numpy import save_file
-from synthetic_runs import WriteRun, fit_result, run_filters
+from synthetic_runs import WriteRun, examples, fit_result, run_filters, stack_result
 
 from convexcnn.errors import RunError
 from convexcnn.report import build_report
 from convexcnn.report.map_pictures import AGAINST, FOR, overlay, picture_of
 
 MAX_PAGE = 3_000_000
-
-
-def examples(count: int = 6, shape: tuple[int, ...] = (3, 32, 32)) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    maps = {
-        name: rng.normal(size=(count, *shape[1:])).astype(np.float32)
-        for name in ("contributions", "occlusion", "gradcam")
-    }
-    predicted = np.arange(count) % 10
-    return {
-        "images": rng.integers(0, 256, (count, *shape), np.uint8),
-        "index": 10 * np.arange(count),
-        "labels": np.where(np.arange(count) < 4, predicted, 9),
-        "predicted": predicted,
-        "scores": (np.eye(10)[predicted] + np.linspace(0, 0.5, 10)).astype(np.float32),
-        "columns": np.arange(10),
-        **maps,
-    }
 
 
 def build(write_run: WriteRun, tensors: dict[str, Any]) -> Path:
@@ -48,7 +30,8 @@ def test_pictures_maps_and_scores_stand_beside_each_other(write_run: WriteRun) -
     page = HtmlPage(path.read_text("utf-8"))
     assert "Why" in [text for tag, text in page.texts if tag == "h2"]
     text = page.text()
-    assert "Test image 0 airplane, recognised Picture Contributions Occlusion Grad-CAM" in text
+    methods = "Contributions Occlusion Grad-CAM Gradient × input"
+    assert f"Test image 0 airplane, recognised Picture {methods}" in text
     assert "Test image 40 truck, taken for deer" in text
     assert "airplane (true class) 1.000 truck 0.500 ship 0.444" in text
     assert "Figure 3. What the predicted class was decided on" in text
@@ -57,7 +40,34 @@ def test_pictures_maps_and_scores_stand_beside_each_other(write_run: WriteRun) -
     assert sum(alt.startswith("Occlusion to the score of") for alt in alts) == 6
     assert path.stat().st_size < MAX_PAGE
     with Image.open(path.parent / "figures" / "why-6.png") as figure:
-        assert figure.width > 4 * 224
+        assert figure.width > 5 * 224
+
+
+def test_the_top_three_classes_have_their_contributions(write_run: WriteRun) -> None:
+    alts = HtmlPage(build(write_run, examples()).read_text("utf-8")).attributes("alt")
+    first = [alt for alt in alts if alt.startswith("Contributions to the score of")][:4]
+    names = [alt.removeprefix("Contributions to the score of ").partition(":")[0] for alt in first]
+    assert names == ["airplane", "airplane", "truck", "ship"]  # the large map, then three small
+
+
+def test_a_run_without_maps_of_the_top_classes_still_has_its_scores(write_run: WriteRun) -> None:
+    tensors = examples()
+    del tensors["top"], tensors["gradient"]
+    text = HtmlPage(build(write_run, tensors).read_text("utf-8")).text()
+    assert "airplane (true class) 1.000 truck 0.500 ship 0.444" in text
+
+
+def test_every_head_of_a_stack_shows_its_map_and_what_it_says(write_run: WriteRun) -> None:
+    folder = write_run(stack_result(), [], run_filters(10, 4, 4))
+    tensors = examples(blocks=2)
+    tensors["block_scores"][0, 1] = np.eye(10)[5]
+    save_file(tensors, folder / "explanations.safetensors")
+    page = HtmlPage(build_report(folder).read_text("utf-8"))
+    assert "2: dog" in page.text()
+    alts = [alt for alt in page.attributes("alt") if "by the head of block" in alt]
+    assert len(alts) == 12
+    assert alts[1].startswith("Contributions to airplane by the head of block 2: most in the")
+    assert "the maps of deep blocks are smooth" in page.text()
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 5, 9), (3, 224, 224)])
@@ -96,6 +106,8 @@ def test_colours_say_for_and_against() -> None:
         ({"labels": np.arange(5)}, "do not fit together"),
         ({"occlusion": np.zeros((6, 3, 3), np.float32)}, "do not fit together"),
         ({"predicted": np.full(6, 10)}, "none of the 10"),
+        ({"top": np.zeros((6, 3, 2, 2), np.float32)}, "do not fit together"),
+        ({"blocks": np.zeros((6, 2, 32, 32), np.float32)}, "do not fit together"),
     ],
 )
 def test_damaged_explanations_are_named(

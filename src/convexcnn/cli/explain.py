@@ -13,7 +13,7 @@ from convexcnn.cli.options import FOLDER, data_options, output_options, seed_opt
 if TYPE_CHECKING:
     from convexcnn.cli.console import Console
     from convexcnn.cli.explained import Subjects
-    from convexcnn.models.base import BlockClassifier
+    from convexcnn.models.base import ImageClassifier
 
 METHODS = ("contributions", "occlusion", "gradcam", "gradient")
 
@@ -45,6 +45,12 @@ METHODS = ("contributions", "occlusion", "gradcam", "gradient")
     help="Explain the score of this class.  [default: the predicted class]",
 )
 @click.option(
+    "--block",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Explain the head of block N of a stack, counted from 1.  [default: the prediction]",
+)
+@click.option(
     "--out",
     type=FOLDER,
     metavar="FOLDER",
@@ -67,6 +73,7 @@ def command(
     indices: Sequence[int],
     methods: Sequence[str],
     target: str | None,
+    block: int | None,
     out: Path | None,
     faithfulness: int | None,
     as_json: bool,
@@ -75,28 +82,24 @@ def command(
     """Explain what the model of RUN says of IMAGES, or of test images of --data.
 
     Every method gives a map of the picture: where the score comes from. Contributions are exact;
-    docs/explain.md says what each map means. IMAGES are files or folders, and are read as predict
-    reads them.
+    docs/explain.md says what each map means, also of a stack. IMAGES are files or folders, and are
+    read as predict reads them.
     """
     from convexcnn.cli.console import Console
-    from convexcnn.cli.explained import collect, explain_pictures, write_explanations
+    from convexcnn.cli.explained import collect, explain_pictures, head_of, write_explanations
     from convexcnn.cli.trained import load_trained
-    from convexcnn.errors import SettingError
-    from convexcnn.models.base import BlockClassifier
 
     console = Console(as_json=as_json)
     _check_use(images, data, indices, faithfulness)
     model = load_trained(run)
-    if not isinstance(model, BlockClassifier):
-        raise SettingError(
-            f"{run} holds a stack of blocks, and maps are for two-layer models; train with "
-            f"--model two-layer"
-        )
+    if block is not None:
+        model = head_of(model, block, run)
     chosen = METHODS if "all" in methods else tuple(dict.fromkeys(methods))
     subjects = collect(model, images, data, indices, reading)
     for name in subjects.skipped:
         console.note(f"Skipped: {name}")
-    result: dict[str, Any] = {"run": str(run), "methods": list(chosen), "explanations": []}
+    result: dict[str, Any] = {"run": str(run), "block": block, "methods": list(chosen)}
+    result["explanations"] = []
     if len(subjects.names):
         found = explain_pictures(model, subjects, chosen, target)
         if out is not None:
@@ -133,7 +136,7 @@ def _show(console: Console, found: Sequence[Any]) -> None:
 
 def _measure(
     console: Console,
-    model: BlockClassifier,
+    model: ImageClassifier,
     subjects: Subjects,
     methods: Sequence[str],
     count: int,

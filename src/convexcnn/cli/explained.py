@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convexcnn.data import ImageDataset, ImageSplit
-    from convexcnn.models.base import BlockClassifier
+    from convexcnn.models.base import ImageClassifier
 
 TOP = 3
 TITLES = {
@@ -91,8 +91,22 @@ class Explanation:
         }
 
 
+def head_of(model: ImageClassifier, block: int, run: Path) -> ImageClassifier:
+    """Return the head of one block of a stack as a classifier.
+
+    Raises:
+        SettingError: a model of one block, or a block that is not there.
+    """
+    from convexcnn.explain import block_head
+    from convexcnn.models import LayerwiseConvexCNN
+
+    if isinstance(model, LayerwiseConvexCNN):
+        return block_head(model, block)
+    raise SettingError(f"{run} holds a two-layer model, which has one block; leave out --block")
+
+
 def collect(
-    model: BlockClassifier,
+    model: ImageClassifier,
     pictures: Sequence[Path],
     data: str | None,
     indices: Sequence[int],
@@ -139,7 +153,7 @@ def collect(
 
 
 def explain_pictures(
-    model: BlockClassifier, subjects: Subjects, methods: Sequence[str], target: str | None
+    model: ImageClassifier, subjects: Subjects, methods: Sequence[str], target: str | None
 ) -> list[Explanation]:
     """Explain every picture by every method.
 
@@ -154,7 +168,7 @@ def explain_pictures(
     """
     import numpy as np
 
-    from convexcnn.explain import METHODS, exact_contributions
+    from convexcnn.explain import METHODS
 
     names = [class_names(model)[int(label)] for label in model.classes_]
     scores, probabilities = model.scores(subjects.images), model.predict_proba(subjects.images)
@@ -166,9 +180,9 @@ def explain_pictures(
     maps = {name: METHODS[name](model, subjects.images, targets) for name in methods}
     rows, intercepts, errors = np.arange(len(scores)), None, None
     if "contributions" in methods:
-        parts = exact_contributions(model, subjects.images)
-        intercepts = parts.intercept[targets]
-        errors = parts.scores[rows, targets] - scores[rows, targets]
+        together, intercept = _contributed(model, subjects.images)
+        intercepts = intercept[targets]
+        errors = together[rows, targets] - scores[rows, targets]
     order = (-scores).argsort(axis=1, kind="stable")[:, :TOP]
     return [
         Explanation(
@@ -190,6 +204,22 @@ def explain_pictures(
         )
         for i in rows
     ]
+
+
+def _contributed(
+    model: ImageClassifier, images: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Contributions and intercept put together, (n, k), and the intercept, (k,).
+
+    Those of a stack are the sums over its heads, by weight.
+    """
+    import numpy as np
+
+    from convexcnn.explain import exact_contributions, weighted_heads
+
+    heads = [(weight, exact_contributions(h, images)) for weight, h in weighted_heads(model)]
+    together = np.sum([weight * parts.scores for weight, parts in heads], axis=0)
+    return together, np.sum([weight * parts.intercept for weight, parts in heads], axis=0)
 
 
 def write_explanations(out: Path, subjects: Subjects, found: Sequence[Explanation]) -> None:

@@ -33,7 +33,7 @@ def train_stack(
     *,
     certificate: bool,
 ) -> Result:
-    """Fit, certify and measure a stack, and write model and filters of its first block.
+    """Fit, certify and measure a stack, and write model, filters of its first block, explanations.
 
     Blocks that an interrupted run has finished are taken from its folder.
 
@@ -49,10 +49,16 @@ def train_stack(
     """
     from safetensors.numpy import save_file
 
-    from convexcnn.cli.training import FILTERS_FILE
+    from convexcnn.cli.training import EXPLANATIONS_FILE, FILTERS_FILE
+    from convexcnn.explain.gallery import explain_run
     from convexcnn.models import save_model
 
     start = time.perf_counter()
+
+    def progress(done: int, of: int) -> None:
+        spent = time.perf_counter() - start
+        callback({"phase": "explanations", "step": done, "steps": of, "seconds": spent})
+
     checkpoint = folder / CHECKPOINT
     estimator.set_params(callback=callback, certificates=certificate, checkpoint=checkpoint)
     estimator.fit(dataset.train.images, dataset.train.labels)
@@ -79,6 +85,10 @@ def train_stack(
             callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
+    if dataset.test is not None:
+        before = time.perf_counter()
+        save_file(explain_run(estimator, dataset.test, progress), folder / EXPLANATIONS_FILE)
+        phases["explanations"] = time.perf_counter() - before
     shutil.rmtree(checkpoint)
     whole = {name: found[-1] for name, found in measured.items()}
     return {

@@ -116,7 +116,7 @@ def train(
     """
     from safetensors.numpy import save_file
 
-    from convexcnn.explain.gallery import explain_examples
+    from convexcnn.explain.gallery import explain_run
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
     from convexcnn.models.proof import prove
@@ -149,8 +149,8 @@ def train(
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
     if test is not None:
-        examples = timed("explanations", lambda: explain_examples(estimator, test))
-        save_file(examples, folder / EXPLANATIONS_FILE)
+        found = timed("explanations", lambda: explain_run(estimator, test))
+        save_file(found, folder / EXPLANATIONS_FILE)
     scores = {
         "train": on_train.summary(),
         "test": None if on_test is None else on_test.summary(),

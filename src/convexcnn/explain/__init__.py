@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convexcnn.explain.affine import AffinePiece, gradient_times_input
-from convexcnn.explain.contributions import Contributions, exact_contributions, spread_evenly
+from convexcnn.explain.contributions import Contributions, exact_contributions
 from convexcnn.explain.faithfulness import (
     Curve,
     Faithfulness,
@@ -17,11 +17,13 @@ from convexcnn.explain.filters import (
     gate_activity,
     strongest_filters,
 )
-from convexcnn.explain.gradcam import grad_cam, on_pixels
+from convexcnn.explain.gradcam import grad_cam
 from convexcnn.explain.maximise import Maximum, box_maximum, maximise_input
 from convexcnn.explain.methods import METHODS
 from convexcnn.explain.occlusion import occlusion_map
+from convexcnn.explain.pixels import on_pixels, spread_evenly
 from convexcnn.explain.randomisation import randomisation_test
+from convexcnn.explain.stack import block_head, spread_through, weighted_heads
 
 __all__ = [
     "METHODS",
@@ -30,6 +32,7 @@ __all__ = [
     "Curve",
     "Faithfulness",
     "Maximum",
+    "block_head",
     "box_maximum",
     "class_colours",
     "deletion_curve",
@@ -45,5 +48,7 @@ __all__ = [
     "on_pixels",
     "randomisation_test",
     "spread_evenly",
+    "spread_through",
     "strongest_filters",
+    "weighted_heads",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convexcnn.errors import DataError
 from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
 from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
-from convexcnn.models.base import BlockClassifier, ImageClassifier
+from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
 Floats = NDArray[np.float32]
@@ -36,7 +36,7 @@ class AffinePiece:
 
 
 def gradient_times_input(
-    model: BlockClassifier | nn.Module,
+    model: ImageClassifier | nn.Module,
     images: ArrayLike | Tensor,
     target: Target = None,
     *,
@@ -130,8 +130,8 @@ def block_gradient(block: PatchBlock, images: Tensor, targets: Tensor) -> Tensor
     weights = block.weights[targets] / sizes[:, None, None]
     by_cell = torch.matmul(on, weights)  # (n, cells, q, d)
     by_patch = block.to_grid(by_cell.permute(0, 3, 1, 2)).flatten(2)
-    rank = block.transform.projection.shape[1]
-    raw = block.transform.projection @ by_patch[:, :rank]
+    rank = block.transform.matrix.shape[1]
+    raw = block.transform.matrix @ by_patch[:, :rank]
     return torch.nn.functional.fold(
         raw,
         geometry.image_shape[1:],
@@ -141,7 +141,7 @@ def block_gradient(block: PatchBlock, images: Tensor, targets: Tensor) -> Tensor
     )
 
 
-def _of_classifier(model: BlockClassifier, pixels: Tensor, targets: Tensor) -> Tensor:
+def _of_classifier(model: ImageClassifier, pixels: Tensor, targets: Tensor) -> Tensor:
     block = block_of(model)
     scale = torch.tensor(model.scaler_.scale)[:, None, None]
     stream = blocks_with_targets(model.scaled_blocks(pixels), targets, block.images_at_once)

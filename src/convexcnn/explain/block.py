@@ -14,11 +14,14 @@ from functools import cached_property
 from typing import TypeGuard
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from convexcnn.errors import SettingError
-from convexcnn.models.base import BlockClassifier
+from convexcnn.explain.stack import is_stack, only_head
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
+from convexcnn.models.torch_stack import on_patches
 from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.patches.extract import PatchGeometry, extract_patches
 from convexcnn.patches.operator import CACHE_BYTES, PatchPooling
@@ -43,6 +46,12 @@ class PatchBlock:
     gates: Tensor
     weights: Tensor
     intercept: Tensor
+
+    def to(self, device: str) -> PatchBlock:
+        tensors = (self.gates, self.weights, self.intercept)
+        return PatchBlock(
+            self.geometry, self.transform.to(device), *(tensor.to(device) for tensor in tensors)
+        )
 
     @property
     def n_classes(self) -> int:
@@ -97,20 +106,27 @@ class PatchBlock:
 
 
 def has_block(model: object) -> TypeGuard[ConvexConvClassifier | NonConvexConvClassifier]:
-    """Whether a model is a classifier of one block; any other is explained by its scores alone."""
-    return isinstance(model, (ConvexConvClassifier, NonConvexConvClassifier))
+    """Whether a model is one block whose scores are sums over patches; max pooling has none."""
+    if isinstance(model, ConvexConvClassifier):
+        return model.pool == "average"
+    return isinstance(model, NonConvexConvClassifier)
 
 
-def block_of(model: BlockClassifier) -> PatchBlock:
-    """Return the block of a fitted two-layer classifier.
+def block_of(model: ImageClassifier) -> PatchBlock:
+    """Return the block of a fitted two-layer classifier, or the one whose head a stack predicts by.
 
     Raises:
-        SettingError: a model of another kind.
+        SettingError: a model of another kind, or several heads.
     """
-    if not has_block(model):
+    if is_stack(model):
+        model.check_trained()
+        block = model.blocks_[only_head(model) - 1]
+        weights = on_patches(block.weights, block.gates)
+        return PatchBlock(block.geometry, block.transform, block.gates, weights, block.bias)
+    if not isinstance(model, (ConvexConvClassifier, NonConvexConvClassifier)):
         raise SettingError(
-            f"model is a {type(model).__name__}; give a fitted ConvexConvClassifier or "
-            f"NonConvexConvClassifier"
+            f"model is a {type(model).__name__}; give a fitted ConvexConvClassifier, "
+            f"NonConvexConvClassifier or LayerwiseConvexCNN"
         )
     model.check_trained()
     if isinstance(model, ConvexConvClassifier):
@@ -125,6 +141,23 @@ def block_of(model: BlockClassifier) -> PatchBlock:
         head = model.coef_.view(len(model.classes_), -1, len(gates))
         weights = head[..., None] * gates
     return PatchBlock(model.geometry(), model.transform_, gates, weights, model.intercept_)
+
+
+def block_inputs(model: ImageClassifier, images: ArrayLike) -> Iterator[Tensor]:
+    """Yield what the block of ``block_of`` sees of images, a few at a time.
+
+    Args:
+        model: fitted, as ``block_of`` takes it.
+        images: n images, in any layout that ``fit`` takes.
+
+    Yields:
+        Scaled images, or the frozen maps of the block before: (b, channels, height, width).
+    """
+    before = model.blocks_[: only_head(model) - 1] if is_stack(model) else []
+    for scaled in model.scaled_blocks(images):
+        for block in before:
+            scaled = block.next_images(scaled)
+        yield scaled
 
 
 def blocks_with_targets(

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from convexcnn.explain.block import PatchBlock, block_of
-from convexcnn.models.base import BlockClassifier
-from convexcnn.patches.extract import PatchGeometry
+from convexcnn.explain.block import PatchBlock, block_inputs, block_of
+from convexcnn.explain.scorer import as_tensor
+from convexcnn.explain.stack import averages_mirror_images
+from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
 Floats = NDArray[np.float32]
@@ -48,16 +49,22 @@ class Contributions:
         return maps
 
 
-def exact_contributions(model: BlockClassifier, images: ArrayLike) -> Contributions:
+def exact_contributions(model: ImageClassifier, images: ArrayLike) -> Contributions:
     """Split every score of a fitted classifier into what patches and gates add to it.
 
     F_c(x) = b_c + sum_l sum_i (1/q) 1[x_l . a_i >= 0] x_l . v_{c,cell(l),i}
+
+    Of a stack, F is the head that it predicts by, and x_l are patches of the frozen input of that
+    block: maps of the block before. ``block_head`` chooses another head.
+
+    Where a stack averages the scores of an image with those of its mirror image, so do the parts;
+    those of the mirror image are mirrored back.
 
     A patch that lies in two pooling cells adds to both; its map shows the sum. Gates are decided by
     the arithmetic that ``model.scores`` uses, so both agree on patches near a gate's boundary.
 
     Args:
-        model: fitted, with one block.
+        model: fitted, with one block, or a stack that predicts by one head.
         images: n images, in any layout that ``fit`` takes.
 
     Returns:
@@ -65,21 +72,28 @@ def exact_contributions(model: BlockClassifier, images: ArrayLike) -> Contributi
 
     Raises:
         DataError: images that do not fit the model.
-        SettingError: a model without a block of patches and gates.
+        SettingError: a model without a block of patches and gates, or with several heads.
     """
     block = block_of(model)
+    patches, gates = _parts(model, block, images)
+    if averages_mirror_images(model):
+        others, other_gates = _parts(model, block, as_tensor(images, model).flip(3))
+        patches, gates = (patches + others.flip(3)) / 2, (gates + other_gates) / 2
+    return Contributions(patches.numpy(), gates.numpy(), block.intercept.cpu().numpy())
+
+
+def _parts(model: ImageClassifier, block: PatchBlock, images: ArrayLike) -> tuple[Tensor, Tensor]:
+    """What patches (n, k, rows, columns) and gates (n, k, g) add, image by image."""
     rows, columns = block.geometry.grid
     k, g = block.n_classes, len(block.gates)
     patches, gates = [torch.zeros(0, k, rows, columns)], [torch.zeros(0, k, g)]
     with torch.no_grad(), fast_float32():
-        for scaled in model.scaled_blocks(images):
+        for scaled in block_inputs(model, images):
             for part in torch.split(scaled, block.images_at_once):
                 by_patch, by_gate = block_contributions(block, part)
                 patches.append(by_patch.cpu())
                 gates.append(by_gate.cpu())
-    return Contributions(
-        torch.cat(patches).numpy(), torch.cat(gates).numpy(), block.intercept.cpu().numpy()
-    )
+    return torch.cat(patches), torch.cat(gates)
 
 
 def block_contributions(block: PatchBlock, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,31 +118,3 @@ def block_contributions(block: PatchBlock, images: Tensor) -> tuple[Tensor, Tens
             values[:, c, cell] = linear.sum(2)
             by_gate[:, c] += linear.sum(1)
     return block.to_grid(values), by_gate
-
-
-def spread_evenly(maps: ArrayLike, geometry: PatchGeometry) -> Floats:
-    """Pull contributions of patches back to pixels: every patch shares its own evenly.
-
-    map[p] = sum over patches l that hold p of  contribution_l / (pixels of l in the image)
-
-    This says *which region* a score comes from, at the resolution of a patch, and nothing about
-    which pixels inside a patch matter: it is the only split that treats them alike. Sums stay
-    exact; padding gets nothing, and a patch that lies wholly in the padding is left out.
-
-    Args:
-        maps: (n, rows, columns) contributions of patches.
-        geometry: where the patches lie.
-
-    Returns:
-        (n, height, width).
-    """
-    values = torch.as_tensor(np.asarray(maps, np.float32)).flatten(1)
-    _, height, width = geometry.image_shape
-    side, pad, stride = geometry.filter_size, geometry.padding, geometry.stride
-    inside = torch.nn.functional.unfold(
-        torch.ones(1, 1, height, width), side, padding=pad, stride=stride
-    )
-    shares = values[:, None] / inside.sum(1, keepdim=True).clamp_min(1) * inside
-    pixels = torch.nn.functional.fold(shares, (height, width), side, padding=pad, stride=stride)
-    result: Floats = pixels[:, 0].numpy()
-    return result

@@ -26,7 +26,7 @@ from convexcnn.explain.scorer import (
     picked,
     resolve_target,
 )
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.base import ImageClassifier
 
 Floats = NDArray[np.float32]
 RANDOM = "random"
@@ -133,7 +133,7 @@ def insertion_curve(
 
 
 def faithfulness_table(
-    model: BlockClassifier,
+    model: ImageClassifier,
     images: ArrayLike,
     target: Target = None,
     *,
@@ -184,7 +184,7 @@ def faithfulness_table(
 
 
 def _randomised(
-    model: BlockClassifier,
+    model: ImageClassifier,
     explain: Explainer,
     pixels: Tensor,
     targets: NDArray[np.int64],
@@ -200,7 +200,7 @@ def _mean_and_error(areas: Floats) -> tuple[float, float]:
 
 def _values(model: Explainable, batch_size: int = 32) -> Scorer:
     """Probabilities of a fitted classifier, and whatever anything else gives."""
-    if isinstance(model, BlockClassifier):
+    if isinstance(model, ImageClassifier):
         return lambda images: torch.from_numpy(model.predict_proba(images))
     return as_scorer(model, batch_size)
 

@@ -10,14 +10,21 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
-from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
+from convexcnn.explain.block import (
+    PatchBlock,
+    block_inputs,
+    block_of,
+    blocks_with_targets,
+    has_block,
+)
 from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
-from convexcnn.models.base import BlockClassifier
+from convexcnn.explain.stack import averages_mirror_images, is_stack
+from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
 
 def grad_cam(
-    model: BlockClassifier | nn.Module,
+    model: ImageClassifier | nn.Module,
     images: ArrayLike | Tensor,
     target: Target = None,
     *,
@@ -38,7 +45,8 @@ def grad_cam(
     map[l] = sum_i 1[x_l . a_i >= 0] x_l . (1/p) sum_cells v_{c,cell,i},
 
     and computed as that: with one pooling cell it *is* the map of exact contributions; with more
-    cells it forgets in which cell a patch lies.
+    cells it forgets in which cell a patch lies. Of a stack it is the same for the block whose head
+    predicts; ``block_head`` chooses another, and ``layer`` the maps of any (``blocks.1.maps``).
 
     Args:
         model: a fitted classifier, or any torch module that maps images to scores (n, k).
@@ -46,7 +54,8 @@ def grad_cam(
         target: class (column of the scores) for all images, (n,) one for each, or None for the
             class with the highest score.
         layer: name of a submodule with output (n, channels, rows, columns), as in
-            ``named_modules()``; needed for a module, and left out for a classifier.
+            ``named_modules()``, of a classifier in those of its ``to_torch()``; needed for a
+            module.
         positive: whether negative values become 0.
         batch_size: images per call of a module.
 
@@ -60,7 +69,7 @@ def grad_cam(
     Source: Selvaraju et al. 2017, *Grad-CAM*.
     """
     pixels = as_tensor(images, model)
-    if layer is None and has_block(model):
+    if layer is None and (has_block(model) or is_stack(model)):
         maps = _of_classifier(model, pixels, target)
     else:
         module = as_module(model)
@@ -73,29 +82,21 @@ def grad_cam(
     return result
 
 
-def on_pixels(maps: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Enlarge maps to images, bilinearly, as Grad-CAM is usually shown.
-
-    Args:
-        maps: (n, rows, columns).
-        shape: (height, width) in pixels.
-
-    Returns:
-        (n, height, width).
-    """
-    grids = torch.as_tensor(np.asarray(maps, np.float32))[:, None]
-    large = torch.nn.functional.interpolate(grids, shape, mode="bilinear", align_corners=False)
-    result: NDArray[np.float32] = large[:, 0].numpy()
-    return result
-
-
-def _of_classifier(model: BlockClassifier, pixels: Tensor, target: Target) -> Tensor:
+def _of_classifier(model: ImageClassifier, pixels: Tensor, target: Target) -> Tensor:
     block = block_of(model)
     targets = resolve_target(target, lambda: as_scorer(model)(pixels), len(pixels))
     picked(torch.zeros(len(pixels), block.n_classes), targets)
+    maps = _one_way(model, block, pixels, targets)
+    if averages_mirror_images(model):
+        maps = (maps + _one_way(model, block, pixels.flip(3), targets).flip(2)) / 2
+    return maps
+
+
+def _one_way(model: ImageClassifier, block: PatchBlock, pixels: Tensor, targets: Tensor) -> Tensor:
+    """Maps (n, rows, columns) of images as they are."""
     rows, columns = block.geometry.grid
     mean = block.weights.sum(1) / (rows * columns)
-    stream = blocks_with_targets(model.scaled_blocks(pixels), targets, block.images_at_once)
+    stream = blocks_with_targets(block_inputs(model, pixels), targets, block.images_at_once)
     with torch.no_grad(), fast_float32():
         parts = [_patch_map(block, part, mean[classes]) for part, classes in stream]
     return torch.cat([torch.zeros(0, rows, columns), *(part.cpu() for part in parts)])

@@ -115,8 +115,8 @@ class LocalOcclusion:
             return others.to(at_rest.dtype) @ at_rest
         ones = extract_patches(torch.ones_like(seen), block.geometry)[0]
         direction = patches.new_zeros(len(patches), block.transform.dim)
-        rank = block.transform.projection.shape[1]
-        direction[:, :rank] = ones @ block.transform.projection
+        rank = block.transform.matrix.shape[1]
+        direction[:, :rank] = ones @ block.transform.matrix
         response_slope, value_slope = direction @ block.gates.T, self._values(direction, weights)
         slope = torch.where(on, value_slope, 0).sum(1)
         kept = others.to(at_rest.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
 from convexcnn.explain.scorer import Progress, as_module, picked
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.base import ImageClassifier
 
 GROWTH, SHRINKAGE = 2.0, 0.25
 """What a step is multiplied by after it helped, and after it did not."""
@@ -43,7 +43,7 @@ class Maximum:
 
 
 def maximise_input(
-    model: BlockClassifier | nn.Module | Callable[[Tensor], Tensor],
+    model: ImageClassifier | nn.Module | Callable[[Tensor], Tensor],
     target: int | None = None,
     *,
     image_shape: Sequence[int] | None = None,
@@ -134,10 +134,10 @@ def box_maximum(
 
 
 def _value_of(
-    model: BlockClassifier | nn.Module | Callable[[Tensor], Tensor], target: int | None
+    model: ImageClassifier | nn.Module | Callable[[Tensor], Tensor], target: int | None
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A function from images to their values (n,) and gradients."""
-    function = as_module(model) if isinstance(model, (BlockClassifier, nn.Module)) else model
+    function = as_module(model) if isinstance(model, (ImageClassifier, nn.Module)) else model
 
     def value(images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -159,7 +159,7 @@ def _value_of(
 def _shape(model: object, image_shape: Sequence[int] | None) -> tuple[int, ...]:
     if image_shape is not None:
         return tuple(image_shape)
-    if isinstance(model, BlockClassifier):
+    if isinstance(model, ImageClassifier):
         return tuple(model.image_shape_)
     raise SettingError("image_shape is not given; say (channels, height, width) of the images")
 

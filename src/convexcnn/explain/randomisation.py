@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,11 +14,13 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
-from convexcnn.models.base import BlockClassifier
+from convexcnn.explain.stack import is_stack
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
+from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.models.two_layer import ConvexConvClassifier
 
-Model = TypeVar("Model", BlockClassifier, nn.Module)
+Model = TypeVar("Model", ImageClassifier, nn.Module)
 
 
 def randomisation_test(
@@ -49,10 +52,11 @@ def randomisation_test(
 def shuffled_copies(model: Model, random_state: int = 0) -> Iterator[tuple[str, Model]]:
     """Yield copies of a model with ever more layers shuffled, the one next to the output first.
 
-    The entries of every weight are permuted, so that their distribution stays.
+    The entries of every weight are permuted, so that their distribution stays. Of a stack, the
+    heads of all blocks are shuffled first, and then the gates and neurons of all blocks too.
 
     Args:
-        model: a fitted two-layer classifier, or a torch module whose parts are defined in the order
+        model: a fitted classifier, or a torch module whose parts are defined in the order
             in which they are used.
         random_state: seed.
 
@@ -69,6 +73,12 @@ def shuffled_copies(model: Model, random_state: int = 0) -> Iterator[tuple[str, 
             for parameter in changed.get_submodule(name).parameters(False):
                 parameter.data = _shuffled(parameter.data, generator)
             yield name or type(model).__name__, changed
+        return
+    if is_stack(model):
+        stack = copy.copy(model)
+        for part, fields in (("heads", ("weights",)), ("blocks", ("gates", "neurons"))):
+            stack.blocks_ = [_with_shuffled(b, fields, generator) for b in stack.blocks_]
+            yield part, stack
         return
     other = copy.copy(model)
     for name in _learned(model):
@@ -96,13 +106,20 @@ def rank_correlations(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64
     return result
 
 
-def _learned(model: BlockClassifier) -> tuple[str, ...]:
+def _learned(model: ImageClassifier) -> tuple[str, ...]:
     """Names of the learned tensors, the one next to the output first."""
     if isinstance(model, ConvexConvClassifier):
         return "coef_", "gates_"
     if isinstance(model, NonConvexConvClassifier):
         return "coef_", "filters_"
-    raise SettingError(f"model is a {type(model).__name__}; give a fitted two-layer classifier")
+    raise SettingError(f"model is a {type(model).__name__}; give a fitted classifier")
+
+
+def _with_shuffled(
+    block: TrainedBlock, fields: tuple[str, ...], generator: torch.Generator
+) -> TrainedBlock:
+    tensors = {name: _shuffled(getattr(block, name), generator) for name in fields}
+    return replace(block, **tensors)  # type: ignore[arg-type]
 
 
 def _shuffled(weights: Tensor, generator: torch.Generator) -> Tensor:

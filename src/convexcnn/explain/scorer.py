@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convexcnn.data.preprocess import as_images
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.base import BlockClassifier, ImageClassifier
+from convexcnn.models.base import ImageClassifier
 
 Scorer: TypeAlias = Callable[[Tensor], Tensor]
 """Images (n, channels, height, width) to scores (n, k)."""
@@ -52,18 +52,18 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
     return lambda images: _call(model, images, batch_size)
 
 
-def as_module(model: BlockClassifier | nn.Module) -> nn.Module:
+def as_module(model: ImageClassifier | nn.Module) -> nn.Module:
     """Return a module to take gradients of: a classifier's ``to_torch()``, or the module itself.
 
     Raises:
-        SettingError: a model of another kind, such as a stack of blocks.
+        SettingError: a model of another kind.
     """
-    if isinstance(model, BlockClassifier):
+    if isinstance(model, ImageClassifier):
         return model.to_torch()
     if not isinstance(model, nn.Module):
         raise SettingError(
-            f"model is a {type(model).__name__}; give a fitted two-layer classifier, or a torch "
-            f"module, to take gradients of"
+            f"model is a {type(model).__name__}; give a fitted classifier, or a torch module, to "
+            f"take gradients of"
         )
     return model
 

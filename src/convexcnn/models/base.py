@@ -113,6 +113,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def _scorer(self) -> Callable[[Tensor], Tensor]:
         """A function from scaled images (n, channels, height, width) to scores (n, k)."""
 
+    @abstractmethod
+    def to_torch(self) -> nn.Module:
+        """Return the trained network as plain layers that map pixels to scores.
+
+        Preprocessing is its first layer: it takes float or uint8 images (n, channels, height,
+        width) in the units that the model was trained on. It lies on the CPU. A patch within
+        rounding of a gate's boundary may fall on its other side than in ``scores``.
+        """
+
     @property
     @abstractmethod
     def fitted_device(self) -> torch.device:
@@ -288,15 +297,6 @@ class BlockClassifier(ImageClassifier):
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
         """Return the strongest first-layer filters in raw pixels, ready to be pictured."""
 
-    @abstractmethod
-    def to_torch(self) -> nn.Sequential:
-        """Return the trained network as plain layers that map pixels to scores.
-
-        Preprocessing is its first layer: it takes float or uint8 images (n, channels, height,
-        width) in the units that the model was trained on. It lies on the CPU. A patch within
-        rounding of a gate's boundary may fall on its other side than in ``scores``.
-        """
-
     def geometry(self, image_shape: tuple[int, ...] | None = None) -> PatchGeometry:
         """Where patches and pooling cells lie in images of a shape; by default the fitted one."""
         channels, height, width = image_shape or self.image_shape_
@@ -316,7 +316,7 @@ class BlockClassifier(ImageClassifier):
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {
             "transform.mean": self.transform_.mean,
-            "transform.projection": self.transform_.projection,
+            "transform.projection": self.transform_.matrix,
             **{name: getattr(self, name) for name in self.tensors},
         }
         numbers = {name: float(getattr(self, name)) for name in self.numbers}

@@ -36,6 +36,7 @@ from convexcnn.models.program_settings import MEMORY_SHARE
 from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
 from convexcnn.models.strength import strongest_filters
 from convexcnn.models.time_plan import BlockCost, TimePlan
+from convexcnn.models.torch_stack import StackNetwork
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
@@ -367,6 +368,12 @@ class LayerwiseConvexCNN(ImageClassifier):
         side = first.geometry.filter_size
         shape = (*strength.shape, self.image_shape_[0], side, side)
         return {"convex": filters.reshape(shape).numpy(), "convex_strength": strength.numpy()}
+
+    def to_torch(self) -> StackNetwork:
+        self.check_trained()
+        weights = self.head_weights_.tolist()
+        mirror = AUGMENTATIONS[self.augment].mirror
+        return StackNetwork(self.scaler_, self.blocks_, weights, mirror=mirror).eval()
 
     @property
     def fitted_device(self) -> torch.device:

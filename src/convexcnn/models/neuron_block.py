@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
@@ -15,6 +16,7 @@ from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts
 from convexcnn.patches.responses import NeuronFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.whiten import PatchTransform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,17 @@ class NeuronBlock(TrainedBlock):
     @property
     def map_shape(self) -> Shape:
         return self.settings.next_shape(self.geometry, len(self.filters))
+
+    @property
+    def transform(self) -> PatchTransform:
+        """Pixels as they are, and a constant: the coordinates that ``gates`` are in."""
+        dim = self.geometry.patch_dim
+        return PatchTransform(self.filters.new_zeros(dim), None, 1.0)
+
+    @property
+    def gates(self) -> Tensor:
+        """Filters and thresholds as gates (g, d) on pixels and a constant."""
+        return torch.cat([self.filters.flatten(1), self.thresholds[:, None]], 1)
 
     @property
     def n_neurons(self) -> int:

@@ -78,7 +78,7 @@ class PatchBlock(TrainedBlock):
         transform = self.transform
         tensors = {
             "mean": transform.mean,
-            "projection": transform.projection,
+            "projection": transform.matrix,
             "gates": self.gates,
             "weights": self.weights,
             "bias": self.bias,
@@ -103,7 +103,7 @@ class PatchBlock(TrainedBlock):
         gates, m = len(tensors["gates"]), len(tensors["neurons"])
         expected = {
             "mean": (geometry.patch_dim,),
-            "projection": (geometry.patch_dim, transform.projection.shape[-1]),
+            "projection": (geometry.patch_dim, transform.rank),
             "gates": (gates, transform.dim),
             "weights": (n_classes, geometry.n_cells, gates, transform.dim),
             "bias": (n_classes,),

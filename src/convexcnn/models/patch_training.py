@@ -89,4 +89,4 @@ def _fit_transform(task: BlockTask) -> PatchTransform:
     if rank is None:
         return identity_transform(geometry.patch_dim)
     found = fit_whitening(task.sample(), geometry, min(rank, geometry.patch_dim))
-    return replace(found, projection=found.projection.contiguous())
+    return replace(found, projection=found.matrix.contiguous())

@@ -49,15 +49,7 @@ class GatedFeatureMaps(nn.Module):
 
     def __init__(self, geometry: PatchGeometry, transform: PatchTransform, gates: Tensor) -> None:
         super().__init__()
-        channels, side = geometry.image_shape[0], geometry.filter_size
-        g, d = gates.shape
-        self.coordinates = nn.Conv2d(channels, d, side, geometry.stride, geometry.padding)
-        self.gates = nn.Conv2d(d, g, 1, bias=False)
-        filters, bias = transform.double().to_filters(torch.eye(d).double())
-        self.coordinates.load_state_dict(
-            {"weight": filters.view(d, channels, side, side), "bias": bias}
-        )
-        self.gates.load_state_dict({"weight": gates[:, :, None, None]})
+        self.coordinates, self.gates = coordinate_layers(geometry, transform, gates)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map scaled images to (n, g * d, rows, columns)."""
@@ -65,6 +57,29 @@ class GatedFeatureMaps(nn.Module):
         on = (self.gates(x) >= 0).to(x.dtype)
         features: Tensor = (on[:, :, None] * x[:, None]).flatten(1, 2)
         return features
+
+
+def coordinate_layers(
+    geometry: PatchGeometry, transform: PatchTransform, gates: Tensor
+) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The coordinates of every patch, and what gates respond to them, as two convolutions.
+
+    Args:
+        geometry: where the patches lie.
+        transform: raw patch -> d coordinates.
+        gates: (g, d).
+
+    Returns:
+        Scaled images to x_l, (n, d, rows, columns), and those to x_l . a_i, (n, g, rows, columns).
+    """
+    channels, side = geometry.image_shape[0], geometry.filter_size
+    g, d = gates.shape
+    coordinates = nn.Conv2d(channels, d, side, geometry.stride, geometry.padding)
+    filters, bias = transform.double().to_filters(torch.eye(d).double())
+    coordinates.load_state_dict({"weight": filters.view(d, channels, side, side), "bias": bias})
+    responses = nn.Conv2d(d, g, 1, bias=False)
+    responses.load_state_dict({"weight": gates[:, :, None, None]})
+    return coordinates, responses
 
 
 def gated_network(

@@ -17,6 +17,7 @@ from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.kind import ProgramKind
 
 
@@ -72,6 +73,16 @@ class TrainedBlock(ABC):
     @abstractmethod
     def features(self) -> Features:
         """The operator Phi of its head."""
+
+    @property
+    @abstractmethod
+    def transform(self) -> PatchTransform:
+        """Raw patch -> the d coordinates of ``gates``."""
+
+    @property
+    @abstractmethod
+    def gates(self) -> Tensor:
+        """The gates a_i, (g, d)."""
 
     @property
     @abstractmethod

@@ -20,35 +20,53 @@ class PatchTransform:
 
     Args:
         mean: (d_raw,) subtracted from every raw patch.
-        projection: (d_raw, r); its columns are the (whitened) directions kept.
+        projection: (d_raw, r); its columns are the (whitened) directions kept. None keeps pixels
+            as they are, without a matrix.
         constant: value of the appended coordinate; 0 leaves it out.
     """
 
     mean: Tensor
-    projection: Tensor
+    projection: Tensor | None
     constant: float = 0.0
 
     @property
     def dim(self) -> int:
         """Numbers per transformed patch, d."""
-        return self.projection.shape[1] + (self.constant != 0)
+        return self.rank + (self.constant != 0)
+
+    @property
+    def rank(self) -> int:
+        """Numbers per transformed patch without the constant."""
+        return len(self.mean) if self.projection is None else self.projection.shape[1]
+
+    @property
+    def matrix(self) -> Tensor:
+        """The projection, (d_raw, r), also where there is none."""
+        if self.projection is None:
+            return torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        return self.projection
 
     @property
     def is_identity(self) -> bool:
         """Whether raw pixels are the coordinates."""
+        if self.projection is None:
+            return True
         size = self.projection.shape
         eye = torch.eye(*size, device=self.projection.device)
         return size[0] == size[1] and torch.equal(self.projection, eye)
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Map (..., d_raw) to (..., d)."""
-        shift = self.mean @ self.projection
-        if not self.constant:
-            return patches @ self.projection - shift
+        projection, shift = self.projection, self.mean
+        if projection is not None:
+            shift = shift @ projection
         flat = patches.reshape(-1, patches.shape[-1])
+        projected = flat if projection is None else flat @ projection
+        if not self.constant:
+            return (projected - shift).view(*patches.shape[:-1], self.dim)
         out = flat.new_empty(len(flat), self.dim)
         out[:, -1] = self.constant
-        torch.sub(flat @ self.projection, shift, out=out[:, :-1])
+        torch.sub(projected, shift, out=out[:, :-1])
         return out.view(*patches.shape[:-1], self.dim)
 
     def to_filters(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,19 +78,22 @@ class PatchTransform:
         Returns:
             filters (m, d_raw) and biases (m,) with ``transform(x) @ u == x @ filter + bias``.
         """
-        rank = self.projection.shape[1]
-        filters = weights[:, :rank] @ self.projection.T
+        filters = weights[:, : self.rank]
+        if self.projection is not None:
+            filters = filters @ self.projection.T
         bias = -filters @ self.mean
         if self.constant:
             bias = bias + self.constant * weights[:, -1]
         return filters, bias
 
     def to(self, device: torch.device | str) -> PatchTransform:
-        return PatchTransform(self.mean.to(device), self.projection.to(device), self.constant)
+        projection = None if self.projection is None else self.projection.to(device)
+        return PatchTransform(self.mean.to(device), projection, self.constant)
 
     def double(self) -> PatchTransform:
         """The same map in float64."""
-        return PatchTransform(self.mean.double(), self.projection.double(), self.constant)
+        projection = None if self.projection is None else self.projection.double()
+        return PatchTransform(self.mean.double(), projection, self.constant)
 
 
 def identity_transform(patch_dim: int, constant: float = 0.0) -> PatchTransform:

@@ -144,7 +144,6 @@ def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChar
     """
     phases = dict.fromkeys(str(event.mapping().get("phase", "")) for event in metrics)
     charts: list[LineChart] = []
-    several = sum("gate" in phase for phase in phases) > 1
     for phase in phases:
         events = tuple(e for e in metrics if str(e.mapping().get("phase", "")) == phase)
         if "gate" in phase:
@@ -152,8 +151,9 @@ def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChar
             if chart is not None:
                 title = "Training accuracy of the network that lends its gates"
                 name = "gates-accuracy"
-                if several:
-                    title = f"Network that lends gates, {phase.partition(':')[0]}"
+                block, of_stack, _ = phase.partition(":")
+                if of_stack:
+                    title = f"Network that lends gates, {block}"
                     name = f"{name}-{len(charts) + 1}"
                 charts.append(replace(chart, name=name, title=title))
             continue

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
 from convexcnn.report.curves import beta_chart, depth_chart, descent_charts
+from convexcnn.report.explore import explore_view
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.fit_words import (
     beside_certificate,
@@ -18,8 +21,10 @@ from convexcnn.report.fit_words import (
 from convexcnn.report.formatting import (
     UNKNOWN,
     count,
+    counted,
     duration,
     fixed,
+    is_known,
     memory,
     percent,
     scientific,
@@ -36,6 +41,7 @@ class BlockView:
     """One block: its certificate in words and figures, and its line in the table of blocks."""
 
     name: str
+    summary: str
     words: str
     facts: list[Row]
     beside: list[Row]
@@ -67,6 +73,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         content={
             "key_figures": _key_figures(result),
             "blocks": [_block_view(i, block, result) for i, block in enumerate(result.blocks, 1)],
+            "block_choices": [(i, str(i)) for i in range(1, len(result.blocks) + 1)],
             "scores": _scores(result),
             "phases": _phases(result.phases),
         },
@@ -75,18 +82,27 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
         confusions=confusions,
         colophon=colophon(run, "fit"),
         why=None if run.examples is None else why_view(run.examples, data.classes),
+        explore=explore_view(run.maximisers, data.classes),
     )
 
 
 def _key_figures(result: FitResult) -> list[Row]:
     """The figures under the headline; what was not recorded is left out."""
-    last = result.blocks[-1] if result.blocks else None
-    gap = last.certificate.relative_gap if last and last.certificate else None
+    blocks = result.blocks
+    certified = [block.certificate.relative_gap for block in blocks if block.certificate]
+    gaps = [gap for gap in certified if gap is not None and math.isfinite(gap)]
+    several = len(blocks) > 1
+    gates = blocks[0].gates if blocks else None
     rows = [
         ("test accuracy", percent(result.test.accuracy, 2) if result.test else UNKNOWN),
         ("training accuracy", percent(result.train.accuracy, 2)),
-        ("relative gap", scientific(gap)),
-        ("gates", count(last.gates) if last and last.gates is not None else UNKNOWN),
+        (
+            "largest relative gap" if several else "relative gap",
+            scientific(max(gaps, default=None)),
+        ),
+        ("blocks", str(len(blocks)))
+        if several
+        else ("gates", UNKNOWN if gates is None else count(gates)),
         ("time", duration(result.circumstances.seconds)),
         ("peak memory", memory(result.circumstances.peak_memory_bytes)),
     ]
@@ -97,6 +113,7 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
     gap = block.certificate.relative_gap if block.certificate else None
     return BlockView(
         name=f"Block {number}",
+        summary=_block_summary(block),
         words=certificate_words(block, result.formulation),
         facts=certificate_facts(block),
         beside=beside_certificate(block),
@@ -110,6 +127,19 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
             duration(block.seconds),
         ],
     )
+
+
+def _block_summary(block: Block) -> str:
+    """Size, accuracy and weight of a block's head, in one line."""
+    facts = [
+        "" if block.gates is None else counted(block.gates, "gate"),
+        "" if block.neurons is None else counted(block.neurons, "neuron"),
+        f"its head classifies {percent(block.test.accuracy, 1)} of the test images correctly"
+        if block.test and is_known(block.test.accuracy)
+        else "",
+        f"{fixed(block.head_weight, 2)} of the prediction" if is_known(block.head_weight) else "",
+    ]
+    return " · ".join(fact for fact in facts if fact)
 
 
 def _score_cells(scores: Scores) -> tuple[str, str]:
@@ -136,12 +166,15 @@ def _validation_scores(block: Block) -> Scores | None:
 
 
 def _phases(phases: dict[str, float]) -> list[PhaseView]:
-    longest = max(phases.values(), default=0.0)
+    """Phases with their times; those of a block of a stack are put together."""
+    together: dict[str, float] = {}
+    for name, seconds in phases.items():
+        whole = name.partition(":")[0].replace("_", " ")
+        together[whole] = together.get(whole, 0.0) + seconds
+    longest = max(together.values(), default=0.0)
     return [
-        PhaseView(
-            name.replace("_", " "), duration(seconds), seconds / longest if longest > 0 else 0.0
-        )
-        for name, seconds in phases.items()
+        PhaseView(name, duration(seconds), seconds / longest if longest > 0 else 0.0)
+        for name, seconds in together.items()
     ]
 
 
@@ -173,9 +206,9 @@ def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
             caption += " The dot marks the chosen β" + (
                 ", the best on the validation images." if validated else "."
             )
-        views.append(chart_view(chart, caption))
-    views += [
-        chart_view(chart, f"{chart.title}, against steps of its descent.")
-        for chart in descent_charts(metrics, result.formulation)
-    ]
-    return views
+        views.append(chart_view(chart, caption, number if depth is not None else None))
+    for chart in descent_charts(metrics, result.formulation):
+        caption = f"{chart.title}, against steps of its descent."
+        found = re.search(r"block (\d+)$", chart.title)
+        views.append(chart_view(chart, caption, int(found[1]) if found else None))
+    return sorted(views, key=lambda view: view.block or 0)

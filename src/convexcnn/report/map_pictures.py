@@ -18,6 +18,7 @@ _PAPER = 236.0
 _STRONGEST = 0.88  # opacity of the largest value
 _PANEL = 224  # least side of a picture in a figure, in pixels
 _LARGEST = 160  # side of a picture on a page
+_COLOURS = 128  # of a picture on a page
 
 
 def picture_of(image: NDArray[np.generic]) -> Pixels:
@@ -51,12 +52,13 @@ def overlay(image: NDArray[np.generic], values: NDArray[np.floating]) -> Pixels:
     return mixed
 
 
-def data_uri(pixels: Pixels) -> str:
-    """A picture for a page, shrunk if it is large."""
+def data_uri(pixels: Pixels, side: int = _LARGEST) -> str:
+    """A picture for a page: at most so many pixels a side, and in a palette of its own."""
     picture = Image.fromarray(pixels, "RGB")
-    if max(picture.size) > _LARGEST:
-        picture.thumbnail((_LARGEST, _LARGEST))
-    return f"data:image/png;base64,{base64.b64encode(_png(picture)).decode('ascii')}"
+    if max(picture.size) > side:
+        picture.thumbnail((side, side))
+    few = picture.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return f"data:image/png;base64,{base64.b64encode(_png(few)).decode('ascii')}"
 
 
 def figure(panels: Sequence[tuple[str, Pixels]], note: str) -> bytes:
@@ -79,5 +81,5 @@ def figure(panels: Sequence[tuple[str, Pixels]], note: str) -> bytes:
 
 def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=6)
+    picture.save(buffer, format="PNG", compress_level=9)
     return buffer.getvalue()

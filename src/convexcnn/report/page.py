@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from convexcnn.report.colophon import Colophon
 from convexcnn.report.confusion import ConfusionView
+from convexcnn.report.explore import ExploreView
 from convexcnn.report.filter_pictures import FilterView
 from convexcnn.report.line_chart import LineChart, chart_files, inline_svg
 from convexcnn.report.why import WhyView
@@ -18,11 +19,12 @@ from convexcnn.report.why import WhyView
 
 @dataclass(frozen=True)
 class ChartView:
-    """A chart on the page, its caption, and the same chart as files."""
+    """A chart on the page, its caption, the same chart as files, and the block it is of, if any."""
 
     svg: Markup
     caption: str
     files: Mapping[str, bytes]
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Page:
     confusions: list[ConfusionView]
     colophon: Colophon
     why: WhyView | None = None
+    explore: ExploreView | None = None
 
     def figure_files(self) -> dict[str, bytes]:
         """Every figure as files, by name."""
@@ -51,9 +54,9 @@ class Page:
         return files
 
 
-def chart_view(chart: LineChart, caption: str) -> ChartView:
-    """Draw a chart for the page."""
-    return ChartView(Markup(inline_svg(chart)), caption, chart_files(chart))
+def chart_view(chart: LineChart, caption: str, block: int | None = None) -> ChartView:
+    """Draw a chart for the page, or for one block of a stack."""
+    return ChartView(Markup(inline_svg(chart)), caption, chart_files(chart), block)
 
 
 def render(page: Page) -> str:

@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from convexcnn.errors import RunError
+from convexcnn.report.maximiser_files import Maximisers, read_maximisers
 from convexcnn.report.node import Node
 from convexcnn.report.results import CompareResult, FitResult, read_result
 
 Tensor = NDArray[np.float32]
-MAPS: tuple[str, ...] = ("contributions", "occlusion", "gradcam")
+MAPS: tuple[str, ...] = ("contributions", "occlusion", "gradcam", "gradient")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Examples:
         scores: (m, columns).
         columns: (columns,), the class of every score.
         maps: by method, (m, height, width).
+        top: contributions to the classes with the highest scores, (m, t, height, width).
+        blocks: of a stack, contributions to the predicted class by block, (m, B, height, width).
+        block_scores: of a stack, the scores of every block's head, (m, B, columns).
     """
 
     images: NDArray[np.generic]
@@ -51,6 +55,9 @@ class Examples:
     scores: Tensor
     columns: NDArray[np.int64]
     maps: dict[str, Tensor]
+    top: Tensor
+    blocks: Tensor
+    block_scores: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class RunFiles:
     convex: FilterSet | None
     non_convex: FilterSet | None
     examples: Examples | None
+    maximisers: tuple[Maximisers, ...]
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -83,6 +91,8 @@ def read_run(folder: Path) -> RunFiles:
     except tomllib.TOMLDecodeError as error:
         raise RunError(f"{folder / 'config.toml'}: not TOML ({error}); restore the file") from error
     filters = _read_tensors(folder / "filters.safetensors", "filters")
+    path = folder / "explanations.safetensors"
+    explanations = _read_tensors(path, "explanations")
     classes = len(result.circumstances.data.classes)
     return RunFiles(
         folder=folder,
@@ -92,7 +102,8 @@ def read_run(folder: Path) -> RunFiles:
         metrics=_metrics(folder / "metrics.jsonl", required=isinstance(result, CompareResult)),
         convex=_filter_set(folder, filters, "convex", classes),
         non_convex=_filter_set(folder, filters, "non_convex", None),
-        examples=_read_examples(folder / "explanations.safetensors", classes),
+        examples=_read_examples(path, explanations, classes),
+        maximisers=read_maximisers(path, explanations, classes),
     )
 
 
@@ -173,38 +184,55 @@ def _filter_set(
     return FilterSet(np.nan_to_num(filters), np.nan_to_num(strength))
 
 
-def _read_examples(path: Path, classes: int) -> Examples | None:
-    tensors = _read_tensors(path, "explanations")
+def _read_examples(
+    path: Path, tensors: dict[str, NDArray[np.generic]], classes: int
+) -> Examples | None:
     if not tensors:
         return None
     try:
-        images = tensors.pop("images")
+        images = tensors["images"]
         index, labels, predicted, columns = (
-            np.asarray(tensors.pop(name), np.int64)
+            np.asarray(tensors[name], np.int64)
             for name in ("index", "labels", "predicted", "columns")
         )
-        scores = np.asarray(tensors.pop("scores"), np.float32)
+        scores = np.asarray(tensors["scores"], np.float32)
     except KeyError as error:
         raise _odd_examples(path, f"has no {error}") from error
     m, *shape = images.shape
-    maps = {
-        name: np.nan_to_num(np.asarray(tensors[name], np.float32))
-        for name in MAPS
-        if name in tensors
-    }
+
+    def floats(name: str, *absent: int) -> Tensor:
+        return np.nan_to_num(np.asarray(tensors.get(name, np.zeros(absent)), np.float32))
+
+    maps = {name: floats(name) for name in MAPS if name in tensors}
+    top, blocks = floats("top", m, 0, *shape[1:]), floats("blocks", m, 0, *shape[1:])
+    block_scores = floats("block_scores", m, 0, len(columns))
     fits = (
         images.ndim == 4
         and 0 not in images.shape[1:]
         and index.shape == labels.shape == predicted.shape == (m,)
         and scores.shape == (m, len(columns))
         and all(values.shape == (m, *shape[1:]) for values in maps.values())
+        and top.shape == (m, *top.shape[1:2], *shape[1:])
+        and blocks.shape == (m, *blocks.shape[1:2], *shape[1:])
+        and block_scores.shape == (*blocks.shape[:2], len(columns))
     )
     if not fits:
         raise _odd_examples(path, "holds tensors of shapes that do not fit together")
     for named in (labels, predicted, columns):
         if named.size and not (named.min() >= 0 and named.max() < classes):
             raise _odd_examples(path, f"names a class that is none of the {classes}")
-    return Examples(images, index, labels, predicted, np.nan_to_num(scores), columns, maps)
+    return Examples(
+        images,
+        index,
+        labels,
+        predicted,
+        np.nan_to_num(scores),
+        columns,
+        maps,
+        top,
+        blocks,
+        block_scores,
+    )
 
 
 def _odd_examples(path: Path, problem: str) -> RunError:

@@ -15,8 +15,10 @@ TITLES = {
     "contributions": "Contributions",
     "occlusion": "Occlusion",
     "gradcam": "Grad-CAM",
+    "gradient": "Gradient × input",
 }
 _TOP = 3
+_SMALL = 96  # side of a lesser picture, in pixels, at most
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,31 @@ class Picture:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One of the highest scores: its share of the highest one's size, for its bar."""
+    """One of the highest scores: its share of the highest one's size, for its bar, and why."""
 
     name: str
     score: str
     share: float
     is_true: bool
+    why: Picture | None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One test image: what was predicted, its maps and its highest scores."""
+    """One test image: what was predicted, its maps, its highest scores, and block by block."""
 
+    number: int
     title: str
     verdict: str
     is_right: bool
     pictures: list[Picture]
     scores: list[ClassScore]
+    heads: list[Picture]
+
+    @property
+    def choice(self) -> str:
+        """Its name among the others."""
+        return f"{self.title.removeprefix('Test image ')}: {self.verdict.partition(',')[0]}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,16 @@ class WhyView:
 
     examples: list[Example]
     files: dict[str, bytes]
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether there are several heads to compare."""
+        return any(example.heads for example in self.examples)
+
+    @property
+    def choices(self) -> list[tuple[int, str]]:
+        """The examples to choose from, by number and name."""
+        return [(example.number, example.choice) for example in self.examples]
 
 
 def why_view(examples: Examples, classes: Sequence[str]) -> WhyView:
@@ -82,11 +102,13 @@ def _example(examples: Examples, row: int, classes: Sequence[str]) -> Example:
         alt = f"{TITLES[key]} to the score of {predicted}: {_where(maps[row])}"
         pictures.append(Picture(TITLES[key], alt, data_uri(overlay(image, maps[row]))))
     return Example(
+        number=row,
         title=title,
         verdict=f"{true}, recognised" if right else f"{true}, taken for {predicted}",
         is_right=right,
         pictures=pictures,
         scores=_highest(examples, row, classes),
+        heads=_heads(examples, row, classes),
     )
 
 
@@ -100,9 +122,31 @@ def _highest(examples: Examples, row: int, classes: Sequence[str]) -> list[Class
             score=fixed(float(scores[column]), 3),
             share=max(0.0, float(scores[column]) / largest),
             is_true=int(examples.columns[column]) == int(examples.labels[row]),
+            why=_why(examples, row, place, classes[int(examples.columns[column])]),
         )
-        for column in order
+        for place, column in enumerate(order)
     ]
+
+
+def _why(examples: Examples, row: int, place: int, name: str) -> Picture | None:
+    """Contributions to one of the highest scores, if they were recorded."""
+    if place >= examples.top.shape[1]:
+        return None
+    values = examples.top[row, place]
+    alt = f"Contributions to the score of {name}: {_where(values)}"
+    return Picture(name, alt, data_uri(overlay(examples.images[row], values), _SMALL))
+
+
+def _heads(examples: Examples, row: int, classes: Sequence[str]) -> list[Picture]:
+    """What every block's own head decides the predicted class on, and what it says itself."""
+    predicted, pictures = classes[int(examples.predicted[row])], []
+    for number, values in enumerate(examples.blocks[row], 1):
+        scores = examples.block_scores[row, number - 1]
+        says = classes[int(examples.columns[int(scores.argmax())])]
+        alt = f"Contributions to {predicted} by the head of block {number}: {_where(values)}"
+        uri = data_uri(overlay(examples.images[row], values), _SMALL)
+        pictures.append(Picture(f"{number}: {says}", alt, uri))
+    return pictures
 
 
 def _where(values: np.ndarray) -> str:

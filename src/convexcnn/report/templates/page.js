@@ -20,6 +20,19 @@
   });
   system.addEventListener("change", label);
 
+  for (const choice of document.querySelectorAll("fieldset.choice")) {
+    const { choice: kind } = choice.dataset;
+    const show = () => {
+      const { value } = choice.querySelector("input:checked");
+      for (const part of document.querySelectorAll(`[data-${kind}]`)) {
+        part.classList.toggle("off", value !== "all" && part.dataset[kind] !== value);
+      }
+    };
+    choice.hidden = false;
+    choice.addEventListener("change", show);
+    show();
+  }
+
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];
