@@ -169,11 +169,6 @@ PREFERENCES = (
         "in memory, so it reads the images again for every step",
     ),
     Preference(
-        "lbfgs",
-        lambda size, kind, tolerance: kind.regulariser == "l2" and kind.loss == "cross_entropy",
-        "smooth",
-    ),
-    Preference(
         "multiple-kernel",
         lambda size, kind, tolerance: size.smaller_side <= DENSE,
         "squared loss with the group norm and matrices of side {smaller_side:,}: Newton's method "
