@@ -118,6 +118,17 @@ def test_large_programs_go_to_solvers_that_need_not_gather_phi(kind, size, solve
     assert choose_solver(kind, size, 9.0, 1e-3, able).solver == solver
 
 
+def test_cross_entropy_with_l2_keeps_phi_in_memory_where_it_fits():
+    needed = needed_gb("lbfgs", CIFAR, LOGISTIC)
+    assert needed >= 4e-9 * CIFAR.rows * CIFAR.features  # Phi in float32
+    choice = choose_solver(LOGISTIC, CIFAR, 1.01 * needed, 1e-3)
+    assert choice.solver == "lbfgs"
+    assert "9,408 features of 100,000 images fit in memory" in choice.reason
+    assert choose_solver(LOGISTIC, CIFAR, 0.99 * needed, 1e-3).solver == "admm"
+    assert choose_solver(LOGISTIC, CIFAR, 1.01 * needed, 1e-6).solver == "admm"
+    assert choose_solver(RIDGE, CIFAR, 1.01 * needed, 1e-6).solver == "direct"
+
+
 def test_the_nuclear_norm_descends_on_factors_where_no_matrix_fits():
     names = ["fista", "admm", "burer-monteiro"]
     choice = choose_solver(NUCLEAR, CIFAR, 0.7, 1e-3, names)

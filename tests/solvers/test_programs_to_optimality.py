@@ -16,6 +16,7 @@ from convexcnn.solvers.cone_columns import ConeColumns
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.kernel_sides import DenseKernelSide, GramSide, MaskedKernelSide, Side
+from convexcnn.solvers.lbfgs import LBFGS
 from convexcnn.solvers.linear_algebra.bounded_quadratic import bounded_minimum
 from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.optimum import Status
@@ -38,6 +39,8 @@ def solvers_for(program: Program) -> list[Any]:
         found.append(ConeColumns(TIGHT))
     else:
         found.append(Fista(TIGHT, 50000))
+        if program.regulariser == "l2":
+            found.append(LBFGS(TIGHT))
         if program.loss == "squared" and program.regulariser == "group":
             found.append(MultipleKernel(TIGHT))
     return found

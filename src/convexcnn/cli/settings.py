@@ -32,6 +32,7 @@ SOLVERS = (
     "cg",
     "multiple-kernel",
     "interior-point",
+    "lbfgs",
     "admm",
     "burer-monteiro",
     "cone-columns",

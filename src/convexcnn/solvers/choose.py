@@ -18,6 +18,9 @@ from convexcnn.solvers.warm_path import InMemorySolver
 FLOAT32_GAP = 1e-7
 """Relative gaps below this are out of reach of solvers that work in float32."""
 
+LOGISTIC_GAP = 1e-5
+"""The same for quasi-Newton steps with cross-entropy."""
+
 DENSE = 4000
 """Side of a matrix that is factorised in float64 in seconds."""
 
@@ -107,6 +110,12 @@ def _patches(size: ProblemSize, kind: ProgramKind) -> float:
     return 8.0 * size.rows * size.patches * size.dim + 1e9
 
 
+def _in_metric(size: ProblemSize, kind: ProgramKind) -> float:
+    """Phi and its Gram matrix in float32, two float64 matrices beside it, and scores."""
+    phi, scores = 4.0 * size.rows * size.features, 8.0 * 8 * size.rows * size.classes
+    return phi + 20.0 * size.features**2 + scores + _streamed(size, kind)
+
+
 def _multiple_kernel(size: ProblemSize, kind: ProgramKind) -> float:
     return _gathered(size, kind) + 8.0 * 3 * size.smaller_side**2
 
@@ -121,6 +130,7 @@ NEEDED: dict[str, Callable[[ProblemSize, ProgramKind], float]] = {
     "direct": _ridge(direct.needed_gb),
     "kernel": _ridge(kernel.needed_gb),
     "cg": _ridge(matrix_free.needed_gb),
+    "lbfgs": _in_metric,
     "admm": _one_factor,
     "cone-columns": _patches,
     "multiple-kernel": _multiple_kernel,
@@ -187,6 +197,16 @@ PREFERENCES = (
         lambda size, kind, tolerance: True,
         "{cone_rows:,} cone constraints are too many for Newton steps, so filters are generated "
         "cone by cone",
+    ),
+    Preference(
+        "lbfgs",
+        lambda size, kind, tolerance: (
+            kind.loss == "cross_entropy"
+            and size.features <= size.rows
+            and tolerance >= LOGISTIC_GAP
+        ),
+        "{features:,} features of {rows:,} images fit in memory, and quasi-Newton steps in the "
+        "metric of their Gram matrix are few",
     ),
     Preference(
         "admm",

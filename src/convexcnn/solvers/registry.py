@@ -10,6 +10,7 @@ from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.kernel import Kernel
+from convexcnn.solvers.lbfgs import LBFGS
 from convexcnn.solvers.matrix_free import MatrixFree
 from convexcnn.solvers.multiple_kernel import MultipleKernel
 from convexcnn.solvers.path import PathSolver
@@ -17,7 +18,7 @@ from convexcnn.solvers.warm_path import BetaSolver
 
 BETA_SOLVERS: dict[str, type[BetaSolver]] = {
     solver.name: solver
-    for solver in (MultipleKernel, InteriorPoint, ADMM, Fista, BurerMonteiro, ConeColumns)
+    for solver in (MultipleKernel, InteriorPoint, LBFGS, ADMM, Fista, BurerMonteiro, ConeColumns)
 }
 """Solvers of one beta at a time, by name; every one takes ``tolerance``."""
 
