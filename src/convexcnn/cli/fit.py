@@ -105,6 +105,12 @@ POSITIVE = click.IntRange(min=1)
     metavar="MINUTES",
     help="Begin no further block of a stack after so many minutes.",
 )
+@click.option(
+    "--baselines",
+    metavar="NAMES",
+    help="Also train alexnet or vgg11 (or both, with a comma) by back-propagation, each for "
+    "--budget minutes, and show it beside the stack.",
+)
 @click.option("--augment", type=click.Choice(["none", "flip"]), help="Add mirrored images.")
 @click.option(
     "--memory-gb",

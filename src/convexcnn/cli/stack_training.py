@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ def train_stack(
 ) -> Result:
     """Fit, certify and measure a stack, and write model and filters of its first block.
 
-    Blocks that an interrupted run has finished are taken from its folder.
+    Blocks that an interrupted run has finished are taken from its folder, and stay there.
 
     Args:
         estimator: not trained yet.
@@ -71,7 +70,6 @@ def train_stack(
             callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
-    shutil.rmtree(checkpoint)
     whole = {name: found[-1] for name, found in measured.items()}
     return {
         "format": 1,

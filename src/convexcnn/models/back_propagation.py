@@ -19,10 +19,10 @@ from convexcnn.solvers.result import Callback
 CURVE_POINTS = 20
 """Measurements on held-out images while a network is trained, at most."""
 
-CURVE_IMAGES = 2000
+CURVE_IMAGES = 1000
 """Held-out images of one such measurement."""
 
-MEASURING_SHARE = 0.02
+MEASURING_SHARE = 0.03
 """Part of the time that measuring may take, about."""
 
 WARM_UP = 0.15
@@ -106,7 +106,7 @@ def descend(
     Returns:
         The events: step, epoch, seconds since the start, ``train_loss`` (smoothed) and
         ``train_accuracy`` averaged over the mini-batches since the last event, each as the network
-        saw it before its step, and ``validation_accuracy`` of up to 2,000 held-out images.
+        saw it before its step, and ``validation_accuracy`` of up to 1,000 held-out images.
 
     Raises:
         SettingError: the loss is not finite any more: the learning rate is too large.
@@ -121,7 +121,7 @@ def descend(
     events: list[dict[str, Any]] = []
     per_step = batch_size / len(train.images)
     totals, seen, step = torch.zeros(2, device=train.device), 0, 0
-    elapsed, step_seconds, next_event = 0.0, 0.0, 0.0
+    elapsed, step_seconds, next_event = 0.0, 0.0, 1 / CURVE_POINTS
     for images, labels in _batches(train, batch_size, recipe, generator):
         progress = recipe.progress(elapsed + step_seconds, (step + 1) * per_step)  # when it is done
         for group in optimiser.param_groups:

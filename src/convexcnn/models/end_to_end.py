@@ -135,12 +135,15 @@ class EndToEndCNN(ImageClassifier):
             )
         scores = None if held_out is None else stream_scores(network, held_out)
         labels = stream.labels if held_out is None else held_out.labels
-        right = None if scores is None else (scores.argmax(1).numpy() == labels).mean()
+        right = None
+        if scores is not None:
+            right = float((scores.argmax(1).numpy() == labels).mean())
+            curve[-1]["validation_accuracy"] = right  # of all held-out images
         return {
             "network_": network.eval(),
             "curve_": curve,
             "n_epochs_": curve[-1]["epoch"],
-            "validation_accuracy_": None if right is None else float(right),
+            "validation_accuracy_": right,
             "temperature_": self._temperature(scores, labels),
             "n_train_": len(train.images),
         }
@@ -158,15 +161,22 @@ class EndToEndCNN(ImageClassifier):
         return next(self.network_.parameters()).device
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return dict(self.network_.state_dict()), {"temperature": self.temperature_}
+        return _numbers(self.network_), {"temperature": self.temperature_}
 
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         channels, height, width = self.image_shape_
         with torch.random.fork_rng([]):
             network = build_network(self.network, (channels, height, width), len(self.classes_))
-        check_shapes(tensors, {name: tuple(t.shape) for name, t in network.state_dict().items()})
-        network.load_state_dict(dict(tensors))
+        expected = _numbers(network)
+        check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+        for name, tensor in expected.items():
+            tensor.copy_(tensors[name])
         self.network_: nn.Module = channels_last(network).eval()
         self.temperature_ = float(description["temperature"])
         if not math.isfinite(self.temperature_):
             raise ValueError(f"temperature is {self.temperature_}")
+
+
+def _numbers(network: nn.Module) -> dict[str, Tensor]:
+    """Weights and statistics of a network by name; not how many batches it has seen."""
+    return {name: t for name, t in network.state_dict().items() if t.is_floating_point()}
