@@ -11,7 +11,7 @@ import pytest
 
 from convexcnn.cli.application import main
 from convexcnn.cli.baseline_training import BASELINES
-from convexcnn.models import EndToEndCNN
+from convexcnn.models import EndToEndCNN, end_to_end
 from convexcnn.models import networks as networks_module
 from small import stripes
 
@@ -110,6 +110,18 @@ def test_an_interrupted_run_keeps_its_blocks_and_finished_baselines(
     assert "baseline alexnet" in output.err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["baselines"][0] == kept
+
+
+def test_a_baseline_that_fails_does_not_cost_the_stack(
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setitem(end_to_end.LEARNING_RATES, "vgg11", 1e30)
+    assert finish("fit", data, "--out", tmp_path / "run", *STACK, "--baselines", "vgg11") == 0
+    assert "Warning: the baseline vgg11 is left out (the loss diverged" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["baselines"] == []
 
 
 @pytest.mark.parametrize(

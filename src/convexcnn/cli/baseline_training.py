@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.run_folder import write_json
-from convexcnn.errors import SettingError
+from convexcnn.errors import ConvexcnnError, SettingError
 
 if TYPE_CHECKING:
     from convexcnn.data import ImageDataset
@@ -53,6 +53,7 @@ def train_baselines(
     settings: Mapping[str, Any],
     folder: Path,
     callback: Callback,
+    note: Callable[[str], None],
 ) -> list[Result]:
     """Train networks on what a stack was trained on, and measure them on the same images.
 
@@ -64,6 +65,7 @@ def train_baselines(
         settings: the stack's: `budget`, `augment`, `validation_fraction`, `device`, `seed`.
         folder: of the run.
         callback: called with every event.
+        note: told why a network could not be trained; the run is worth keeping without it.
 
     Returns:
         One entry of `result.json` per network.
@@ -75,8 +77,13 @@ def train_baselines(
     for name in names:
         part = parts / f"{name}.json"
         if not part.exists():
+            try:
+                entry = _train(name, dataset, settings, callback)
+            except ConvexcnnError as error:
+                note(f"Warning: the baseline {name} is left out ({error}).")
+                continue
             written = part.with_suffix(".new")
-            write_json(written, _train(name, dataset, settings, callback))
+            write_json(written, entry)
             written.replace(part)
         entries.append(json.loads(part.read_text(encoding="utf-8")))
     return entries

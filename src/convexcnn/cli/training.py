@@ -102,7 +102,9 @@ def fit_run(
             else:
                 result = train(estimator, *where, certificate=certificate)
             environment = environment_of_result()
-            found = train_baselines(baselines, dataset, everything, run.folder, callback)
+            found = train_baselines(
+                baselines, dataset, everything, run.folder, callback, console.note
+            )
         result |= {"baselines": found, "settings": {"data": data, **everything}, "seed": seed}
         run.write_result(result | environment)
         for part in (CHECKPOINT, PARTS):

@@ -51,6 +51,7 @@ class Recipe:
         momentum: Nesterov's.
         weight_decay: of filters and matrices; biases and normalisations have none.
         label_smoothing: part of every target that is spread over all classes.
+        longest_gradient: norm to which longer gradients, of all weights together, are cut.
     """
 
     budget: float | None
@@ -62,6 +63,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
+    longest_gradient: float = 2.0
 
     def progress(self, seconds: float, epochs: float) -> float:
         """The part of the training that is done, 1 at its end."""
@@ -123,7 +125,7 @@ def descend(
     totals, seen, step = torch.zeros(2, device=train.device), 0, 0
     elapsed, step_seconds, next_event = 0.0, 0.0, 1 / CURVE_POINTS
     for images, labels in _batches(train, batch_size, recipe, generator):
-        progress = recipe.progress(elapsed + step_seconds, (step + 1) * per_step)  # when it is done
+        progress = recipe.progress(elapsed + step_seconds / 2, (step + 0.5) * per_step)
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(progress)
         with torch.enable_grad():
@@ -131,14 +133,15 @@ def descend(
                 scores = network(images).float()
             loss = cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.longest_gradient)
         optimiser.step()
         optimiser.zero_grad()
         step, seen = step + 1, seen + len(images)
         totals[0] += loss.detach() * len(images)
         totals[1] += (scores.argmax(1) == labels).sum()
         before, elapsed = elapsed, time.perf_counter() - start
-        step_seconds = elapsed - before
-        last = recipe.progress(elapsed + step_seconds, (step + 1) * per_step) > 1 + 1e-9
+        step_seconds = min(elapsed - before, elapsed / step)  # one interruption counts for little
+        last = recipe.progress(elapsed + step_seconds / 2, (step + 1) * per_step) > 1 + 1e-9
         if progress < next_event and not last:
             continue
         loss_sum, correct = totals.tolist()

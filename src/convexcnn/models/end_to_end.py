@@ -23,7 +23,7 @@ from convexcnn.models.networks import build_network
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
-LEARNING_RATES = {"alexnet": 0.02, "vgg11": 0.1}
+LEARNING_RATES = {"alexnet": 0.02, "vgg11": 0.05}
 """Highest learning rates for mini-batches of 128; networks with normalisation bear more."""
 
 BATCH_SIZE = 128
@@ -33,7 +33,7 @@ class EndToEndCNN(ImageClassifier):
     """AlexNet or VGG-11, trained by SGD on cross-entropy for a given number of minutes.
 
     The recipe is the usual strong one: Nesterov momentum 0.9, weight decay 5e-4, label smoothing
-    0.1, random flips and shifts, and a learning rate that rises and falls linearly and reaches
+    0.1, gradients of norm 2 at most, random flips and shifts, and a learning rate that rises and falls linearly and reaches
     zero when the minutes are over. Held-out images only measure, and fit the temperature of
     ``predict_proba``; the weights are the last ones. Convolutions run in bfloat16 on processors
     with instructions for it. With a budget the result depends on the speed of the machine; with
