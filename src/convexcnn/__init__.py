@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from convexcnn.models import (
         Block,
         ConvexConvClassifier,
+        EndToEndCNN,
         LayerwiseConvexCNN,
         NonConvexConvClassifier,
         load_model,
@@ -47,6 +48,7 @@ __all__ = [
     "ConvexConvClassifier",
     "ConvexcnnError",
     "DataError",
+    "EndToEndCNN",
     "ImageDataset",
     "ImageSplit",
     "LayerwiseConvexCNN",
@@ -75,6 +77,7 @@ __all__ = [
 _HOME = {
     "Block": "models",
     "ConvexConvClassifier": "models",
+    "EndToEndCNN": "models",
     "ImageDataset": "data",
     "ImageSplit": "data",
     "LayerwiseConvexCNN": "models",

@@ -16,8 +16,8 @@ from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, RunError, SettingError
 from convexcnn.models import Block, LayerwiseConvexCNN, layerwise, load_model, save_model
 from convexcnn.models.layerwise import choose_heads
-from convexcnn.models.stack_settings import PRESETS, plan_geometries, read_blocks
 from convexcnn.models.patch_block import strongest_neurons
+from convexcnn.models.stack_settings import PRESETS, plan_geometries, read_blocks
 from small import generator, one_hot, stripe_stream, stripes
 from tiny_models import ON_PATCHES, TINY_BLOCKS
 from tiny_models import layerwise as stack

@@ -10,7 +10,7 @@ from html_page import HtmlPage
 from synthetic_runs import WriteRun, fit_result, gabor_filters, run_filters, stack_result
 
 from convexcnn.report import build_report
-from convexcnn.report.curves import beta_chart, depth_chart
+from convexcnn.report.curves import baseline_chart, beta_chart, depth_chart, descent_charts
 from convexcnn.report.fit_words import certificate_words, fit_summary
 from convexcnn.report.run_files import read_run
 
@@ -156,6 +156,62 @@ def test_the_page_of_a_stack_says_what_its_certificates_are_given(build: Any) ->
     assert "nothing about blocks with other gates, other blocks before it, the stack as" in text
     assert "which weigh them, of all heads up to that block." in text
     assert "validation 0.3000 74.00%" in text
+
+
+def baseline_entry(network: str, test: float) -> dict[str, Any]:
+    """A network trained beside a stack, as the command writes it."""
+    scores = {"loss": 0.8, "accuracy": test}
+    curve = [
+        {"seconds": 60.0 * i, "epoch": i, "validation_accuracy": test - 0.4 + 0.1 * i}
+        for i in range(5)
+    ]
+    figures = {"minutes": 4.0, "epochs": 4.04, "parameters": 9_228_362, "curve": curve}
+    return {"network": network, "train": scores, "validation": scores, "test": scores, **figures}
+
+
+def stack_with_baselines() -> dict[str, Any]:
+    baselines = [baseline_entry("alexnet", 0.68), baseline_entry("vgg11", 0.81)]
+    return stack_result() | {"baselines": baselines}
+
+
+def test_the_page_has_baselines_beside_a_stack(build: Any) -> None:
+    text = build(stack_with_baselines()).text()
+    assert "This stack 74.56% 81.23% 13 min 24 s – –" in text
+    assert "VGG-11 81.00% 81.00% 4 min 0 s 4.0 9,228,362" in text
+    assert "Level lines: networks trained by back-propagation, on the test images." in text
+    assert "Figure 2. Accuracy against time, on validation images" in text
+
+
+def test_baselines_are_drawn_beside_a_stack(write_run: WriteRun) -> None:
+    run = read_run(write_run(stack_with_baselines())).result
+    depth, race = depth_chart(run), baseline_chart(run)
+    assert depth is not None
+    assert race is not None
+    assert [line.label for line in depth.lines[:2]] == ["AlexNet", "VGG-11"]
+    assert depth.lines[1].y.tolist() == [0.81, 0.81]
+    assert "VGG-11 has 81.00%." in depth.description
+    assert [line.label for line in race.lines] == ["AlexNet", "VGG-11", "this stack"]
+    assert race.lines[0].x.tolist() == [0, 1, 2, 3, 4]
+    assert race.lines[2].y.tolist() == [0.7, 0.74]
+
+
+def test_baselines_without_test_images_have_no_level_lines(write_run: WriteRun) -> None:
+    result = stack_result() | {"test": None}
+    result["baselines"] = [baseline_entry("vgg11", 0.81) | {"test": None}]
+    run = read_run(write_run(result)).result
+    chart = depth_chart(run)
+    assert chart is not None
+    assert "VGG-11" not in [line.label for line in chart.lines]
+
+
+def test_the_log_of_baselines_is_not_the_stacks(write_run: WriteRun) -> None:
+    events = [
+        {"phase": "baseline vgg11", "step": i, "train_loss": 1.0, "train_accuracy": i / 9}
+        for i in range(9)
+    ]
+    run = read_run(write_run(stack_result(), events))
+    assert descent_charts(run.metrics, "gated") == []
+    assert baseline_chart(run.result) is None
 
 
 def test_every_block_that_learns_its_gates_has_a_curve(build: Any) -> None:

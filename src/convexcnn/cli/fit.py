@@ -103,12 +103,18 @@ POSITIVE = click.IntRange(min=1)
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Begin no further block of a stack after so many minutes.",
+    help="Train a stack for so many minutes: they are shared among its blocks.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "flip", "crop", "flip+crop"]),
     help="Train on mirror images, on shifted images, or both.",
+)
+@click.option(
+    "--baselines",
+    metavar="NAMES",
+    help="Also train alexnet or vgg11 (or both, with a comma) by back-propagation, each for "
+    "--budget minutes, and show it beside the stack.",
 )
 @click.option(
     "--memory-gb",

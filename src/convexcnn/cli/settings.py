@@ -42,7 +42,7 @@ SOLVERS = (
 )
 """The names of `models.program_settings.SOLVERS`, which would import torch for a page of help."""
 
-RUN_KEYS = ("formulation", "image_size", "limit", "model", "seed", "skip_bad")
+RUN_KEYS = ("baselines", "formulation", "image_size", "limit", "model", "seed", "skip_bad")
 """Keys of a settings file that are no parameters of an estimator."""
 
 RAW_PIXELS = 0

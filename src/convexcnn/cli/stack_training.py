@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ def train_stack(
 ) -> Result:
     """Fit, certify and measure a stack, and write model, filters of its first block, explanations.
 
-    Blocks that an interrupted run has finished are taken from its folder.
+    Blocks that an interrupted run has finished are taken from its folder, and stay there.
 
     Args:
         estimator: not trained yet.
@@ -89,7 +88,6 @@ def train_stack(
         before = time.perf_counter()
         save_file(explain_run(estimator, dataset.test, progress), folder / EXPLANATIONS_FILE)
         phases["explanations"] = time.perf_counter() - before
-    shutil.rmtree(checkpoint)
     whole = {name: found[-1] for name, found in measured.items()}
     return {
         "format": 1,

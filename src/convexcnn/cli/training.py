@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convexcnn.cli.baseline_training import (
+    PARTS,
+    read_baselines,
+    show_baselines,
+    train_baselines,
+)
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.run_folder import RunFolder
-from convexcnn.cli.stack_training import show_blocks, train_stack
+from convexcnn.cli.stack_training import CHECKPOINT, show_blocks, train_stack
 from convexcnn.errors import ConvexcnnError
 
 if TYPE_CHECKING:
@@ -47,8 +54,8 @@ def fit_run(
     Args:
         data: name or path of the data set.
         out: the run folder.
-        settings: `model`, `formulation`, `seed`, `limit`, `image_size`, `skip_bad` and parameters
-            of the estimator; what is left out keeps its default.
+        settings: `model`, `formulation`, `baselines`, `seed`, `limit`, `image_size`, `skip_bad`
+            and parameters of the estimator; what is left out keeps its default.
         console: where progress and the summary go.
         root: folder of official files.
         download: fetch official files that are missing.
@@ -71,7 +78,9 @@ def fit_run(
         "model": settings.get("model", "two-layer"),
         "formulation": settings.get("formulation", "gated"),
     }
+    baselines = read_baselines(settings)
     everything = {**kind, **settings_of(estimator), **reading, "seed": seed}
+    everything |= {"baselines": list(baselines)} if baselines else {}
     stacked = isinstance(estimator, LayerwiseConvexCNN)
     run = RunFolder(out, everything, header=command_line(), overwrite=overwrite, resumable=stacked)
     run.check()
@@ -92,8 +101,14 @@ def fit_run(
                 result = train_stack(estimator, *where, certificate=certificate)
             else:
                 result = train(estimator, *where, certificate=certificate)
-        result |= {"settings": {"data": data, **everything}, "seed": seed}
-        run.write_result(result | environment_of_result())
+            environment = environment_of_result()
+            found = train_baselines(
+                baselines, dataset, everything, run.folder, callback, console.note
+            )
+        result |= {"baselines": found, "settings": {"data": data, **everything}, "seed": seed}
+        run.write_result(result | environment)
+        for part in (CHECKPOINT, PARTS):
+            shutil.rmtree(run.folder / part, ignore_errors=True)
         build_report_or_warn(run.folder, out, console)
     summarise(result, out, console)
     printed = {"run": str(out), "report": str(out / "report.html"), **result}
@@ -213,6 +228,7 @@ def summarise(result: Result, out: Path, console: Console) -> None:
     console.table([result["data"]["name"], "accuracy", "loss"], rows)
     if result["model"] == "layerwise":
         show_blocks(result["blocks"], console)
+        show_baselines(result, console)
     else:
         _show_block(result, out, console)
     console.show(f"Time: {duration(result['seconds'])}")

@@ -1,5 +1,6 @@
-"""Classifiers: the convex two-layer CNN, its non-convex twin, stacks of blocks, and files."""
+"""Classifiers: the convex two-layer CNN, its non-convex twin, stacks, baselines, and files."""
 
+from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.io import load_model, save_model
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
@@ -9,6 +10,7 @@ from convexcnn.models.two_layer import ConvexConvClassifier
 __all__ = [
     "Block",
     "ConvexConvClassifier",
+    "EndToEndCNN",
     "LayerwiseConvexCNN",
     "NonConvexConvClassifier",
     "load_model",

@@ -66,6 +66,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     device: str
     random_state: int | None
     image_shape: tuple[int, ...] | None
+    augmentations: tuple[str, ...] = AUGMENTATIONS
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train on images.
@@ -153,10 +154,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         classes, labels = np.unique(targets, return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"y has {len(classes)} class; a classifier needs at least two")
-        if self.augment not in AUGMENTATIONS:
-            raise SettingError(
-                f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
-            )
+        if self.augment not in self.augmentations:
+            known = ", ".join(self.augmentations)
+            raise SettingError(f"augment {self.augment!r} is not known; choose one of {known}")
         get_loss(self.loss)
         return images, labels.astype(np.int64), classes
 

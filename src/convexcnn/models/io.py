@@ -14,6 +14,7 @@ from torch import Tensor
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.models.base import ImageClassifier
+from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
@@ -25,6 +26,7 @@ MODELS: dict[str, type[ImageClassifier]] = {
     "ConvexConvClassifier": ConvexConvClassifier,
     "NonConvexConvClassifier": NonConvexConvClassifier,
     "LayerwiseConvexCNN": LayerwiseConvexCNN,
+    "EndToEndCNN": EndToEndCNN,
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from convexcnn.report.baselines import StackPoints, level_lines, time_chart
 from convexcnn.report.formatting import count, fixed, percent, scientific
 from convexcnn.report.line_chart import Line, LineChart, Mark
 from convexcnn.report.node import Node
@@ -121,28 +122,42 @@ def depth_chart(result: FitResult) -> LineChart | None:
             lines.append(_path_line(label, colour, depth, accuracies))
     if not lines:
         return None
+    levels = level_lines(result.baselines, len(blocks))
     ends = "; ".join(
         f"{line.label} from {percent(float(line.y[0]))} to {percent(float(line.y[-1]))}"
         for line in lines
     )
+    beside = "".join(f" {line.label} has {percent(float(line.y[0]))}." for line in levels)
     return LineChart(
         name="depth",
         title="Accuracy against depth",
-        description=f"Accuracy of the heads of blocks 1 to {len(blocks)}: {ends}.",
+        description=f"Accuracy of the heads of blocks 1 to {len(blocks)}: {ends}.{beside}",
         x_label="block",
-        lines=lines,
+        lines=[*levels, *lines],
         in_percent=True,
         whole_x=True,
     )
+
+
+def baseline_chart(result: FitResult) -> LineChart | None:
+    """Accuracy of a stack and its baselines against time; None for a run without baselines."""
+    points: StackPoints = []
+    seconds = 0.0
+    for block in result.blocks:
+        seconds += block.seconds or 0.0
+        if block.stack is not None and block.stack.accuracy is not None:
+            points.append((seconds / 60, block.stack.accuracy))
+    return time_chart(result.baselines, points)
 
 
 def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChart]:
     """Training curves of the descents in a fit's log: of the model, and of the gates if learned.
 
     A phase whose name tells of gates is the non-convex network that lends its filters as gates;
-    of that one only the accuracy is drawn.
+    of that one only the accuracy is drawn. Baselines have a chart of their own.
     """
     phases = dict.fromkeys(str(event.mapping().get("phase", "")) for event in metrics)
+    phases = {phase: None for phase in phases if not phase.startswith("baseline ")}
     charts: list[LineChart] = []
     for phase in phases:
         events = tuple(e for e in metrics if str(e.mapping().get("phase", "")) == phase)

@@ -6,9 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 
+from convexcnn.report.baselines import baseline_rows, stack_row
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
-from convexcnn.report.curves import beta_chart, depth_chart, descent_charts
+from convexcnn.report.curves import baseline_chart, beta_chart, depth_chart, descent_charts
 from convexcnn.report.explore import explore_view
 from convexcnn.report.filter_pictures import filter_views
 from convexcnn.report.fit_words import (
@@ -75,6 +76,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
             "blocks": [_block_view(i, block, result) for i, block in enumerate(result.blocks, 1)],
             "block_choices": [(i, str(i)) for i in range(1, len(result.blocks) + 1)],
             "scores": _scores(result),
+            "baselines": _baselines(result),
             "phases": _phases(result.phases),
         },
         charts=_charts(result, run.metrics),
@@ -158,6 +160,16 @@ def _scores(result: FitResult) -> list[tuple[str, str, str]]:
     return [(name, *_score_cells(scores)) for name, scores in rows]
 
 
+def _baselines(result: FitResult) -> list[list[str]]:
+    """The stack and the networks it is measured against, as lines of a table."""
+    if not result.baselines:
+        return []
+    seconds = [block.seconds for block in result.blocks if block.seconds is not None]
+    test = None if result.test is None else result.test.accuracy
+    stack = stack_row(test, result.train.accuracy, sum(seconds) if seconds else None)
+    return [stack, *baseline_rows(result.baselines)]
+
+
 def _validation_scores(block: Block) -> Scores | None:
     """The scores that chose beta; of a stack, those that weighed its heads."""
     if block.stack is not None:
@@ -181,11 +193,10 @@ def _phases(phases: dict[str, float]) -> list[PhaseView]:
 def _depth_caption(result: FitResult) -> str:
     """Whose accuracy the chart of depth shows; `all heads` is not quite that of unseen images."""
     caption = "Accuracy against depth: of every block's own head"
-    if all(block.stack is None for block in result.blocks):
-        return f"{caption}."
-    return (
-        f"{caption}, and on the validation images, which weigh them, of all heads up to that block."
-    )
+    if any(block.stack is not None for block in result.blocks):
+        caption += ", and on the validation images, which weigh them, of all heads up to that block"
+    levels = " Level lines: networks trained by back-propagation, on the test images."
+    return f"{caption}.{levels if result.baselines and result.test else ''}"
 
 
 def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
@@ -193,6 +204,11 @@ def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
     depth = depth_chart(result)
     if depth is not None:
         views.append(chart_view(depth, _depth_caption(result)))
+    race = baseline_chart(result)
+    if race is not None:
+        caption = "Accuracy against time, on validation images: of all heads so far, at the end of "
+        caption += "every block, and of networks trained by back-propagation as a whole."
+        views.append(chart_view(race, caption))
     for number, block in enumerate(result.blocks, start=1):
         chart = beta_chart(block, f"beta-path-{number}")
         if chart is None:

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from convexcnn.report.baselines import Baseline, read_baseline
 from convexcnn.report.node import Node
 
 Formulation = Literal["gated", "non-convex"]
@@ -118,6 +119,7 @@ class FitResult:
     test: Scores | None
     confusion: NDArray[np.int64] | None
     phases: dict[str, float]
+    baselines: tuple[Baseline, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ def _block(node: Node) -> Block:
 def _read_fit(root: Node) -> FitResult:
     circumstances = _circumstances(root)
     classes = len(circumstances.data.classes)
-    phases = root.optional("phases")
+    phases, baselines = root.optional("phases"), root.optional("baselines")
     return FitResult(
         circumstances=circumstances,
         model=root["model"].text(),
@@ -266,6 +268,7 @@ def _read_fit(root: Node) -> FitResult:
         test=_maybe(root, "test", _scores),
         confusion=_maybe(root, "confusion", lambda node: _confusion(node, classes)),
         phases={} if phases is None else {key: phases[key].number() for key in phases.mapping()},
+        baselines=() if baselines is None else tuple(map(read_baseline, baselines.items())),
     )
 
 
