@@ -37,6 +37,7 @@ class ImageStream:
         mirror: whether every image is followed by its left-right mirror image; the stream then
             has 2 n rows.
         device: where blocks are delivered.
+        weights: (n,) positive weights of the images in the loss; None where all weigh one.
     """
 
     images: ImageRows
@@ -45,9 +46,24 @@ class ImageStream:
     scaler: ImageScaler
     mirror: bool = False
     device: str = "cpu"
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.images) * (1 + self.mirror)
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights of all rows."""
+        if self.weights is None:
+            return len(self)
+        return float(self.weights.sum()) * (1 + self.mirror)
+
+    def roots(self) -> Tensor | None:
+        """Square roots of the weights of all rows (rows, 1), float64; None where all weigh one."""
+        if self.weights is None:
+            return None
+        roots = torch.from_numpy(np.sqrt(self.weights))[:, None].to(self.device)
+        return roots.repeat_interleave(2, 0) if self.mirror else roots
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Scaled images (b, channels, height, width) and one-hot targets (b, k), not mirrored."""
@@ -85,7 +101,8 @@ class ImageStream:
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
         """The same stream over some of the images."""
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], weights=weights)
 
     def without_mirror(self) -> ImageStream:
         return replace(self, mirror=False)
