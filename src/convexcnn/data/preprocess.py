@@ -27,7 +27,7 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         X: array, nested list or torch tensor. Whole numbers in 0..255 become uint8, all other
             numbers float32.
         image_shape: (channels, height, width), (height, width, channels) or (height, width) of
-            one flattened image; checked when X is not flattened.
+            one flattened image; checked when X is not flattened. One -1 stands for what is left.
 
     Returns:
         (n, channels, height, width), uint8 or float32; shares memory with X where it can.
@@ -36,6 +36,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
     """
     images = _as_pixels(X)
+    if image_shape is not None and -1 in image_shape:
+        image_shape = _filled(image_shape, images.shape)
     expected = None if image_shape is None else _expected_shape(image_shape)
     if images.ndim == 2:
         images = _unflatten(images, image_shape)
@@ -65,6 +67,17 @@ def channels_first(images: Images) -> Images:
     if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = np.moveaxis(images, 3, 1)
     return images
+
+
+def _filled(image_shape: Sequence[int], shape: tuple[int, ...]) -> Sequence[int]:
+    """An image_shape whose one -1 is what flattened images of a shape leave."""
+    others = -int(np.prod(image_shape))
+    if len(shape) != 2 or others < 1 or shape[1] < others or shape[1] % others:
+        raise DataError(
+            f"image_shape={tuple(image_shape)} does not divide X of shape {shape}; -1 may stand "
+            "for one of the sizes of flattened images"
+        )
+    return [shape[1] // others if size == -1 else size for size in image_shape]
 
 
 def _expected_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
@@ -129,22 +142,30 @@ class ImageScaler:
     centre: bool = False
 
     @classmethod
-    def fit(cls, images: Images, *, centre: bool = False) -> ImageScaler:
+    def fit(
+        cls,
+        images: Images,
+        *,
+        centre: bool = False,
+        weights: NDArray[np.float64] | None = None,
+    ) -> ImageScaler:
         """Measure mean and standard deviation of every channel, in float64.
 
         Args:
             images: (n, channels, height, width), uint8 or float32, n at least 1.
             centre: whether every image loses its own mean.
+            weights: (n,) of the images; None where all weigh one.
 
         Returns:
             The fitted scaler.
         """
-        pixels = images.shape[0] * images.shape[2] * images.shape[3]
-        total = sum(chunk.sum(axis=(0, 2, 3)) for chunk in _float64_chunks(images))
+        each = np.ones(len(images)) if weights is None else weights
+        pixels = each.sum() * images.shape[2] * images.shape[3]
+        total = sum(each[rows] @ chunk.sum(axis=(2, 3)) for rows, chunk in _float64_chunks(images))
         mean = np.asarray(total) / pixels
         spread = sum(
-            np.square(chunk - mean[:, None, None]).sum(axis=(0, 2, 3))
-            for chunk in _float64_chunks(images)
+            each[rows] @ np.square(chunk - mean[:, None, None]).sum(axis=(2, 3))
+            for rows, chunk in _float64_chunks(images)
         )
         scale = np.sqrt(np.asarray(spread) / pixels)
         scale[scale <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
@@ -204,6 +225,7 @@ class ImageScaler:
         return cls(tuple(mean.tolist()), tuple(scale.tolist()), bool(fields.get("centre", False)))
 
 
-def _float64_chunks(images: Images) -> Iterator[NDArray[np.float64]]:
+def _float64_chunks(images: Images) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK].astype(np.float64)
+        rows = slice(start, start + CHUNK)
+        yield rows, images[rows].astype(np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_array, column_or_1d
 from torch import Tensor, nn
 
 from convexcnn.data.preprocess import ImageScaler, as_images
@@ -48,6 +49,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train on images.
 
+        The attributes of an earlier training stay as they are until this one has succeeded.
+
         Args:
             X: images (n, channels, height, width), (n, height, width, channels),
                 (n, height, width), or flattened (n, pixels) with ``image_shape``; uint8 or float.
@@ -60,23 +63,37 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             DataError: images or labels that cannot be used.
             SettingError: a parameter that cannot work.
         """
+        return self._fit(X, y)
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         start = time.perf_counter()
-        images, labels, classes = self._check(X, y)
+        images, targets = self._check(X, y)
+        weights = self._image_weights(targets, sample_weight)
+        images, targets, weights = weighing(images, targets, weights)
+        classes, labels = encode(targets)
         device = resolve_device(self.device)
-        scaler = ImageScaler.fit(images, centre=self.centre)
-        stream = ImageStream(
-            images, labels, len(classes), scaler, mirror=self.augment == "flip", device=device
-        )
+        scaler = ImageScaler.fit(images, centre=self.centre, weights=weights)
+        mirror = self.augment == "flip"
+        stream = ImageStream(images, labels, len(classes), scaler, mirror, device, weights=weights)
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
             trained = self._fit_stream(stream, generator)
-        self.__dict__.update(trained)
-        self.classes_ = classes
-        self.image_shape_ = tuple(int(size) for size in images.shape[1:])
-        self.n_features_in_ = int(np.prod(self.image_shape_))
-        self.scaler_ = scaler
-        self.seconds_ = time.perf_counter() - start
+        self.__dict__.update(
+            trained,
+            classes_=classes,
+            image_shape_=tuple(int(size) for size in images.shape[1:]),
+            n_features_in_=int(np.prod(images.shape[1:])),
+            scaler_=scaler,
+            sample_weighted_=sample_weight is not None,
+            seconds_=time.perf_counter() - start,
+        )
         return self
+
+    def _image_weights(
+        self, targets: NDArray[Any], sample_weight: ArrayLike | None
+    ) -> NDArray[np.float64] | None:
+        """The weight of every image in the loss; None where all weigh one."""
+        return None
 
     @abstractmethod
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
@@ -103,26 +120,24 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             ValueError: something that does not fit together.
         """
 
-    def _check(
-        self, X: ArrayLike, y: ArrayLike
-    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
-        images = as_images(X, self.image_shape)
+    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        images = as_images(read_array(X, self, at_least=1), self.image_shape)
         targets = np.asarray(y)
+        if targets.ndim == 2 and targets.shape[1] == 1:
+            targets = column_or_1d(targets, warn=True)
         if targets.ndim != 1 or len(targets) != len(images):
             raise DataError(
-                f"y has shape {targets.shape}; give one label for each of the {len(images)} images"
+                f"y has shape {targets.shape}, but y should be a 1d array: give one label for each "
+                f"of the {len(images)} images"
             )
         if targets.dtype.kind == "f" and not np.array_equal(targets, np.rint(targets)):
             raise DataError("y holds fractions or NaN, continuous values; give one class per image")
-        classes, labels = np.unique(targets, return_inverse=True)
-        if len(classes) < 2:
-            raise DataError(f"y has {len(classes)} class; a classifier needs at least two")
         if self.augment not in AUGMENTATIONS:
             raise SettingError(
                 f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
             )
         get_loss(self.loss)
-        return images, labels.astype(np.int64), classes
+        return images, targets
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
         fraction = self.validation_fraction
@@ -154,7 +169,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return class probabilities (n, k): softmax of the scores over a temperature.
 
-        The temperature is fitted on the held-out images, before they join the training images.
+        The temperature is fitted on the held-out images, before they join the training images; it
+        is 1 where none were held out (one beta), and probabilities are then not calibrated:
+        ``sklearn.calibration.CalibratedClassifierCV`` calibrates with images of its own.
         """
         return probabilities(self.scores(X), self.temperature_)
 
@@ -181,27 +198,36 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         stream = ImageStream(images, labels, k, self.scaler_, device=str(self.fitted_device))
         return (block for block, _ in stream.blocks(SCORED_AT_ONCE))
 
-    def training_stream(self, X: ArrayLike, y: ArrayLike) -> ImageStream:
+    def training_stream(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> ImageStream:
         """The images that it was trained on as a stream on the CPU, mirrored as in training.
 
         Args:
             X: the training images.
             y: (n,) their labels.
+            sample_weight: (n,) their weights, if it was trained with some.
 
         Raises:
             DataError: images or labels of another kind than the model was trained on.
         """
         images = self._images_like_trained(X)
+        if self.sample_weighted_ != (sample_weight is not None):
+            raise DataError(
+                f"the model was trained {'with' if self.sample_weighted_ else 'without'} "
+                "sample_weight; give what it was trained with"
+            )
         targets = np.asarray(y)
         if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
             raise DataError(
                 f"y must hold one label for each of the {len(images)} images, out of the "
                 f"{len(self.classes_)} that the model was trained on"
             )
+        weights = self._image_weights(targets, sample_weight)
+        images, targets, weights = weighing(images, targets, weights)
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
-        return ImageStream(
-            images, labels, len(self.classes_), self.scaler_, mirror=self.augment == "flip"
-        )
+        mirror, k = self.augment == "flip", len(self.classes_)
+        return ImageStream(images, labels, k, self.scaler_, mirror, weights=weights)
 
     def check_trained(self) -> None:
         """Raise scikit-learn's NotFittedError before ``fit``."""
@@ -212,7 +238,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
         self.check_trained()
-        images = as_images(X, self.image_shape or self._flat_shape(X))
+        rows = read_array(X, self)
+        if rows.ndim == 2 and rows.shape[1] != self.n_features_in_:
+            raise DataError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input; give images of shape {self.image_shape_}"
+            )
+        images = as_images(
+            rows, self.image_shape or (self.image_shape_ if rows.ndim == 2 else None)
+        )
         if images.shape[1:] != self.image_shape_:
             raise DataError(
                 f"X has images of shape {images.shape[1:]}; the model was trained on "
@@ -220,11 +254,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             )
         return images
 
-    def _flat_shape(self, X: ArrayLike) -> tuple[int, ...] | None:
-        return self.image_shape_ if np.ndim(X) == 2 else None
-
-    def _temperature(self, scores: Tensor | None, labels: NDArray[np.int64]) -> float:
-        return 1.0 if scores is None else fit_temperature(scores.cpu().numpy(), labels)
+    def _temperature(
+        self,
+        scores: Tensor | None,
+        labels: NDArray[np.int64],
+        weights: NDArray[np.float64] | None = None,
+    ) -> float:
+        return 1.0 if scores is None else fit_temperature(scores.cpu().numpy(), labels, weights)
 
 
 class BlockClassifier(ImageClassifier):
@@ -317,8 +353,52 @@ class BlockClassifier(ImageClassifier):
         if self.whiten is None:
             return identity_transform(geometry.patch_dim)
         order = torch.randperm(len(stream.images), generator=generator).numpy()
-        images, _ = stream.block(order[:WHITENING_IMAGES])
-        return fit_whitening(images, geometry, min(self.whiten, geometry.patch_dim))
+        rows = order[:WHITENING_IMAGES]
+        images, _ = stream.block(rows)
+        each = None if stream.weights is None else torch.from_numpy(stream.weights[rows])
+        rank = min(self.whiten, geometry.patch_dim)
+        return fit_whitening(images, geometry, rank, weights=each)
+
+
+def read_array(X: ArrayLike, model: BaseEstimator, *, at_least: int = 0) -> Any:
+    """Return images as an array of numbers, by scikit-learn's own rules, or as the tensor they are.
+
+    Raises:
+        DataError: complex, ragged or empty input, or strings.
+        TypeError: sparse matrices, or objects that are no numbers.
+    """
+    if hasattr(X, "detach"):
+        return X
+    try:
+        return check_array(
+            X,
+            allow_nd=True,
+            ensure_all_finite=False,  # convexcnn.data.as_images names the image
+            ensure_min_samples=at_least,
+            estimator=model,
+        )
+    except ValueError as error:
+        raise DataError(" ".join(str(error).split())) from error
+
+
+def weighing(
+    images: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
+    """Images of positive weight, their labels, and their weights over the mean of these."""
+    if weights is None:
+        return images, targets, None
+    kept = weights > 0
+    if not kept.all():
+        images, targets, weights = images[kept], targets[kept], weights[kept]
+    return images, targets, weights / weights.mean()
+
+
+def encode(targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The classes (k,) of labels, at least two, and each label's place among them, (n,)."""
+    classes, labels = np.unique(targets, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"y has {len(classes)} class; a classifier needs at least two")
+    return classes, labels.astype(np.int64)
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

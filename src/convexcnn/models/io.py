@@ -55,6 +55,7 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
             "fingerprint": getattr(model, "fingerprint_", None),
             "images": int(model.n_train_),
             "mirror": model.augment == "flip",
+            "weighted": model.sample_weighted_,
         },
     }
     try:
@@ -92,7 +93,7 @@ def load_model(folder: Path | str) -> ImageClassifier:
         ) from error
 
 
-_PLAIN = (str, int, float, bool, list, tuple, type(None))
+_PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 _MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -107,7 +108,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Block):
         value = vars(value)
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -142,6 +143,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageC
     model.restore(description, tensors)
     model.fingerprint_ = description["training"]["fingerprint"]
     model.n_train_ = int(description["training"]["images"])
+    model.sample_weighted_ = bool(description["training"].get("weighted", False))
     return model
 
 

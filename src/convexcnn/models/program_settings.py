@@ -121,7 +121,7 @@ class ProgramSettings:
         if self.formulation == "relu-penalised" and not self.descends:
             raise SettingError(
                 f"formulation relu-penalised is trained by solver sgd only, not by "
-                f"{_name(self.solver)}; its exact form is formulation relu"
+                f"{solver_name(self.solver)}; its exact form is formulation relu"
             )
         able = solvers_for(self.kind)
         if self.descends:
@@ -141,7 +141,7 @@ class ProgramSettings:
             handled = self.solver == "auto" or self.solver in able
         if not isinstance(self.solver, BetaSolver) and not handled:
             raise SettingError(
-                f"solver {_name(self.solver)} cannot solve {self.kind}; use solver "
+                f"solver {solver_name(self.solver)} cannot solve {self.kind}; use solver "
                 f"{' or '.join(able)}"
             )
         if self.tolerance is not None and not isinstance(self.solver, str):
@@ -198,7 +198,8 @@ class ProgramSettings:
         return ridge, reason
 
 
-def _name(solver: str | PathSolver | BetaSolver | SGD) -> str:
+def solver_name(solver: str | PathSolver | BetaSolver | SGD) -> str:
+    """The name that a solver goes by, be it a name or an object."""
     return solver if isinstance(solver, str) else str(getattr(solver, "name", "sgd"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,7 @@ class ImageStream:
     scaler: ImageScaler
     mirror: bool = False
     device: str = "cpu"
-    weights: NDArray[np.float64] | None = None
+    weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.images) * (1 + self.mirror)
