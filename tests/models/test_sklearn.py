@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone, is_classifier
-from sklearn.exceptions import NotFittedError
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -69,6 +73,56 @@ def test_flattened_images_go_through_pipelines(make):
     pipeline = make_pipeline(FunctionTransformer(lambda X: 255 - X), model)
     scores = cross_val_score(pipeline, IMAGES.reshape(60, -1), LABELS, cv=2)
     assert scores.mean() > 0.7
+
+
+def test_probabilities_are_calibrated_by_scikit_learn(make):
+    calibrated = CalibratedClassifierCV(make(), cv=2).fit(IMAGES, LABELS)
+    chances = calibrated.predict_proba(IMAGES)
+    np.testing.assert_allclose(chances.sum(1), 1)
+    assert (chances.argmax(1) == LABELS).mean() > 0.8
+
+
+def test_weights_go_through_grid_search():
+    weights = 1.0 + (LABELS == 0)
+    model = convex(gates="gaussian")
+    search = GridSearchCV(model, {"betas": [0.01, 0.1]}, cv=2, error_score="raise")
+    assert search.fit(IMAGES, LABELS, sample_weight=weights).best_score_ > 0.6
+
+
+def test_a_trained_model_goes_through_joblib(model):
+    """As parallel searches do; the library itself never unpickles."""
+    memory = io.BytesIO()
+    joblib.dump(model, memory)
+    memory.seek(0)
+    found = joblib.load(memory)
+    np.testing.assert_array_equal(found.scores(IMAGES), model.scores(IMAGES))
+
+
+def test_images_may_be_flat_and_may_have_a_column_of_labels(make):
+    flat = make(image_shape=(1, 8, 8)).fit(IMAGES.reshape(60, -1), LABELS)
+    square = make().fit(IMAGES, LABELS)
+    np.testing.assert_array_equal(flat.scores(IMAGES), square.scores(IMAGES.reshape(60, -1)))
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        make().fit(IMAGES, LABELS[:, None])
+
+
+def test_a_training_that_fails_leaves_the_last_one_as_it_was(make):
+    model = make().fit(IMAGES, LABELS)
+    before = vars(model).copy()
+    scores = model.scores(IMAGES)
+
+    def fail(event):
+        raise RuntimeError("stopped")
+
+    model.set_params(callback=fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.fit(255 - IMAGES, LABELS[::-1].copy())
+    after = vars(model).copy()
+    assert after.pop("callback") is fail
+    before.pop("callback")
+    assert all(after[name] is value for name, value in before.items())
+    assert set(after) == set(before)
+    np.testing.assert_array_equal(model.scores(IMAGES), scores)
 
 
 # scikit-learn's own checks feed rows of numbers. Taken as the channels of images of one pixel,

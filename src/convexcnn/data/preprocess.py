@@ -27,7 +27,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         X: array, nested list or torch tensor. Whole numbers in 0..255 become uint8, all other
             numbers float32.
         image_shape: (channels, height, width), (height, width, channels) or (height, width) of
-            one flattened image; checked when X is not flattened. One -1 stands for what is left.
+            one flattened image; checked when X is not flattened. (-1, height, width) is channels
+            first, with as many channels as the flattened images have.
 
     Returns:
         (n, channels, height, width), uint8 or float32; shares memory with X where it can.
@@ -36,8 +37,10 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
     """
     images = _as_pixels(X)
-    if image_shape is not None and -1 in image_shape:
-        image_shape = _filled(image_shape, images.shape)
+    if image_shape is not None and image_shape[:1] in ((-1,), [-1]):
+        images = _with_channels(images, image_shape)
+        check_finite(images, "X")
+        return images
     expected = None if image_shape is None else _expected_shape(image_shape)
     if images.ndim == 2:
         images = _unflatten(images, image_shape)
@@ -69,15 +72,17 @@ def channels_first(images: Images) -> Images:
     return images
 
 
-def _filled(image_shape: Sequence[int], shape: tuple[int, ...]) -> Sequence[int]:
-    """An image_shape whose one -1 is what flattened images of a shape leave."""
-    others = -int(np.prod(image_shape))
-    if len(shape) != 2 or others < 1 or shape[1] < others or shape[1] % others:
+def _with_channels(images: Images, image_shape: Sequence[int]) -> Images:
+    """Flattened images to (n, channels, height, width), with as many channels as that makes."""
+    size = int(np.prod(image_shape[1:]))
+    if len(image_shape) != 3 or size < 1 or min(image_shape[1:]) < 1:
+        raise SettingError(f"image_shape={tuple(image_shape)} must be (-1, height, width)")
+    if images.ndim != 2 or not images.shape[1] or images.shape[1] % size:
         raise DataError(
-            f"image_shape={tuple(image_shape)} does not divide X of shape {shape}; -1 may stand "
-            "for one of the sizes of flattened images"
+            f"X has shape {images.shape}, and image_shape={tuple(image_shape)} is for flattened "
+            f"images (n, channels * {size})"
         )
-    return [shape[1] // others if size == -1 else size for size in image_shape]
+    return images.reshape(len(images), -1, *image_shape[1:])
 
 
 def _expected_shape(image_shape: Sequence[int]) -> tuple[int, ...]:

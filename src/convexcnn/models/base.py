@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_array, column_or_1d
 from torch import Tensor, nn
 
 from convexcnn.data.preprocess import ImageScaler, as_images
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
+from convexcnn.models.inputs import encode, read_array, read_labels, weighing
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
@@ -122,16 +122,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         images = as_images(read_array(X, self, at_least=1), self.image_shape)
-        targets = np.asarray(y)
-        if targets.ndim == 2 and targets.shape[1] == 1:
-            targets = column_or_1d(targets, warn=True)
-        if targets.ndim != 1 or len(targets) != len(images):
-            raise DataError(
-                f"y has shape {targets.shape}, but y should be a 1d array: give one label for each "
-                f"of the {len(images)} images"
-            )
-        if targets.dtype.kind == "f" and not np.array_equal(targets, np.rint(targets)):
-            raise DataError("y holds fractions or NaN, continuous values; give one class per image")
+        targets = read_labels(y, len(images))
         if self.augment not in AUGMENTATIONS:
             raise SettingError(
                 f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
@@ -358,47 +349,6 @@ class BlockClassifier(ImageClassifier):
         each = None if stream.weights is None else torch.from_numpy(stream.weights[rows])
         rank = min(self.whiten, geometry.patch_dim)
         return fit_whitening(images, geometry, rank, weights=each)
-
-
-def read_array(X: ArrayLike, model: BaseEstimator, *, at_least: int = 0) -> Any:
-    """Return images as an array of numbers, by scikit-learn's own rules, or as the tensor they are.
-
-    Raises:
-        DataError: complex, ragged or empty input, or strings.
-        TypeError: sparse matrices, or objects that are no numbers.
-    """
-    if hasattr(X, "detach"):
-        return X
-    try:
-        return check_array(
-            X,
-            allow_nd=True,
-            ensure_all_finite=False,  # convexcnn.data.as_images names the image
-            ensure_min_samples=at_least,
-            estimator=model,
-        )
-    except ValueError as error:
-        raise DataError(" ".join(str(error).split())) from error
-
-
-def weighing(
-    images: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
-    """Images of positive weight, their labels, and their weights over the mean of these."""
-    if weights is None:
-        return images, targets, None
-    kept = weights > 0
-    if not kept.all():
-        images, targets, weights = images[kept], targets[kept], weights[kept]
-    return images, targets, weights / weights.mean()
-
-
-def encode(targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The classes (k,) of labels, at least two, and each label's place among them, (n,)."""
-    classes, labels = np.unique(targets, return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"y has {len(classes)} class; a classifier needs at least two")
-    return classes, labels.astype(np.int64)
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
