@@ -64,6 +64,7 @@ class LazyGroup(click.Group):
             "predict",
             "explain",
             "report",
+            "export",
             "data",
         )
     },

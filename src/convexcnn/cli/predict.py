@@ -99,21 +99,20 @@ def picture_files(images: Sequence[Path]) -> Iterator[Path]:
 def _predict(
     model: ImageClassifier, files: Sequence[Path], top: int, skip_bad: bool
 ) -> tuple[list[Prediction], tuple[str, ...]]:
-    from convexcnn.cli.trained import class_names
     from convexcnn.data import read_images
 
     channels, height, width = model.image_shape_
     read = read_images(files, channels=channels, image_size=(height, width), skip_bad=skip_bad)
     if not len(read.kept):
         return [], read.skipped
-    names = class_names(model)
+    names = model.column_names()
     probabilities = model.predict_proba(read.images)
     order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
     predictions = []
     for row, file in enumerate(read.kept):
         ranked = [
             {
-                "label": names[int(model.classes_[column])],
+                "label": names[column],
                 "probability": float(probabilities[row, column]),
             }
             for column in order[row]

@@ -45,6 +45,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     device: str
     random_state: int | None
     image_shape: tuple[int, ...] | None
+    class_names: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ... that it was trained on; empty where labels name themselves."""
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train on images.
@@ -219,6 +221,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
         mirror, k = self.augment == "flip", len(self.classes_)
         return ImageStream(images, labels, k, self.scaler_, mirror, weights=weights)
+
+    def column_names(self) -> list[str]:
+        """Return the names of the classes in the order of the columns of scores."""
+        labels = self.classes_.tolist()
+        names = self.class_names
+        return [names[label] for label in labels] if names else [str(label) for label in labels]
 
     def check_trained(self) -> None:
         """Raise scikit-learn's NotFittedError before ``fit``."""

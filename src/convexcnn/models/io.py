@@ -47,7 +47,7 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
         "class": type(model).__name__,
         "parameters": _plain_parameters(model),
         "classes": model.classes_.tolist(),
-        "class_names": list(getattr(model, "class_names", ()) or ()),
+        "class_names": list(model.class_names),
         "image_shape": list(model.image_shape_),
         "scaler": model.scaler_.to_dict(),
         **learned,
@@ -134,6 +134,8 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageC
     model = cls(**{k: _from_json(v) for k, v in description["parameters"].items()})
     model.classes_ = np.asarray(description["classes"])
     model.class_names = tuple(str(name) for name in description["class_names"])
+    if model.class_names:
+        model.column_names()  # every label has its name
     channels, height, width = (int(size) for size in description["image_shape"])
     model.image_shape_ = (channels, height, width)
     model.n_features_in_ = channels * height * width
