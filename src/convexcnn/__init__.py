@@ -35,7 +35,9 @@ if TYPE_CHECKING:
         ConvexConvClassifier,
         LayerwiseConvexCNN,
         NonConvexConvClassifier,
+        load_from_hub,
         load_model,
+        push_to_hub,
         save_model,
     )
     from convexcnn.report import build_report
@@ -65,9 +67,11 @@ __all__ = [
     "gradient_times_input",
     "insertion_curve",
     "load_dataset",
+    "load_from_hub",
     "load_model",
     "maximise_input",
     "occlusion_map",
+    "push_to_hub",
     "save_model",
     "strongest_filters",
 ]
@@ -90,9 +94,11 @@ _HOME = {
     "gradient_times_input": "explain",
     "insertion_curve": "explain",
     "load_dataset": "data",
+    "load_from_hub": "models",
     "load_model": "models",
     "maximise_input": "explain",
     "occlusion_map": "explain",
+    "push_to_hub": "models",
     "save_model": "models",
     "strongest_filters": "explain",
 }

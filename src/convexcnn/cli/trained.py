@@ -22,11 +22,12 @@ def load_trained(run: Path) -> ImageClassifier:
         RunError: there is no such run, it holds several models, or the model is damaged.
     """
     from convexcnn.models import load_model
+    from convexcnn.models.io import config_file
 
     if not run.is_dir():
         raise RunError(f"{run}: there is no such run; make one with 'convexcnn fit DATA --out'")
-    several = sorted(path.parent for path in run.glob("models/*/model.json"))
-    if several and not (run / "model.json").exists():
+    several = sorted(folder for folder in run.glob("models/*") if config_file(folder))
+    if several and config_file(run) is None:
         names = " or ".join(str(path) for path in several)
         raise RunError(f"{run} is a comparison; name one of its models: {names}")
     model = load_model(run)

@@ -1,5 +1,6 @@
 """Classifiers: the convex two-layer CNN, its non-convex twin, stacks of blocks, and files."""
 
+from convexcnn.models.hub import load_from_hub, push_to_hub
 from convexcnn.models.io import load_model, save_model
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
@@ -11,6 +12,8 @@ __all__ = [
     "ConvexConvClassifier",
     "LayerwiseConvexCNN",
     "NonConvexConvClassifier",
+    "load_from_hub",
     "load_model",
+    "push_to_hub",
     "save_model",
 ]

@@ -1,4 +1,8 @@
-"""Trained models on disk: tensors in safetensors, everything else in JSON, both checked on load."""
+"""Trained models on disk: tensors in safetensors, everything else in JSON, both checked on load.
+
+The folder is laid out as the Hugging Face Hub wants it: ``model.safetensors``, ``config.json``, and
+a model card ``README.md``. ``model.json`` is what ``config.json`` was called at first.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,22 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
+from convexcnn import __version__
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.layerwise import LayerwiseConvexCNN
+from convexcnn.models.model_card import CARD_START, model_card
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.models.whole_files import read_tensors, write_whole
 
 FORMAT = 1
+TENSORS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+OLD_CONFIG_FILE = "model.json"
+MODEL_FILES = (TENSORS_FILE, CONFIG_FILE, CARD_FILE)
+
 MODELS: dict[str, type[ImageClassifier]] = {
     "ConvexConvClassifier": ConvexConvClassifier,
     "NonConvexConvClassifier": NonConvexConvClassifier,
@@ -29,7 +39,9 @@ MODELS: dict[str, type[ImageClassifier]] = {
 
 
 def save_model(model: ImageClassifier, folder: Path | str) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into a folder, each whole or not at all.
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``, each whole or not at all.
+
+    A README.md that is no model card of this library is left alone.
 
     Args:
         model: fitted.
@@ -61,9 +73,11 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / "model.safetensors", lambda path: save_file(contiguous, path))
-        text = json.dumps(description, indent=2)
-        write_whole(folder / "model.json", lambda path: path.write_text(text + "\n", "utf-8"))
+        write_whole(folder / TENSORS_FILE, lambda path: save_file(contiguous, path))
+        _write_text(folder / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+        card = folder / CARD_FILE
+        if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):
+            _write_text(card, model_card(description, model.column_names(), __version__))
     except OSError as error:
         raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
 
@@ -72,7 +86,7 @@ def load_model(folder: Path | str) -> ImageClassifier:
     """Read a model that ``save_model`` wrote, checking every shape and number.
 
     Args:
-        folder: with ``model.json`` and ``model.safetensors``.
+        folder: with ``config.json`` (or the ``model.json`` of old) and ``model.safetensors``.
 
     Returns:
         The fitted classifier.
@@ -81,16 +95,27 @@ def load_model(folder: Path | str) -> ImageClassifier:
         RunError: a file is missing, damaged, of another format, or does not fit together.
     """
     folder = Path(folder)
-    description = _read_description(folder / "model.json")
-    tensors = read_tensors(folder / "model.safetensors")
+    config = config_file(folder) or folder / CONFIG_FILE
+    description = _read_description(config)
+    tensors = read_tensors(folder / TENSORS_FILE)
     try:
         return _assemble(description, tensors)
     except (*_MISFITS, ConvexcnnError) as error:
         reason = f"{error}" if isinstance(error, ConvexcnnError) else repr(error)
         raise RunError(
-            f"{folder}: model.json and model.safetensors do not fit together ({reason}); "
+            f"{folder}: {config.name} and {TENSORS_FILE} do not fit together ({reason}); "
             f"train the model again"
         ) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def config_file(folder: Path) -> Path | None:
+    """Return the file that describes the model in a folder; None if there is none."""
+    names = (folder / name for name in (CONFIG_FILE, OLD_CONFIG_FILE))
+    return next((path for path in names if path.exists()), None)
 
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
