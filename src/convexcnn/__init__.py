@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convexcnn.errors import ConvexcnnError, DataError, RunError, SettingError
 
 if TYPE_CHECKING:
+    from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.data import (
         ImageDataset,
         ImageSplit,
@@ -51,10 +52,12 @@ __all__ = [
     "DataError",
     "ImageDataset",
     "ImageSplit",
+    "JsonLinesLogger",
     "LayerwiseConvexCNN",
     "NonConvexConvClassifier",
     "RunError",
     "SettingError",
+    "TensorBoardLogger",
     "__version__",
     "available_datasets",
     "build_report",
@@ -81,8 +84,10 @@ _HOME = {
     "ConvexConvClassifier": "models",
     "ImageDataset": "data",
     "ImageSplit": "data",
+    "JsonLinesLogger": "callbacks",
     "LayerwiseConvexCNN": "models",
     "NonConvexConvClassifier": "models",
+    "TensorBoardLogger": "callbacks",
     "available_datasets": "data",
     "build_report": "report",
     "dataset_from_arrays": "data",

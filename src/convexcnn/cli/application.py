@@ -66,6 +66,7 @@ class LazyGroup(click.Group):
             "report",
             "export",
             "data",
+            "completion",
         )
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.run_folder import jsonable
+from convexcnn.callbacks import jsonable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convexcnn.callbacks import together
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.run_folder import RunFolder
@@ -39,6 +40,7 @@ def fit_run(
     download: bool = False,
     overwrite: bool = False,
     certificate: bool = True,
+    loggers: Sequence[Callback] = (),
 ) -> Result:
     """Read data, train, and write the run with its report.
 
@@ -54,6 +56,7 @@ def fit_run(
         download: fetch official files that are missing.
         overwrite: replace an existing run.
         certificate: bound the distance from the optimum, where the program has such a bound.
+        loggers: called with every event of the training.
 
     Returns:
         What was printed with `--json`.
@@ -82,12 +85,7 @@ def fit_run(
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")
         with console.progress() as show:
-
-            def callback(event: dict[str, Any]) -> None:
-                run.log(event)
-                show(event)
-
-            where = dataset, run.folder, callback
+            where = dataset, run.folder, together(run.log, show, *loggers)
             if isinstance(estimator, LayerwiseConvexCNN):
                 result = train_stack(estimator, *where, certificate=certificate)
             else:
