@@ -19,6 +19,7 @@ from convexcnn.data.preprocess import ImageScaler, as_images
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.inputs import encode, read_array, read_labels, weighing
+from convexcnn.models.parameters import check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
@@ -69,6 +70,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         start = time.perf_counter()
+        self.check_parameters()
         images, targets = self._check(X, y)
         weights = self._image_weights(targets, sample_weight)
         images, targets, weights = weighing(images, targets, weights)
@@ -125,12 +127,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         images = as_images(read_array(X, self, at_least=1), self.image_shape)
         targets = read_labels(y, len(images))
+        return images, targets
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that cannot work, whatever the images.
+
+        Raises:
+            SettingError: the first one.
+        """
+        check_types(self)
         if self.augment not in AUGMENTATIONS:
             raise SettingError(
                 f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
             )
         get_loss(self.loss)
-        return images, targets
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
         fraction = self.validation_fraction

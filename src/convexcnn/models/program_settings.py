@@ -151,7 +151,10 @@ class ProgramSettings:
             )
 
     def _check_betas(self) -> None:
-        values = self.beta_values
+        try:
+            values = self.beta_values
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"betas is {self.betas!r}; give positive numbers") from error
         sound = values and all(0 <= value < math.inf for value in values)
         if not sound or (not self.descends and self.betas is not None and 0 in values):
             raise SettingError(f"betas is {self.betas}; give positive numbers")

@@ -173,10 +173,12 @@ class ConvexConvClassifier(BlockClassifier):
     ) -> NDArray[np.float64] | None:
         weights = image_weights(targets, sample_weight, self.class_weight)
         if weights is not None:
-            settings = self._settings()
-            settings.check()
-            check_can_weigh(settings, self.gates)
+            check_can_weigh(self._settings(), self.gates)
         return weights
+
+    def check_parameters(self) -> None:
+        super().check_parameters()
+        self._settings().check()
 
     def _train(
         self,
@@ -186,7 +188,6 @@ class ConvexConvClassifier(BlockClassifier):
         generator: torch.Generator,
     ) -> dict[str, Any]:
         settings = self._settings()
-        settings.check()
         clock = PhaseClock(self.callback)
         size = ProblemSize(
             rows=len(stream),
