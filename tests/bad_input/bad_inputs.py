@@ -49,11 +49,11 @@ def check(
     output = capsys.readouterr()
     last = output.err.splitlines()[-1]
     assert exit_.value.code == case.code, output.err
-    assert output.out == ""
+    assert output.out == "", output.out
     assert "Traceback" not in output.err
     assert "this is a bug" not in output.err
-    assert last.startswith("Error: ")
-    assert case.message in last
+    assert last.startswith("Error: "), output.err
+    assert case.message in last, last
     assert set(folder.rglob("*")) == before
 
 

@@ -144,7 +144,8 @@ def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
     header = ["image", "label", "probability"]
     for rank in range(2, ranks + 1):
         header += [f"label_{rank}", f"probability_{rank}"]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # A file name need not be UTF-8: its bytes go through as they are.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for prediction in predictions:

@@ -195,7 +195,7 @@ def read_result(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run: it needs {RESULT_FILE} and {SETTINGS_FILE}")
     try:
         result = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path / RESULT_FILE} is damaged ({error}); train it again") from None
     if not isinstance(result, dict) or result.get("format") != 1:
         raise RunError(f"{path / RESULT_FILE} is not of format 1, the only one known here")
@@ -233,7 +233,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid TOML: {error}") from None
 
 

@@ -41,7 +41,7 @@ SOLVERS = (
 )
 """The names of `models.program_settings.SOLVERS`, which would import torch for a page of help."""
 
-RUN_KEYS = {
+RUN_KEYS: dict[str, type] = {
     "formulation": str,
     "image_size": int,
     "limit": int,
@@ -95,12 +95,7 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     Raises:
         SettingError: a setting that does not exist, or not for this model and formulation.
     """
-    for key in settings.keys() & RUN_KEYS.keys():
-        value, kind = settings[key], RUN_KEYS[key]
-        if value is not None and type(value) is not kind:
-            raise SettingError(f"{key} is {value!r}; give a value of type {kind.__name__}")
-        if kind is int and value is not None and value < (key != "seed"):
-            raise SettingError(f"{key} is {value}; give a positive whole number")
+    check_run_keys(settings)
     formulation, model = settings.get("formulation", "gated"), settings.get("model", "two-layer")
     for name, value, choices in (
         ("formulation", formulation, FORMULATIONS),
@@ -126,6 +121,20 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     estimator.set_params(**parameters, random_state=settings.get("seed", 0))
     estimator.check_parameters()
     return estimator
+
+
+def check_run_keys(settings: Mapping[str, Any]) -> None:
+    """Refuse values of RUN_KEYS, as a file may hold them, of another type or out of range.
+
+    Raises:
+        SettingError: the first one.
+    """
+    for key in sorted(settings.keys() & RUN_KEYS.keys()):
+        value, kind = settings[key], RUN_KEYS[key]
+        if value is not None and type(value) is not kind:
+            raise SettingError(f"{key} is {value!r}; give a value of type {kind.__name__}")
+        if isinstance(value, int) and kind is int and value < (key != "seed"):
+            raise SettingError(f"{key} is {value}; give a positive whole number")
 
 
 def _default_estimator(model: str, formulation: str) -> Estimator:

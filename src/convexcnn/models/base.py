@@ -355,6 +355,8 @@ class BlockClassifier(ImageClassifier):
             setattr(self, name, tensors[name])
         for name in self.numbers:
             setattr(self, name, finite(description["numbers"], name))
+        if self.temperature_ <= 0:
+            raise ValueError(f"temperature_ is {self.temperature_}")
 
     def _fit_transform(
         self, stream: ImageStream, geometry: PatchGeometry, generator: torch.Generator

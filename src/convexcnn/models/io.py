@@ -144,7 +144,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as JSON ({error}); train the model again") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else None
@@ -157,7 +157,10 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageClassifier:
     cls = MODELS[description["class"]]
     model = cls(**{k: _from_json(v) for k, v in description["parameters"].items()})
+    ImageClassifier.check_parameters(model)
     model.classes_ = np.asarray(description["classes"])
+    if model.classes_.ndim != 1 or len(model.classes_) < 2:
+        raise ValueError(f"classes has shape {model.classes_.shape}")
     model.class_names = tuple(str(name) for name in description["class_names"])
     if model.class_names:
         model.column_names()  # every label has its name

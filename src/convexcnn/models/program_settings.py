@@ -10,6 +10,7 @@ from functools import cached_property
 from convexcnn.errors import SettingError
 from convexcnn.models.base import available_memory_gb
 from convexcnn.programs.kind import POOLINGS, ProgramKind
+from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
 from convexcnn.solvers.choose import (
     ProblemSize,
@@ -97,12 +98,7 @@ class ProgramSettings:
             SettingError: a value that is not known, or a solver that cannot solve the program;
                 it names those that can.
         """
-        for name, known in {
-            "formulation": FORMULATIONS,
-            "regulariser": tuple(REGULARISERS),
-            "pool": POOLINGS,
-        }.items():
-            _check_choice(name, getattr(self, name), known)
+        self.check_names()
         if isinstance(self.solver, str):
             _check_choice("solver", self.solver, SOLVERS)
         elif not isinstance(self.solver, (PathSolver, BetaSolver, SGD)):
@@ -116,6 +112,20 @@ class ProgramSettings:
                 raise SettingError(f"{name} is {value}; give a positive number")
         self._check_solver()
         self._check_betas()
+
+    def check_names(self) -> None:
+        """Refuse a formulation, regulariser, loss or pooling that there is none of.
+
+        Raises:
+            SettingError: it names those that there are.
+        """
+        for name, known in {
+            "formulation": FORMULATIONS,
+            "regulariser": tuple(REGULARISERS),
+            "loss": tuple(LOSSES),
+            "pool": POOLINGS,
+        }.items():
+            _check_choice(name, getattr(self, name), known)
 
     def _check_solver(self) -> None:
         if self.formulation == "relu-penalised" and not self.descends:

@@ -424,6 +424,7 @@ class ConvexConvClassifier(BlockClassifier):
         }
 
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._settings().check_names()
         super().restore(description, tensors)
         if isinstance(self.class_weight, Mapping):  # in JSON every key is a string
             known = {str(label): label for label in self.classes_.tolist()}
