@@ -70,16 +70,15 @@ def test_onnx_torch_and_numpy_agree_on_a_thousand_images(tmp_path) -> None:
 
 
 ARRANGEMENTS = {
-    "raw pixels": {"whiten": None},
-    "not centred": {"centre": False},
-    "cells that overlap": {"stride": 1, "filter_size": 4},
-    "padding and one cell": {"padding": 1, "pooling": 1},
+    "raw pixels": (convex, {"whiten": None}, "uint8"),
+    "not centred": (convex, {"centre": False}, "float32"),
+    "cells that overlap": (convex, {"stride": 1, "filter_size": 4}, "uint8"),
+    "padding and one cell": (convex, {"padding": 1, "pooling": 1}, "float32"),
+    "non-convex": (non_convex, {"stride": 1}, "float32"),
 }
 
 
-@pytest.mark.parametrize("pixels", ["uint8", "float32"])
-@pytest.mark.parametrize("settings", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
-@pytest.mark.parametrize("maker", [convex, non_convex], ids=["convex", "non-convex"])
+@pytest.mark.parametrize(("maker", "settings", "pixels"), ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_every_arrangement_is_exported_to_onnx(maker, settings, pixels, tmp_path) -> None:
     need_onnx()
     images, labels = stripes(48, size=9, channels=3)
