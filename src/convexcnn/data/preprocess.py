@@ -164,12 +164,12 @@ class ImageScaler:
         Returns:
             The fitted scaler.
         """
-        each = np.ones(len(images)) if weights is None else weights
-        pixels = each.sum() * images.shape[2] * images.shape[3]
-        total = sum(each[rows] @ chunk.sum(axis=(2, 3)) for rows, chunk in _float64_chunks(images))
+        pixels = len(images) if weights is None else weights.sum()
+        pixels = pixels * images.shape[2] * images.shape[3]
+        total = sum(_sums(chunk, weights, rows) for rows, chunk in _float64_chunks(images))
         mean = np.asarray(total) / pixels
         spread = sum(
-            each[rows] @ np.square(chunk - mean[:, None, None]).sum(axis=(2, 3))
+            _sums(np.square(chunk - mean[:, None, None]), weights, rows)
             for rows, chunk in _float64_chunks(images)
         )
         scale = np.sqrt(np.asarray(spread) / pixels)
@@ -228,6 +228,16 @@ class ImageScaler:
                 "a saved scaler needs one finite mean and one positive scale per channel"
             )
         return cls(tuple(mean.tolist()), tuple(scale.tolist()), bool(fields.get("centre", False)))
+
+
+def _sums(
+    values: NDArray[np.float64], weights: NDArray[np.float64] | None, rows: slice
+) -> NDArray[np.float64]:
+    """Sums (channels,) of values (b, channels, height, width), weighted if images have weights."""
+    if weights is not None:
+        values = values * weights[rows, None, None, None]
+    sums: NDArray[np.float64] = values.sum(axis=(0, 2, 3))
+    return sums
 
 
 def _float64_chunks(images: Images) -> Iterator[tuple[slice, NDArray[np.float64]]]:

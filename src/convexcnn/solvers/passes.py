@@ -65,6 +65,11 @@ def weighted_blocks(
             yield rows, phi.mul_(root), targets * root, root
 
 
+def row_sum(root: Tensor, values: Tensor) -> Tensor:
+    """Return s' X for s (b, 1) and X (b, m); where s is one, by a sum that rounds less."""
+    return values.sum(0) if bool((root == 1).all()) else root[:, 0] @ values
+
+
 def row_roots(streams: Sequence[ImageStream]) -> Tensor | None:
     """The square roots of the weights of all rows (rows, 1); None where all weigh one."""
     if all(stream.weights is None for stream in streams):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.passes import weighted_blocks
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 from convexcnn.solvers.ridge.statistics import pilot_mean
 
 ROUNDING = 1e-6
@@ -62,7 +62,7 @@ class Covariance:
             scores = phi @ x
             scores -= root * offset
             out.addmm_(phi.T, scores)
-            total += root[:, 0] @ scores
+            total += row_sum(root, scores)
         rows = sum(stream.total for stream in self.streams)
         return out.addr_(self.mean, total, alpha=-1).div_(rows)
 
@@ -141,8 +141,8 @@ def sketch_moments(
     for _, phi, targets, root in weighted_blocks(features, [stream], size, shift):
         right = torch.cat([phi @ columns, targets], 1)
         sums.addmm_(phi.T, right)
-        total += root[:, 0] @ right
-        phi_sum += root[:, 0] @ phi
+        total += row_sum(root, right)
+        phi_sum += row_sum(root, phi)
         square += float(torch.linalg.vector_norm(phi)) ** 2
         target_square += float(targets.square().sum())
     mean = phi_sum / rows

@@ -20,7 +20,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.optimum import History, Status
-from convexcnn.solvers.passes import weighted_blocks
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 
 MAX_ROUNDS = 8
 PROGRESS = 0.5
@@ -87,14 +87,14 @@ class ExactRidge:
         v = weights.double()
         residual = v.new_empty(self.rows, len(v))
         pulled, feature_sum = torch.zeros_like(v), v.new_zeros(v.shape[1])
-        roots = v.new_empty(self.rows)
+        roots = v.new_empty(self.rows, 1)
         for rows, phi, targets, root in weighted_blocks(self.features, self.streams):
             residual[rows] = targets - phi @ v.T
             pulled.addmm_(residual[rows].T, phi)
-            roots[rows] = root[:, 0]
-            feature_sum += roots[rows] @ phi
-        bias = roots @ residual / self.total
-        residual.addr_(roots, bias, alpha=-1)
+            roots[rows] = root
+            feature_sum += row_sum(root, phi)
+        bias = row_sum(roots, residual) / self.total
+        residual -= roots * bias
         pulled.addr_(bias, feature_sum, alpha=-1)
         gradient = pulled.div_(-self.total).add_(v, alpha=self.beta)
         square, ridge = float(residual.square().sum()), float(v.square().sum())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.passes import weighted_blocks
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 
 BAND = 2048
 """Columns of the Gram matrix that are updated at once, below the diagonal only."""
@@ -50,8 +50,8 @@ class GramStatistics:
                 band = slice(left, left + BAND)
                 self.gram[left:, band].addmm_(phi[:, left:].T, phi[:, band])
             self.cross.addmm_(phi.T, targets)
-            self.feature_sum += root[:, 0] @ phi
-            self.target_sum += root[:, 0] @ targets
+            self.feature_sum += row_sum(root, phi)
+            self.target_sum += row_sum(root, targets)
             self.target_square += float(targets.square().sum())
         self.count += stream.total
 
