@@ -67,7 +67,7 @@ class Kernel(PathSolver):
         kernel, targets, roots = self._kernel(features, streams, shift)
         clock.lap("kernel")
         n_train, total = len(train), train.total
-        variance = float(kernel.diagonal()[:n_train].sum()) / total
+        variance = float(kernel.diagonal()[:n_train].mean()) * n_train / total
         betas = relative_path(self.betas, variance, features)
         shifts = [beta * total for beta in betas]
         factor = CholeskyFactor(kernel, (min(shifts) * max(shifts)) ** 0.5)
