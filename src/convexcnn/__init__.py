@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convexcnn.errors import ConvexcnnError, DataError, RunError, SettingError
 
 if TYPE_CHECKING:
+    from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.data import (
         ImageDataset,
         ImageSplit,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
         EndToEndCNN,
         LayerwiseConvexCNN,
         NonConvexConvClassifier,
+        load_from_hub,
         load_model,
+        push_to_hub,
         save_model,
     )
     from convexcnn.report import build_report
@@ -51,10 +54,12 @@ __all__ = [
     "EndToEndCNN",
     "ImageDataset",
     "ImageSplit",
+    "JsonLinesLogger",
     "LayerwiseConvexCNN",
     "NonConvexConvClassifier",
     "RunError",
     "SettingError",
+    "TensorBoardLogger",
     "__version__",
     "available_datasets",
     "build_report",
@@ -67,9 +72,11 @@ __all__ = [
     "gradient_times_input",
     "insertion_curve",
     "load_dataset",
+    "load_from_hub",
     "load_model",
     "maximise_input",
     "occlusion_map",
+    "push_to_hub",
     "save_model",
     "strongest_filters",
 ]
@@ -80,8 +87,10 @@ _HOME = {
     "EndToEndCNN": "models",
     "ImageDataset": "data",
     "ImageSplit": "data",
+    "JsonLinesLogger": "callbacks",
     "LayerwiseConvexCNN": "models",
     "NonConvexConvClassifier": "models",
+    "TensorBoardLogger": "callbacks",
     "available_datasets": "data",
     "build_report": "report",
     "dataset_from_arrays": "data",
@@ -93,9 +102,11 @@ _HOME = {
     "gradient_times_input": "explain",
     "insertion_curve": "explain",
     "load_dataset": "data",
+    "load_from_hub": "models",
     "load_model": "models",
     "maximise_input": "explain",
     "occlusion_map": "explain",
+    "push_to_hub": "models",
     "save_model": "models",
     "strongest_filters": "explain",
 }

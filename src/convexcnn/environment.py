@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import resource
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from convexcnn.errors import RunError
 
 PACKAGES = ("convexcnn", "torch", "numpy", "scikit-learn", "safetensors", "pillow")
 
@@ -24,6 +28,21 @@ def versions() -> dict[str, str]:
 
                 found[package] = __version__
     return found
+
+
+def import_extra(package: str, extra: str, purpose: str) -> Any:
+    """Return a package that is no requirement of this one, imported when it is first needed.
+
+    Raises:
+        RunError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise RunError(
+            f"{purpose} needs the package {package.partition('.')[0]} ({error}); "
+            f"pip install 'convexcnn[{extra}]'"
+        ) from error
 
 
 def machine() -> dict[str, str | int | float | None]:

@@ -116,3 +116,24 @@ def test_what_cannot_be_certified_is_wrong_use(
     code, found = certify(tmp_path / "nowhere", data)
     assert code == 1
     assert "there is no such run" in found["error"]
+
+
+def test_class_weights_of_a_run_are_those_of_its_certificate(
+    certify: Certify, tmp_path: Path
+) -> None:
+    images, labels = stripes(60)
+    kept = np.flatnonzero((labels > 0) | (np.arange(60) < 20))
+    np.savez(tmp_path / "data.npz", images=images[kept], labels=labels[kept])
+    gaps, primals = [], []
+    for weights in ("", 'class_weight = "balanced"'):
+        (tmp_path / "settings.toml").write_text(f"betas = [0.1]\n{weights}")
+        config, out = ["--config", str(tmp_path / "settings.toml")], tmp_path / f"run{weights[:1]}"
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", str(tmp_path / "data.npz"), "--out", str(out), *SMALL, *config])
+        assert exit_.value.code == 0
+        code, found = certify(out, tmp_path / "data.npz")
+        assert (code, found["problems"]) == (0, [])
+        gaps.append(found["certificate"]["relative_gap"])
+        primals.append(found["certificate"]["primal"])
+    assert max(gaps) < 1e-6
+    assert primals[0] != pytest.approx(primals[1], rel=1e-3)

@@ -28,7 +28,8 @@ FIT_FILES = {
     "figures",
     "filters.safetensors",
     "metrics.jsonl",
-    "model.json",
+    "README.md",
+    "config.json",
     "model.safetensors",
     "report.html",
     "result.json",
@@ -402,7 +403,7 @@ def test_a_run_that_is_none_is_named(command: str, run: Run, data: Path) -> None
     assert done.code == 1
     assert "no-run: there is no such run" in done.err
     Path("no-run").mkdir()
-    assert "model.json is missing" in run(command, "no-run", data).err
+    assert "config.json is missing" in run(command, "no-run", data).err
 
 
 COMPARE = ["--epochs", "2", "--batch-size", "20", "--filters", "4", "--filter-size", "3"]

@@ -147,3 +147,23 @@ def test_a_damaged_scaler_is_refused(fields):
 def test_another_number_of_channels_is_refused():
     with pytest.raises(DataError, match="1 channels, but the model was fitted on 3"):
         ImageScaler.fit(RGB).transform(GREY)
+
+
+def test_the_number_of_channels_may_be_left_open():
+    images = as_images(RGB.reshape(len(RGB), -1), (-1, *as_images(RGB).shape[2:]))
+    assert images.shape == as_images(RGB).shape
+    assert as_images(np.zeros((4, 2)), (-1, 1, 1)).shape == (4, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("X", "image_shape", "message"),
+    [
+        (np.zeros((4, 7)), (-1, 2, 2), r"for flattened images \(n, channels \* 4\)"),
+        (np.zeros((4, 1, 2, 2)), (-1, 2, 2), "for flattened images"),
+        (np.zeros((4, 4)), (-1, 4), r"must be \(-1, height, width\)"),
+        (np.zeros((4, 4)), (-1, -2, -2), r"must be \(-1, height, width\)"),
+    ],
+)
+def test_channels_that_do_not_fit_are_refused(X, image_shape, message):
+    with pytest.raises((DataError, SettingError), match=message):
+        as_images(X, image_shape)

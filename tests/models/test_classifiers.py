@@ -147,7 +147,7 @@ WITH_NAN = np.where(IMAGES > 250, np.nan, IMAGES)
         (IMAGES, np.where(LABELS, LABELS, np.nan), "continuous values"),
         (WITH_NAN, LABELS, "NaN or infinite"),
         (IMAGES.reshape(60, -1), LABELS, r"say image_shape=\(channels, height, width\)"),
-        (IMAGES[:0], LABELS[:0], "y has 0 class"),
+        (IMAGES[:0], LABELS[:0], "0 sample"),
     ],
 )
 def test_a_failed_fit_leaves_no_attributes(make, X, y, complaint):
@@ -182,9 +182,9 @@ def test_a_failed_second_fit_keeps_the_first(make):
     [
         (COLOUR, r"X has images of shape \(3, 8, 8\); the model was trained on \(1, 8, 8\)"),
         (IMAGES[:, :, :6], r"X has images of shape \(1, 6, 8\)"),
-        (IMAGES.reshape(60, -1)[:, :60], "60 numbers per image, but"),
+        (IMAGES.reshape(60, -1)[:, :60], "X has 60 features, but .* is expecting 64 features"),
         (np.where(IMAGES > 250, np.nan, IMAGES), "NaN"),
-        (np.array(["a"]), "not numbers"),
+        (np.array([["a"]]), "strings"),
     ],
 )
 def test_images_of_another_kind_are_refused(model, X, complaint):

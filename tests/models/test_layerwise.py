@@ -356,7 +356,7 @@ def test_a_stack_survives_its_files(settings, tmp_path):
 )
 def test_a_damaged_description_is_refused(model, key, value, tmp_path):
     save_model(model, tmp_path)
-    path = tmp_path / "model.json"
+    path = tmp_path / "config.json"
     description = json.loads(path.read_text())
     description["stack"][key] = value
     path.write_text(json.dumps(description))

@@ -48,7 +48,8 @@ def test_a_model_survives_its_files(maker, tmp_path):
     assert_same(found, model)
     assert found.get_params() == model.get_params() | {"solver": found.solver}
     assert [p.name for p in sorted((tmp_path / "new" / "folder").iterdir())] == [
-        "model.json",
+        "README.md",
+        "config.json",
         "model.safetensors",
     ]
 
@@ -132,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_named(model, tmp_path):
 
 def rewrite_json(change):
     def damage(folder):
-        path = folder / "model.json"
+        path = folder / "config.json"
         description = json.loads(path.read_text())
         path.write_text(json.dumps(change(description) or description))
 
@@ -150,7 +151,7 @@ def rewrite_tensors(change):
 
 
 def setting(*keys, value):
-    """Put a value deep into model.json."""
+    """Put a value deep into config.json."""
 
     def change(description):
         for key in keys[:-1]:
@@ -177,17 +178,17 @@ def truncate(name):
 
 MISFIT = "do not fit together"
 DAMAGE = {
-    "no json": (lambda f: (f / "model.json").unlink(), r"model\.json is missing"),
+    "no json": (lambda f: (f / "config.json").unlink(), r"config\.json is missing"),
     "no tensors": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
-    "truncated json": (truncate("model.json"), r"model\.json cannot be read as JSON"),
+    "truncated json": (truncate("config.json"), r"config\.json cannot be read as JSON"),
     "truncated tensors": (truncate("model.safetensors"), r"model\.safetensors is damaged"),
     "binary json": (
-        lambda f: (f / "model.json").write_bytes(b"\x80\x04\x95"),
-        r"model\.json cannot be read as JSON",
+        lambda f: (f / "config.json").write_bytes(b"\x80\x04\x95"),
+        r"config\.json cannot be read as JSON",
     ),
     "empty tensors": (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged"),
     "pickled tensors": (lambda f: torch.save({}, f / "model.safetensors"), "is damaged"),
-    "json is a list": (lambda f: (f / "model.json").write_text("[1]"), "has format None"),
+    "json is a list": (lambda f: (f / "config.json").write_text("[1]"), "has format None"),
     "future format": (setting("format", value=2), "has format 2; this version reads format 1"),
     "no format": (rewrite_json(lambda d: d.pop("format") and None), "has format None"),
     "unknown class": (setting("class", value="Oracle"), "names the model 'Oracle', which is not"),
@@ -252,3 +253,29 @@ def test_nothing_is_left_of_a_write_that_fails(model, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
         save_model(model, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_models_of_the_first_layout_are_read(model, tmp_path):
+    save_model(model, tmp_path)
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "config.json").rename(tmp_path / "model.json")
+    np.testing.assert_array_equal(load_model(tmp_path).scores(IMAGES), model.scores(IMAGES))
+
+
+def test_the_card_says_what_the_model_is_and_names_are_no_markup(tmp_path):
+    names = np.array(["<script>alert(1)</script>", "b\n# heading", "`c`](x)"])
+    model = convex(betas=0.1).fit(IMAGES, names[LABELS])
+    save_model(model, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: convexcnn\n")
+    assert "# ConvexConvClassifier" in card
+    assert "1 x 8 x 8 (channels, height, width)" in card
+    assert "on 60 images" in card
+    outside = [line for line in card.splitlines() if not line.startswith("    ")]
+    assert not any("script" in line or "heading" in line or "](x)" in line for line in outside)
+
+
+def test_a_readme_of_another_kind_is_left_alone(model, tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    save_model(model, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone, is_classifier
-from sklearn.exceptions import NotFittedError
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -71,75 +75,93 @@ def test_flattened_images_go_through_pipelines(make):
     assert scores.mean() > 0.7
 
 
-# scikit-learn's own checks feed rows of numbers. Taken as the channels of a small image, they
-# become images for which 1x1 filters make an ordinary two-layer network.
+def test_probabilities_are_calibrated_by_scikit_learn(make):
+    calibrated = CalibratedClassifierCV(make(), cv=2).fit(IMAGES, LABELS)
+    chances = calibrated.predict_proba(IMAGES)
+    np.testing.assert_allclose(chances.sum(1), 1)
+    assert (chances.argmax(1) == LABELS).mean() > 0.8
 
 
-def as_pixels(X):
-    X = np.asarray(X)
-    return X[:, :, None, None].repeat(2, axis=3) if X.ndim == 2 else X
+def test_weights_go_through_grid_search():
+    weights = 1.0 + (LABELS == 0)
+    model = convex(gates="gaussian")
+    search = GridSearchCV(model, {"betas": [0.01, 0.1]}, cv=2, error_score="raise")
+    assert search.fit(IMAGES, LABELS, sample_weight=weights).best_score_ > 0.6
 
 
-class Rows:
-    """Mixed in before a classifier: rows (n, d) as images (n, d, 1, 2)."""
-
-    def fit(self, X, y):
-        super().fit(as_pixels(X), y)
-        self.n_features_in_ = np.shape(X)[1]
-        return self
-
-    def scores(self, X):
-        return super().scores(as_pixels(X))
+def test_a_trained_model_goes_through_joblib(model):
+    """As parallel searches do; the library itself never unpickles."""
+    memory = io.BytesIO()
+    joblib.dump(model, memory)
+    memory.seek(0)
+    found = joblib.load(memory)
+    np.testing.assert_array_equal(found.scores(IMAGES), model.scores(IMAGES))
 
 
-class ConvexRows(Rows, ConvexConvClassifier):
-    pass
+def test_images_may_be_flat_and_may_have_a_column_of_labels(make):
+    flat = make(image_shape=(1, 8, 8)).fit(IMAGES.reshape(60, -1), LABELS)
+    square = make().fit(IMAGES, LABELS)
+    np.testing.assert_array_equal(flat.scores(IMAGES), square.scores(IMAGES.reshape(60, -1)))
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        make().fit(IMAGES, LABELS[:, None])
 
 
-class NonConvexRows(Rows, NonConvexConvClassifier):
-    pass
+def test_a_training_that_fails_leaves_the_last_one_as_it_was(make):
+    model = make().fit(IMAGES, LABELS)
+    before = vars(model).copy()
+    scores = model.scores(IMAGES)
+
+    def fail(event):
+        raise RuntimeError("stopped")
+
+    model.set_params(callback=fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        model.fit(255 - IMAGES, LABELS[::-1].copy())
+    after = vars(model).copy()
+    assert after.pop("callback") is fail
+    before.pop("callback")
+    assert all(after[name] is value for name, value in before.items())
+    assert set(after) == set(before)
+    np.testing.assert_array_equal(model.scores(IMAGES), scores)
 
 
-class LayerwiseRows(Rows, LayerwiseConvexCNN):
-    pass
-
+# scikit-learn's own checks feed rows of numbers. Taken as the channels of images of one pixel,
+# they become images for which 1x1 filters make an ordinary two-layer network.
 
 EXPECTED = {
-    "check_n_features_in_after_fitting": "the message speaks of shapes of images",
-    "check_complex_data": "the message speaks of images",
-    "check_dtype_object": "arrays of Python objects are no images",
-    "check_estimators_empty_data_messages": "the message speaks of images",
-    "check_estimator_sparse_tag": "images are dense",
-    "check_estimator_sparse_array": "images are dense",
-    "check_estimator_sparse_matrix": "images are dense",
-    "check_classifier_data_not_an_array": "np.shape is not allowed on the class that stands in",
-    "check_supervised_y_2d": "labels in a column are refused, not warned about",
-    "check_fit2d_predict1d": "the message speaks of images",
-    "check_requires_y_none": "the message speaks of labels",
     "check_methods_subset_invariance": "float32 products round by the size of the batch",
     "check_methods_sample_order_invariance": "float32 products round by the place in the batch",
 }
+ROUNDED = {
+    "check_sample_weight_equivalence_on_dense_data": "copies are summed in another order, in "
+    "float32; test_image_weights compares them to 2e-5",
+}
+ROWS = {"image_shape": (-1, 1, 1), "centre": False, "augment": "none"}
 PIXEL = Block(filter_size=1, padding=0, pooling=1, whiten=None, gates="gaussian", n_gates=16)
-FIXED = {"filter_size": 1, "stride": 1, "pooling": 1, "whiten": None, "augment": "none"}
+FIXED = {"filter_size": 1, "stride": 1, "pooling": 1, "whiten": None}
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "expected"),
     [
-        ConvexRows(n_gates=16, gates="gaussian", centre=False, **FIXED),
-        NonConvexRows(
-            n_filters=64,
-            solver=SGD(epochs=20, batch_size=50, learning_rate=0.02, method="adam"),
-            centre=False,
-            **FIXED,
+        (ConvexConvClassifier(n_gates=16, gates="gaussian", **FIXED, **ROWS), EXPECTED | ROUNDED),
+        (
+            NonConvexConvClassifier(
+                n_filters=64,
+                solver=SGD(epochs=20, batch_size=50, learning_rate=0.02, method="adam"),
+                **FIXED,
+                **ROWS,
+            ),
+            EXPECTED,
         ),
-        LayerwiseRows(blocks=[PIXEL, PIXEL], centre=False, augment="none"),
+        (LayerwiseConvexCNN(blocks=[PIXEL, PIXEL], **ROWS), EXPECTED),
     ],
     ids=["convex", "non-convex", "layerwise"],
 )
 @pytest.mark.filterwarnings("ignore")  # the checks warn about what they skip and expect
-def test_the_checks_of_scikit_learn_pass(model):
-    results = check_estimator(model, expected_failed_checks=EXPECTED, on_skip=None, on_fail=None)
+def test_the_checks_of_scikit_learn_pass(model, expected):
+    results = check_estimator(model, expected_failed_checks=expected, on_skip=None, on_fail=None)
     failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
     assert failed == {}
-    assert sum(r["status"] == "passed" for r in results) >= 40
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} <= set(expected)
+    assert sum(r["status"] == "passed" for r in results) >= 50

@@ -24,6 +24,7 @@ from convexcnn.certificates.dual_bound import (
     dual_candidate,
     loss_total,
 )
+from convexcnn.errors import SettingError
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.program import Program
@@ -40,6 +41,7 @@ class BlockEvidence:
         certificate: the bound.
         loss: mean training loss, mirror images included.
         residual: (n, k), the negative gradient of the loss, with columns that sum to zero.
+            Images that have weights count as often as these say, in both.
     """
 
     certificate: Certificate
@@ -74,6 +76,9 @@ def certify_block(
     block = block.double()
     if kind.formulation == "relu":
         return _certify_cones(block, stream, kind)
+    roots = stream.roots()
+    if roots is not None:
+        return _certify_weighted(block, stream, kind, roots[:, 0], chunk, progress)
     found = certify_gated(
         feature_rows(block, stream, chunk=chunk, progress=progress),
         block.weights,
@@ -84,6 +89,31 @@ def certify_block(
         intercept=kind.intercept,
     )
     return evidence_of(found.certificate, kind, found.scores, found.targets)
+
+
+def _certify_weighted(
+    block: GatedBlock,
+    stream: ImageStream,
+    kind: ProgramKind,
+    roots: Tensor,
+    chunk: int,
+    progress: Callable[[int], None] | None,
+) -> BlockEvidence:
+    """As :func:`certify_block`, for images with weights of mean one."""
+    if kind.loss != "squared":
+        raise SettingError(f"images with weights have a certificate for squared loss, not {kind}")
+    found = certify_gated(
+        feature_rows(block, stream, chunk=chunk, progress=progress),
+        block.weights,
+        block.bias,
+        beta=block.beta,
+        loss=kind.loss,
+        regulariser=kind.regulariser,
+        intercept=kind.intercept,
+        roots=roots,
+    )
+    loss = loss_total(kind.loss, found.scores, found.targets) / len(roots)
+    return BlockEvidence(found.certificate, loss, roots[:, None] * found.dual_point)
 
 
 def _certify_cones(block: GatedBlock, stream: ImageStream, kind: ProgramKind) -> BlockEvidence:

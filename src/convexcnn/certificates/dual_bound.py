@@ -52,6 +52,7 @@ def certify_gated(
     loss: str,
     regulariser: str,
     intercept: bool = True,
+    roots: Tensor | None = None,
 ) -> GatedEvidence:
     """Bound the distance of a solution of (G) from the optimum over its gates.
 
@@ -66,9 +67,11 @@ def certify_gated(
         loss: ``squared`` or ``cross_entropy``.
         regulariser: ``l2``, ``group`` or ``nuclear``.
         intercept: whether b is a variable; otherwise it has to be zero.
+        roots: (n,) square roots of the weights of images, squared loss only: phi, y and the 1 that
+            b is multiplied with are scaled by them. None where all weigh one.
 
     Returns:
-        The certificate, with the scores and the dual point.
+        The certificate, with the scores and the dual point, both scaled.
 
     Raises:
         SettingError: if beta is not positive: the bound needs a regulariser.
@@ -79,20 +82,27 @@ def certify_gated(
     flat = weights.flatten(1)
     scores, targets = [], []
     pulled, pulled_targets = torch.zeros_like(flat), torch.zeros_like(flat)
-    feature_sum = flat.new_zeros(flat.shape[1])
+    feature_sum, done = flat.new_zeros(flat.shape[1]), 0
     for phi, block_targets in rows:
         phi, y = phi.double(), block_targets.double()
-        scores.append(phi @ flat.T + bias)
+        root = torch.ones_like(y[:, :1])
+        if roots is not None:
+            root = roots[done : done + len(y), None].double()
+            phi, y = root * phi, root * y
+        done += len(y)
+        scores.append(phi @ flat.T + root * bias)
         targets.append(y)
         pulled += negative_gradient(loss, scores[-1], y).T @ phi
         if intercept:
-            feature_sum += phi.sum(0)
+            feature_sum += (root * phi).sum(0)
         if intercept and loss == "cross_entropy":
             pulled_targets += y.T @ phi
     f, y = torch.cat(scores), torch.cat(targets)
     negative = negative_gradient(loss, f, y)
     share, shift = _feasible_mix(loss, negative, y, intercept)
-    dual_point = negative + share * (y - negative) - shift
+    if roots is not None and intercept:  # s' L = 0, and |s|^2 = n
+        shift = roots.double() @ negative / len(y)
+    dual_point = negative + share * (y - negative) - _columns(shift, roots)
     pulled += share * (pulled_targets - pulled) - torch.outer(shift, feature_sum)
     slopes = pulled.view_as(weights)
     primal = loss_total(loss, f, y) / len(y) + beta * penalty(regulariser, weights)
@@ -103,6 +113,10 @@ def certify_gated(
         best_bound(loss, regulariser, dual_point, y, slopes, beta),
     )
     return GatedEvidence(certificate, f, y, dual_point, slopes / len(y))
+
+
+def _columns(shift: Tensor, roots: Tensor | None) -> Tensor:
+    return shift if roots is None else torch.outer(roots.double(), shift)
 
 
 def certificate_of(program: str, scope: str, primal: float, dual: float) -> Certificate:

@@ -18,6 +18,7 @@ from typing import NoReturn, TextIO
 import click
 
 from convexcnn import __version__
+from convexcnn.cli.console import printable
 from convexcnn.errors import ConvexcnnError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -64,7 +65,9 @@ class LazyGroup(click.Group):
             "predict",
             "explain",
             "report",
+            "export",
             "data",
+            "completion",
         )
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -134,7 +137,7 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    return printable(" ".join(message.split()))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

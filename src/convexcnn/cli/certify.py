@@ -150,9 +150,15 @@ def show_proof_words(proof: Mapping[str, Any], console: Console) -> None:
 def _reading(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """How DATA is read: as given, else as the run read it."""
     from convexcnn.cli.run_folder import SETTINGS_FILE, read_toml
+    from convexcnn.cli.settings import check_run_keys
+    from convexcnn.errors import RunError, SettingError
 
     path = run / SETTINGS_FILE
     settings = read_toml(path) if path.exists() else {}
+    try:
+        check_run_keys(settings)
+    except SettingError as error:
+        raise RunError(f"{path}: {error}") from error
     reading: dict[str, Any] = {"image_size": None, "limit": None, "seed": 0, "skip_bad": False}
     reading |= {name: settings[name] for name in reading if name in settings}
     return reading | {k: v for k, v in given.items() if v is not None and v is not False}
@@ -162,8 +168,9 @@ def _recorded(run: Path, n_blocks: int) -> list[dict[str, Any] | None]:
     """The certificates in the `result.json` of a fit; None for each that it has not."""
     from convexcnn.cli.run_folder import is_run, read_result
 
-    blocks = (read_result(run).get("blocks") if is_run(run) else None) or []
-    found = [block.get("certificate") for block in blocks[:n_blocks]]
+    blocks = read_result(run).get("blocks") if is_run(run) else None
+    known = [b for b in blocks if isinstance(b, dict)] if isinstance(blocks, list) else []
+    found = [block.get("certificate") for block in known[:n_blocks]]
     found += [None] * (n_blocks - len(found))
     return [certificate if isinstance(certificate, dict) else None for certificate in found]
 

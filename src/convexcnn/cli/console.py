@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.run_folder import jsonable
+from convexcnn.callbacks import jsonable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -33,12 +34,12 @@ class Console:
 
     def note(self, text: str) -> None:
         """Print one line to stderr."""
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
     def show(self, text: str = "") -> None:
         """Print text to stdout, unless the result goes there as JSON."""
         if not self.as_json:
-            click.echo(text)
+            click.echo("\n".join(printable(line) for line in text.split("\n")))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table to stdout: the first column left-aligned, the others right-aligned."""
@@ -53,7 +54,7 @@ class Console:
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
         RichConsole(highlight=False, width=width).print(table)
         click.echo()
@@ -81,6 +82,17 @@ class Console:
         )
         with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bars:
             yield _bar_progress(bars)
+
+
+def printable(line: str) -> str:
+    """Return a line with what a terminal would obey, or cannot show, written as an escape.
+
+    Names of files and classes come from anywhere.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c)[0] == "C" else c
+        for c in line
+    )
 
 
 def percent(fraction: float | None) -> str:

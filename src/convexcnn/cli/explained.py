@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convexcnn.cli.trained import check_fits, class_names
+from convexcnn.cli.trained import check_fits
 from convexcnn.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def explain_pictures(
 
     from convexcnn.explain import METHODS
 
-    names = [class_names(model)[int(label)] for label in model.classes_]
+    names = model.column_names()
     scores, probabilities = model.scores(subjects.images), model.predict_proba(subjects.images)
     targets = scores.argmax(1)
     if target is not None:

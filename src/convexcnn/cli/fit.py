@@ -133,6 +133,15 @@ POSITIVE = click.IntRange(min=1)
     is_flag=True,
     help="Skip the bound on the distance from the optimum and what stands beside it.",
 )
+@click.option(
+    "--log-jsonl", type=FILE, metavar="FILE", help="Append every event of the training to FILE."
+)
+@click.option(
+    "--tensorboard",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Write the curves of the training into FOLDER, for TensorBoard.",
+)
 @run_options
 @output_options
 def command(
@@ -145,6 +154,8 @@ def command(
     as_json: bool,
     config: Path | None,
     no_certificate: bool,
+    log_jsonl: Path | None,
+    tensorboard: Path | None,
     **options: Any,
 ) -> None:
     """Train a classifier on DATA and write the folder RUN, with its report.
@@ -157,10 +168,16 @@ def command(
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
     blocks of a stack are kept in RUN.partial, and the same command continues.
     """
-    from convexcnn.cli.console import Console
+    from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
+    from convexcnn.cli.console import Callback, Console
     from convexcnn.cli.settings import combine
     from convexcnn.cli.training import fit_run
 
+    loggers: list[Callback] = []
+    if log_jsonl is not None:
+        loggers.append(JsonLinesLogger(log_jsonl))
+    if tensorboard is not None:
+        loggers.append(TensorBoardLogger(tensorboard))
     fit_run(
         data,
         out,
@@ -169,5 +186,6 @@ def command(
         download=download,
         overwrite=overwrite,
         certificate=not no_certificate,
+        loggers=loggers,
         console=Console(as_json=as_json),
     )

@@ -99,21 +99,20 @@ def picture_files(images: Sequence[Path]) -> Iterator[Path]:
 def _predict(
     model: ImageClassifier, files: Sequence[Path], top: int, skip_bad: bool
 ) -> tuple[list[Prediction], tuple[str, ...]]:
-    from convexcnn.cli.trained import class_names
     from convexcnn.data import read_images
 
     channels, height, width = model.image_shape_
     read = read_images(files, channels=channels, image_size=(height, width), skip_bad=skip_bad)
     if not len(read.kept):
         return [], read.skipped
-    names = class_names(model)
+    names = model.column_names()
     probabilities = model.predict_proba(read.images)
     order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
     predictions = []
     for row, file in enumerate(read.kept):
         ranked = [
             {
-                "label": names[int(model.classes_[column])],
+                "label": names[column],
                 "probability": float(probabilities[row, column]),
             }
             for column in order[row]
@@ -145,7 +144,8 @@ def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
     header = ["image", "label", "probability"]
     for rank in range(2, ranks + 1):
         header += [f"label_{rank}", f"probability_{rank}"]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # A file name need not be UTF-8: its bytes go through as they are.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for prediction in predictions:

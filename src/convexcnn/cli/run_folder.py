@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from convexcnn.callbacks import JsonLinesLogger, jsonable
 from convexcnn.errors import RunError
 
 SETTINGS_FILE = "config.toml"
@@ -122,8 +122,7 @@ class RunFolder:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(jsonable(event), allow_nan=False) + "\n")
+        JsonLinesLogger(self.folder / METRICS_FILE)(event)
 
     def _has_parts(self) -> bool:
         """Whether there is anything that a run could go on with."""
@@ -196,26 +195,11 @@ def read_result(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run: it needs {RESULT_FILE} and {SETTINGS_FILE}")
     try:
         result = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path / RESULT_FILE} is damaged ({error}); train it again") from None
     if not isinstance(result, dict) or result.get("format") != 1:
         raise RunError(f"{path / RESULT_FILE} is not of format 1, the only one known here")
     return result
-
-
-def jsonable(value: Any) -> Any:
-    """Return a value made of JSON's types only: NumPy and paths turned, NaN and infinity null."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    return str(value)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -249,7 +233,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid TOML: {error}") from None
 
 

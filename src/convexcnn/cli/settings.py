@@ -42,8 +42,16 @@ SOLVERS = (
 )
 """The names of `models.program_settings.SOLVERS`, which would import torch for a page of help."""
 
-RUN_KEYS = ("baselines", "formulation", "image_size", "limit", "model", "seed", "skip_bad")
-"""Keys of a settings file that are no parameters of an estimator."""
+RUN_KEYS: dict[str, type] = {
+    "baselines": str,
+    "formulation": str,
+    "image_size": int,
+    "limit": int,
+    "model": str,
+    "seed": int,
+    "skip_bad": bool,
+}
+"""Keys of a settings file that are no parameters of an estimator, and their types."""
 
 RAW_PIXELS = 0
 """What `whiten` is in a settings file where Python says None: TOML has no such word."""
@@ -89,6 +97,7 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     Raises:
         SettingError: a setting that does not exist, or not for this model and formulation.
     """
+    check_run_keys(settings)
     formulation, model = settings.get("formulation", "gated"), settings.get("model", "two-layer")
     for name, value, choices in (
         ("formulation", formulation, FORMULATIONS),
@@ -112,7 +121,22 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     if parameters.get("whiten") == RAW_PIXELS:
         parameters["whiten"] = None
     estimator.set_params(**parameters, random_state=settings.get("seed", 0))
+    estimator.check_parameters()
     return estimator
+
+
+def check_run_keys(settings: Mapping[str, Any]) -> None:
+    """Refuse values of RUN_KEYS, as a file may hold them, of another type or out of range.
+
+    Raises:
+        SettingError: the first one.
+    """
+    for key in sorted(settings.keys() & RUN_KEYS.keys()):
+        value, kind = settings[key], RUN_KEYS[key]
+        if value is not None and type(value) is not kind:
+            raise SettingError(f"{key} is {value!r}; give a value of type {kind.__name__}")
+        if isinstance(value, int) and kind is int and value < (key != "seed"):
+            raise SettingError(f"{key} is {value}; give a positive whole number")
 
 
 def _default_estimator(model: str, formulation: str) -> Estimator:

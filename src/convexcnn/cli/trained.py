@@ -22,21 +22,21 @@ def load_trained(run: Path) -> ImageClassifier:
         RunError: there is no such run, it holds several models, or the model is damaged.
     """
     from convexcnn.models import load_model
+    from convexcnn.models.io import config_file
 
     if not run.is_dir():
         raise RunError(f"{run}: there is no such run; make one with 'convexcnn fit DATA --out'")
-    several = sorted(path.parent for path in run.glob("models/*/model.json"))
-    if several and not (run / "model.json").exists():
+    several = sorted(folder for folder in run.glob("models/*") if config_file(folder))
+    if several and config_file(run) is None:
         names = " or ".join(str(path) for path in several)
         raise RunError(f"{run} is a comparison; name one of its models: {names}")
-    return load_model(run)
+    model = load_model(run)
+    if not model.class_names:  # saved from Python, where labels may be anything
+        import numpy as np
 
-
-def class_names(model: ImageClassifier) -> tuple[str, ...]:
-    """Return the names of the classes by label."""
-    if model.class_names:
-        return tuple(model.class_names)
-    return tuple(str(label) for label in model.classes_)
+        model.class_names = tuple(model.column_names())
+        model.classes_ = np.arange(len(model.class_names))
+    return model
 
 
 def check_fits(model: ImageClassifier, dataset: ImageDataset) -> None:
@@ -53,7 +53,7 @@ def check_fits(model: ImageClassifier, dataset: ImageDataset) -> None:
             f"{dataset.name} has images of {_shape(dataset.image_shape)}, and the model was "
             f"trained on {_shape(model.image_shape_)}; {advice}"
         )
-    known = class_names(model)
+    known = model.class_names
     if dataset.classes != known:
         unknown = [name for name in dataset.classes if name not in known]
         problem = (

@@ -6,10 +6,11 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convexcnn.callbacks import together
 from convexcnn.cli.baseline_training import (
     PARTS,
     read_baselines,
@@ -46,6 +47,7 @@ def fit_run(
     download: bool = False,
     overwrite: bool = False,
     certificate: bool = True,
+    loggers: Sequence[Callback] = (),
 ) -> Result:
     """Read data, train, and write the run with its report.
 
@@ -61,6 +63,7 @@ def fit_run(
         download: fetch official files that are missing.
         overwrite: replace an existing run.
         certificate: bound the distance from the optimum, where the program has such a bound.
+        loggers: called with every event of the training.
 
     Returns:
         What was printed with `--json`.
@@ -91,11 +94,7 @@ def fit_run(
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")
         with console.progress() as show:
-
-            def callback(event: dict[str, Any]) -> None:
-                run.log(event)
-                show(event)
-
+            callback = together(run.log, show, *loggers)
             where = dataset, run.folder, callback
             if isinstance(estimator, LayerwiseConvexCNN):
                 result = train_stack(estimator, *where, certificate=certificate)

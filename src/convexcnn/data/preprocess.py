@@ -27,7 +27,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         X: array, nested list or torch tensor. Whole numbers in 0..255 become uint8, all other
             numbers float32.
         image_shape: (channels, height, width), (height, width, channels) or (height, width) of
-            one flattened image; checked when X is not flattened.
+            one flattened image; checked when X is not flattened. (-1, height, width) is channels
+            first, with as many channels as the flattened images have.
 
     Returns:
         (n, channels, height, width), uint8 or float32; shares memory with X where it can.
@@ -36,6 +37,10 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
     """
     images = _as_pixels(X)
+    if image_shape is not None and image_shape[:1] in ((-1,), [-1]):
+        images = _with_channels(images, image_shape)
+        check_finite(images, "X")
+        return images
     expected = None if image_shape is None else _expected_shape(image_shape)
     if images.ndim == 2:
         images = _unflatten(images, image_shape)
@@ -65,6 +70,19 @@ def channels_first(images: Images) -> Images:
     if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = np.moveaxis(images, 3, 1)
     return images
+
+
+def _with_channels(images: Images, image_shape: Sequence[int]) -> Images:
+    """Flattened images to (n, channels, height, width), with as many channels as that makes."""
+    size = int(np.prod(image_shape[1:]))
+    if len(image_shape) != 3 or size < 1 or min(image_shape[1:]) < 1:
+        raise SettingError(f"image_shape={tuple(image_shape)} must be (-1, height, width)")
+    if images.ndim != 2 or not images.shape[1] or images.shape[1] % size:
+        raise DataError(
+            f"X has shape {images.shape}, and image_shape={tuple(image_shape)} is for flattened "
+            f"images (n, channels * {size})"
+        )
+    return images.reshape(len(images), -1, *image_shape[1:])
 
 
 def _expected_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
@@ -129,22 +147,30 @@ class ImageScaler:
     centre: bool = False
 
     @classmethod
-    def fit(cls, images: Images, *, centre: bool = False) -> ImageScaler:
+    def fit(
+        cls,
+        images: Images,
+        *,
+        centre: bool = False,
+        weights: NDArray[np.float64] | None = None,
+    ) -> ImageScaler:
         """Measure mean and standard deviation of every channel, in float64.
 
         Args:
             images: (n, channels, height, width), uint8 or float32, n at least 1.
             centre: whether every image loses its own mean.
+            weights: (n,) of the images; None where all weigh one.
 
         Returns:
             The fitted scaler.
         """
-        pixels = images.shape[0] * images.shape[2] * images.shape[3]
-        total = sum(chunk.sum(axis=(0, 2, 3)) for chunk in _float64_chunks(images))
+        pixels = len(images) if weights is None else weights.sum()
+        pixels = pixels * images.shape[2] * images.shape[3]
+        total = sum(_sums(chunk, weights, rows) for rows, chunk in _float64_chunks(images))
         mean = np.asarray(total) / pixels
         spread = sum(
-            np.square(chunk - mean[:, None, None]).sum(axis=(0, 2, 3))
-            for chunk in _float64_chunks(images)
+            _sums(np.square(chunk - mean[:, None, None]), weights, rows)
+            for rows, chunk in _float64_chunks(images)
         )
         scale = np.sqrt(np.asarray(spread) / pixels)
         scale[scale <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
@@ -204,6 +230,17 @@ class ImageScaler:
         return cls(tuple(mean.tolist()), tuple(scale.tolist()), bool(fields.get("centre", False)))
 
 
-def _float64_chunks(images: Images) -> Iterator[NDArray[np.float64]]:
+def _sums(
+    values: NDArray[np.float64], weights: NDArray[np.float64] | None, rows: slice
+) -> NDArray[np.float64]:
+    """Sums (channels,) of values (b, channels, height, width), weighted if images have weights."""
+    if weights is not None:
+        values = values * weights[rows, None, None, None]
+    sums: NDArray[np.float64] = values.sum(axis=(0, 2, 3))
+    return sums
+
+
+def _float64_chunks(images: Images) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK].astype(np.float64)
+        rows = slice(start, start + CHUNK)
+        yield rows, images[rows].astype(np.float64)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from convexcnn.data.preprocess import ImageScaler, as_images
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
+from convexcnn.models.inputs import encode, read_array, read_labels, weighing
+from convexcnn.models.parameters import check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
@@ -66,10 +68,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     device: str
     random_state: int | None
     image_shape: tuple[int, ...] | None
-    augmentations: tuple[str, ...] = AUGMENTATIONS
+    class_names: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ... that it was trained on; empty where labels name themselves."""
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train on images.
+
+        The attributes of an earlier training stay as they are until this one has succeeded.
 
         Args:
             X: images (n, channels, height, width), (n, height, width, channels),
@@ -83,28 +88,45 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             DataError: images or labels that cannot be used.
             SettingError: a parameter that cannot work.
         """
+        return self._fit(X, y)
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         start = time.perf_counter()
-        images, labels, classes = self._check(X, y)
+        self.check_parameters()
+        images, targets = self._check(X, y)
+        weights = self._image_weights(targets, sample_weight)
+        images, targets, weights = weighing(images, targets, weights)
+        classes, labels = encode(targets)
         device = resolve_device(self.device)
-        scaler = ImageScaler.fit(images, centre=self.centre)
+        scaler = ImageScaler.fit(images, centre=self.centre, weights=weights)
         stream = ImageStream(
             images,
             labels,
             len(classes),
             scaler,
             device=device,
+            weights=weights,
             **vars(AUGMENTATIONS[self.augment]),
         )
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
             trained = self._fit_stream(stream, generator)
-        self.__dict__.update(trained)
-        self.classes_ = classes
-        self.image_shape_ = tuple(int(size) for size in images.shape[1:])
-        self.n_features_in_ = int(np.prod(self.image_shape_))
-        self.scaler_ = scaler
-        self.seconds_ = time.perf_counter() - start
+        self.__dict__.update(
+            trained,
+            classes_=classes,
+            image_shape_=tuple(int(size) for size in images.shape[1:]),
+            n_features_in_=int(np.prod(images.shape[1:])),
+            scaler_=scaler,
+            sample_weighted_=sample_weight is not None,
+            seconds_=time.perf_counter() - start,
+        )
         return self
+
+    def _image_weights(
+        self, targets: NDArray[Any], sample_weight: ArrayLike | None
+    ) -> NDArray[np.float64] | None:
+        """The weight of every image in the loss; None where all weigh one."""
+        return None
 
     @abstractmethod
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
@@ -140,25 +162,23 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             ValueError: something that does not fit together.
         """
 
-    def _check(
-        self, X: ArrayLike, y: ArrayLike
-    ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
-        images = as_images(X, self.image_shape)
-        targets = np.asarray(y)
-        if targets.ndim != 1 or len(targets) != len(images):
-            raise DataError(
-                f"y has shape {targets.shape}; give one label for each of the {len(images)} images"
+    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        images = as_images(read_array(X, self, at_least=1), self.image_shape)
+        targets = read_labels(y, len(images))
+        return images, targets
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that cannot work, whatever the images.
+
+        Raises:
+            SettingError: the first one.
+        """
+        check_types(self)
+        if self.augment not in AUGMENTATIONS:
+            raise SettingError(
+                f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
             )
-        if targets.dtype.kind == "f" and not np.array_equal(targets, np.rint(targets)):
-            raise DataError("y holds fractions or NaN, continuous values; give one class per image")
-        classes, labels = np.unique(targets, return_inverse=True)
-        if len(classes) < 2:
-            raise DataError(f"y has {len(classes)} class; a classifier needs at least two")
-        if self.augment not in self.augmentations:
-            known = ", ".join(self.augmentations)
-            raise SettingError(f"augment {self.augment!r} is not known; choose one of {known}")
         get_loss(self.loss)
-        return images, labels.astype(np.int64), classes
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
         fraction = self.validation_fraction
@@ -190,7 +210,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return class probabilities (n, k): softmax of the scores over a temperature.
 
-        The temperature is fitted on the held-out images, before they join the training images.
+        The temperature is fitted on the held-out images, before they join the training images; it
+        is 1 where none were held out (one beta), and probabilities are then not calibrated:
+        ``sklearn.calibration.CalibratedClassifierCV`` calibrates with images of its own.
         """
         return probabilities(self.scores(X), self.temperature_)
 
@@ -217,26 +239,44 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         stream = ImageStream(images, labels, k, self.scaler_, device=str(self.fitted_device))
         return (block for block, _ in stream.blocks(SCORED_AT_ONCE))
 
-    def training_stream(self, X: ArrayLike, y: ArrayLike) -> ImageStream:
+    def training_stream(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> ImageStream:
         """The images that it was trained on as a stream on the CPU, mirrored as in training.
 
         Args:
             X: the training images.
             y: (n,) their labels.
+            sample_weight: (n,) their weights, if it was trained with some.
 
         Raises:
             DataError: images or labels of another kind than the model was trained on.
         """
         images = self._images_like_trained(X)
+        if self.sample_weighted_ != (sample_weight is not None):
+            raise DataError(
+                f"the model was trained {'with' if self.sample_weighted_ else 'without'} "
+                "sample_weight; give what it was trained with"
+            )
         targets = np.asarray(y)
         if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
             raise DataError(
                 f"y must hold one label for each of the {len(images)} images, out of the "
                 f"{len(self.classes_)} that the model was trained on"
             )
+        weights = self._image_weights(targets, sample_weight)
+        images, targets, weights = weighing(images, targets, weights)
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
         views = vars(AUGMENTATIONS[self.augment])
-        return ImageStream(images, labels, len(self.classes_), self.scaler_, **views)
+        return ImageStream(
+            images, labels, len(self.classes_), self.scaler_, weights=weights, **views
+        )
+
+    def column_names(self) -> list[str]:
+        """Return the names of the classes in the order of the columns of scores."""
+        labels = self.classes_.tolist()
+        names = self.class_names
+        return [names[label] for label in labels] if names else [str(label) for label in labels]
 
     def check_trained(self) -> None:
         """Raise scikit-learn's NotFittedError before ``fit``."""
@@ -247,7 +287,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
         self.check_trained()
-        images = as_images(X, self.image_shape or self._flat_shape(X))
+        rows = read_array(X, self)
+        if rows.ndim == 2 and rows.shape[1] != self.n_features_in_:
+            raise DataError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input; give images of shape {self.image_shape_}"
+            )
+        images = as_images(
+            rows, self.image_shape or (self.image_shape_ if rows.ndim == 2 else None)
+        )
         if images.shape[1:] != self.image_shape_:
             raise DataError(
                 f"X has images of shape {images.shape[1:]}; the model was trained on "
@@ -255,11 +303,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             )
         return images
 
-    def _flat_shape(self, X: ArrayLike) -> tuple[int, ...] | None:
-        return self.image_shape_ if np.ndim(X) == 2 else None
-
-    def _temperature(self, scores: Tensor | None, labels: NDArray[np.int64]) -> float:
-        return 1.0 if scores is None else fit_temperature(scores.cpu().numpy(), labels)
+    def _temperature(
+        self,
+        scores: Tensor | None,
+        labels: NDArray[np.int64],
+        weights: NDArray[np.float64] | None = None,
+    ) -> float:
+        return 1.0 if scores is None else fit_temperature(scores.cpu().numpy(), labels, weights)
 
 
 class BlockClassifier(ImageClassifier):
@@ -336,6 +386,8 @@ class BlockClassifier(ImageClassifier):
             setattr(self, name, tensors[name])
         for name in self.numbers:
             setattr(self, name, finite(description["numbers"], name))
+        if self.temperature_ <= 0:
+            raise ValueError(f"temperature_ is {self.temperature_}")
 
     def _fit_transform(
         self, stream: ImageStream, geometry: PatchGeometry, generator: torch.Generator
@@ -343,8 +395,11 @@ class BlockClassifier(ImageClassifier):
         if self.whiten is None:
             return identity_transform(geometry.patch_dim)
         order = torch.randperm(len(stream.images), generator=generator).numpy()
-        images, _ = stream.block(order[:WHITENING_IMAGES])
-        return fit_whitening(images, geometry, min(self.whiten, geometry.patch_dim))
+        rows = order[:WHITENING_IMAGES]
+        images, _ = stream.block(rows)
+        each = None if stream.weights is None else torch.from_numpy(stream.weights[rows])
+        rank = min(self.whiten, geometry.patch_dim)
+        return fit_whitening(images, geometry, rank, weights=each)
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

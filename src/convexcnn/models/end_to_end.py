@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,8 +19,9 @@ from convexcnn.models.back_propagation import (
     network_scores,
     stream_scores,
 )
-from convexcnn.models.base import ImageClassifier, check_shapes
+from convexcnn.models.base import AUGMENTATIONS, ImageClassifier, check_shapes
 from convexcnn.models.networks import build_network
+from convexcnn.models.torch_module import Standardise
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
@@ -33,11 +35,12 @@ class EndToEndCNN(ImageClassifier):
     """AlexNet or VGG-11, trained by SGD on cross-entropy for a given number of minutes.
 
     The recipe is the usual strong one: Nesterov momentum 0.9, weight decay 5e-4, label smoothing
-    0.1, gradients of norm 2 at most, random flips and shifts, and a learning rate that rises and falls linearly and reaches
-    zero when the minutes are over. Held-out images only measure, and fit the temperature of
-    ``predict_proba``; the weights are the last ones. Convolutions run in bfloat16 on processors
-    with instructions for it. With a budget the result depends on the speed of the machine; with
-    ``epochs`` alone it does not.
+    0.1, gradients of norm 2 at most, random flips and shifts, and a learning rate that rises and
+    falls linearly and reaches zero when the minutes are over. Where it trains on mirror images,
+    scores are averaged with those of the mirror image, as a stack does. Held-out images only
+    measure, and fit the temperature of ``predict_proba``; the weights are the last ones.
+    Convolutions run in bfloat16 on processors with instructions for it. With a budget the result
+    depends on the speed of the machine; with ``epochs`` alone it does not.
 
     Args:
         network: ``alexnet`` or ``vgg11``.
@@ -64,7 +67,6 @@ class EndToEndCNN(ImageClassifier):
     """
 
     loss = "cross_entropy"
-    augmentations = ("none", "flip", "crop", "flip+crop")
 
     def __init__(
         self,
@@ -154,7 +156,17 @@ class EndToEndCNN(ImageClassifier):
         return sum(parameter.numel() for parameter in self.network_.parameters())
 
     def _scorer(self) -> Callable[[Tensor], Tensor]:
-        return partial(network_scores, self.network_)
+        score = partial(network_scores, self.network_)
+        if not AUGMENTATIONS[self.augment].mirror:
+            return score
+        return lambda images: (score(images) + score(images.flip(3))) / 2
+
+    def to_torch(self) -> nn.Module:
+        self.check_trained()
+        network = copy.deepcopy(self.network_).cpu()
+        mirror = AUGMENTATIONS[self.augment].mirror
+        averaged = MirrorAverage(network) if mirror else network
+        return nn.Sequential(Standardise(self.scaler_), averaged).eval()
 
     @property
     def fitted_device(self) -> torch.device:
@@ -175,6 +187,19 @@ class EndToEndCNN(ImageClassifier):
         self.temperature_ = float(description["temperature"])
         if not math.isfinite(self.temperature_):
             raise ValueError(f"temperature is {self.temperature_}")
+
+
+class MirrorAverage(nn.Module):
+    """The mean of a network's scores of an image and of its mirror image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (n, k) of images (n, channels, height, width)."""
+        total: Tensor = self.network(images) + self.network(images.flip(3))
+        return total / 2
 
 
 def _numbers(network: nn.Module) -> dict[str, Tensor]:

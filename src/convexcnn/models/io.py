@@ -1,4 +1,8 @@
-"""Trained models on disk: tensors in safetensors, everything else in JSON, both checked on load."""
+"""Trained models on disk: tensors in safetensors, everything else in JSON, both checked on load.
+
+The folder is laid out as the Hugging Face Hub wants it: ``model.safetensors``, ``config.json``, and
+a model card ``README.md``. ``model.json`` is what ``config.json`` was called at first.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,23 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
+from convexcnn import __version__
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.layerwise import LayerwiseConvexCNN
+from convexcnn.models.model_card import CARD_START, model_card
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.models.whole_files import read_tensors, write_whole
 
 FORMAT = 1
+TENSORS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+OLD_CONFIG_FILE = "model.json"
+MODEL_FILES = (TENSORS_FILE, CONFIG_FILE, CARD_FILE)
+
 MODELS: dict[str, type[ImageClassifier]] = {
     "ConvexConvClassifier": ConvexConvClassifier,
     "NonConvexConvClassifier": NonConvexConvClassifier,
@@ -31,7 +41,9 @@ MODELS: dict[str, type[ImageClassifier]] = {
 
 
 def save_model(model: ImageClassifier, folder: Path | str) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into a folder, each whole or not at all.
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``, each whole or not at all.
+
+    A README.md that is no model card of this library is left alone.
 
     Args:
         model: fitted.
@@ -49,7 +61,7 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
         "class": type(model).__name__,
         "parameters": _plain_parameters(model),
         "classes": model.classes_.tolist(),
-        "class_names": list(getattr(model, "class_names", ()) or ()),
+        "class_names": list(model.class_names),
         "image_shape": list(model.image_shape_),
         "scaler": model.scaler_.to_dict(),
         **learned,
@@ -57,14 +69,17 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
             "fingerprint": getattr(model, "fingerprint_", None),
             "images": int(model.n_train_),
             "mirror": model.augment == "flip",
+            "weighted": model.sample_weighted_,
         },
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / "model.safetensors", lambda path: save_file(contiguous, path))
-        text = json.dumps(description, indent=2)
-        write_whole(folder / "model.json", lambda path: path.write_text(text + "\n", "utf-8"))
+        write_whole(folder / TENSORS_FILE, lambda path: save_file(contiguous, path))
+        _write_text(folder / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+        card = folder / CARD_FILE
+        if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):
+            _write_text(card, model_card(description, model.column_names(), __version__))
     except OSError as error:
         raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
 
@@ -73,7 +88,7 @@ def load_model(folder: Path | str) -> ImageClassifier:
     """Read a model that ``save_model`` wrote, checking every shape and number.
 
     Args:
-        folder: with ``model.json`` and ``model.safetensors``.
+        folder: with ``config.json`` (or the ``model.json`` of old) and ``model.safetensors``.
 
     Returns:
         The fitted classifier.
@@ -82,19 +97,30 @@ def load_model(folder: Path | str) -> ImageClassifier:
         RunError: a file is missing, damaged, of another format, or does not fit together.
     """
     folder = Path(folder)
-    description = _read_description(folder / "model.json")
-    tensors = read_tensors(folder / "model.safetensors")
+    config = config_file(folder) or folder / CONFIG_FILE
+    description = _read_description(config)
+    tensors = read_tensors(folder / TENSORS_FILE)
     try:
         return _assemble(description, tensors)
     except (*_MISFITS, ConvexcnnError) as error:
         reason = f"{error}" if isinstance(error, ConvexcnnError) else repr(error)
         raise RunError(
-            f"{folder}: model.json and model.safetensors do not fit together ({reason}); "
+            f"{folder}: {config.name} and {TENSORS_FILE} do not fit together ({reason}); "
             f"train the model again"
         ) from error
 
 
-_PLAIN = (str, int, float, bool, list, tuple, type(None))
+def _write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def config_file(folder: Path) -> Path | None:
+    """Return the file that describes the model in a folder; None if there is none."""
+    names = (folder / name for name in (CONFIG_FILE, OLD_CONFIG_FILE))
+    return next((path for path in names if path.exists()), None)
+
+
+_PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 _MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -109,7 +135,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Block):
         value = vars(value)
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -120,7 +146,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as JSON ({error}); train the model again") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else None
@@ -133,8 +159,13 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageClassifier:
     cls = MODELS[description["class"]]
     model = cls(**{k: _from_json(v) for k, v in description["parameters"].items()})
+    ImageClassifier.check_parameters(model)
     model.classes_ = np.asarray(description["classes"])
+    if model.classes_.ndim != 1 or len(model.classes_) < 2:
+        raise ValueError(f"classes has shape {model.classes_.shape}")
     model.class_names = tuple(str(name) for name in description["class_names"])
+    if model.class_names:
+        model.column_names()  # every label has its name
     channels, height, width = (int(size) for size in description["image_shape"])
     model.image_shape_ = (channels, height, width)
     model.n_features_in_ = channels * height * width
@@ -144,6 +175,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageC
     model.restore(description, tensors)
     model.fingerprint_ = description["training"]["fingerprint"]
     model.n_train_ = int(description["training"]["images"])
+    model.sample_weighted_ = bool(description["training"].get("weighted", False))
     return model
 
 

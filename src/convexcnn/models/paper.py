@@ -21,7 +21,7 @@ from convexcnn.environment import peak_memory_bytes
 from convexcnn.errors import DataError
 from convexcnn.models.base import BlockClassifier
 from convexcnn.models.evaluation import evaluate_model
-from convexcnn.models.io import save_model
+from convexcnn.models.io import MODEL_FILES, save_model
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.solvers.result import Callback
@@ -196,7 +196,7 @@ def _gather(folder: Path, units: list[dict[str, Any]]) -> None:
         filters |= load_file(source / "filters.safetensors")
         target = folder / "models" / name
         target.mkdir(parents=True, exist_ok=True)
-        for file in ("model.json", "model.safetensors"):
+        for file in MODEL_FILES:
             (target / file).write_bytes((source / file).read_bytes())
     save_file(filters, folder / "filters.safetensors")
 

@@ -14,7 +14,11 @@ def probabilities(scores: NDArray[np.float32], temperature: float) -> NDArray[np
     return result
 
 
-def fit_temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def fit_temperature(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.float64] | None = None,
+) -> float:
     """Return the temperature that minimises the log-loss of held-out scores.
 
     Guo et al. 2017, *On Calibration of Modern Neural Networks*.
@@ -22,12 +26,14 @@ def fit_temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     Args:
         scores: (n, k).
         labels: (n,) integers in 0..k-1.
+        weights: (n,) of the images; None where all weigh one.
     """
     rows = np.arange(len(labels))
     exact = scores.astype(np.float64)
 
     def log_loss(log_temperature: float) -> float:
-        return -float(log_softmax(exact / np.exp(log_temperature), axis=1)[rows, labels].mean())
+        each = log_softmax(exact / np.exp(log_temperature), axis=1)[rows, labels]
+        return -float(np.average(each, weights=weights))
 
     best = minimize_scalar(log_loss, bounds=(-6.0, 4.0), method="bounded")
     return float(np.exp(best.x))

@@ -10,6 +10,7 @@ from functools import cached_property
 from convexcnn.errors import SettingError
 from convexcnn.models.base import available_memory_gb
 from convexcnn.programs.kind import POOLINGS, ProgramKind
+from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
 from convexcnn.solvers.choose import (
     ProblemSize,
@@ -97,12 +98,7 @@ class ProgramSettings:
             SettingError: a value that is not known, or a solver that cannot solve the program;
                 it names those that can.
         """
-        for name, known in {
-            "formulation": FORMULATIONS,
-            "regulariser": tuple(REGULARISERS),
-            "pool": POOLINGS,
-        }.items():
-            _check_choice(name, getattr(self, name), known)
+        self.check_names()
         if isinstance(self.solver, str):
             _check_choice("solver", self.solver, SOLVERS)
         elif not isinstance(self.solver, (PathSolver, BetaSolver, SGD)):
@@ -117,11 +113,25 @@ class ProgramSettings:
         self._check_solver()
         self._check_betas()
 
+    def check_names(self) -> None:
+        """Refuse a formulation, regulariser, loss or pooling that there is none of.
+
+        Raises:
+            SettingError: it names those that there are.
+        """
+        for name, known in {
+            "formulation": FORMULATIONS,
+            "regulariser": tuple(REGULARISERS),
+            "loss": tuple(LOSSES),
+            "pool": POOLINGS,
+        }.items():
+            _check_choice(name, getattr(self, name), known)
+
     def _check_solver(self) -> None:
         if self.formulation == "relu-penalised" and not self.descends:
             raise SettingError(
                 f"formulation relu-penalised is trained by solver sgd only, not by "
-                f"{_name(self.solver)}; its exact form is formulation relu"
+                f"{solver_name(self.solver)}; its exact form is formulation relu"
             )
         able = solvers_for(self.kind)
         if self.descends:
@@ -141,7 +151,7 @@ class ProgramSettings:
             handled = self.solver == "auto" or self.solver in able
         if not isinstance(self.solver, BetaSolver) and not handled:
             raise SettingError(
-                f"solver {_name(self.solver)} cannot solve {self.kind}; use solver "
+                f"solver {solver_name(self.solver)} cannot solve {self.kind}; use solver "
                 f"{' or '.join(able)}"
             )
         if self.tolerance is not None and not isinstance(self.solver, str):
@@ -151,7 +161,10 @@ class ProgramSettings:
             )
 
     def _check_betas(self) -> None:
-        values = self.beta_values
+        try:
+            values = self.beta_values
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"betas is {self.betas!r}; give positive numbers") from error
         sound = values and all(0 <= value < math.inf for value in values)
         if not sound or (not self.descends and self.betas is not None and 0 in values):
             raise SettingError(f"betas is {self.betas}; give positive numbers")
@@ -198,7 +211,8 @@ class ProgramSettings:
         return ridge, reason
 
 
-def _name(solver: str | PathSolver | BetaSolver | SGD) -> str:
+def solver_name(solver: str | PathSolver | BetaSolver | SGD) -> str:
+    """The name that a solver goes by, be it a name or an object."""
     return solver if isinstance(solver, str) else str(getattr(solver, "name", "sgd"))
 
 

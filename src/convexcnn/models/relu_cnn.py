@@ -98,6 +98,15 @@ class NonConvexConvClassifier(BlockClassifier):
         self.image_shape = image_shape
         self.callback = callback
 
+    def check_parameters(self) -> None:
+        super().check_parameters()
+        if self.n_filters < 1 or not 0 <= self.beta < math.inf:
+            raise SettingError(
+                f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
+                f"a beta of 0 or more"
+            )
+        self._solver()
+
     def _train(
         self,
         stream: ImageStream,
@@ -105,11 +114,6 @@ class NonConvexConvClassifier(BlockClassifier):
         transform: PatchTransform,
         generator: torch.Generator,
     ) -> dict[str, Any]:
-        if self.n_filters < 1 or not 0 <= self.beta < math.inf:
-            raise SettingError(
-                f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
-                f"a beta of 0 or more"
-            )
         train, held_out = self._split(stream) if self.validation_fraction else (stream, None)
         program = ReluProgram(
             geometry,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
+from convexcnn.models.image_weights import ClassWeight, check_can_weigh, image_weights
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
 from convexcnn.models.recovered import recover
@@ -73,6 +74,8 @@ class ConvexConvClassifier(BlockClassifier):
         centre: whether every image loses its mean first.
         betas: weights of the regulariser to choose from; None for a path that fits the data. One
             value needs no held-out images.
+        class_weight: a factor per class for the loss of its images, ``balanced``, or None; as
+            ``sample_weight`` of ``fit``, for ridge regression only.
         augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
         validation_fraction: part of the images that is held out to choose beta.
         memory_gb: memory that training may use; None for 60 % of the machine's.
@@ -115,6 +118,7 @@ class ConvexConvClassifier(BlockClassifier):
         whiten: int | None = 48,
         centre: bool = True,
         betas: float | tuple[float, ...] | list[float] | None = None,
+        class_weight: ClassWeight = None,
         augment: str = "flip",
         validation_fraction: float = 0.1,
         memory_gb: float | None = None,
@@ -138,6 +142,7 @@ class ConvexConvClassifier(BlockClassifier):
         self.whiten = whiten
         self.centre = centre
         self.betas = betas
+        self.class_weight = class_weight
         self.augment = augment
         self.validation_fraction = validation_fraction
         self.memory_gb = memory_gb
@@ -145,6 +150,35 @@ class ConvexConvClassifier(BlockClassifier):
         self.random_state = random_state
         self.image_shape = image_shape
         self.callback = callback
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Train on images; see :meth:`ImageClassifier.fit`.
+
+        Args:
+            X: images.
+            y: (n,) labels.
+            sample_weight: (n,) weights of the images in the loss, in the scale of pixels and in
+                whitening: an image of weight 2 counts as two, one of weight 0 as absent. How gates
+                are drawn and which images are held out does not depend on other weights.
+
+        Raises:
+            DataError: images, labels or weights that cannot be used.
+            SettingError: a parameter that cannot work, or weights for a program or solver that
+                has none.
+        """
+        return self._fit(X, y, sample_weight)
+
+    def _image_weights(
+        self, targets: NDArray[Any], sample_weight: ArrayLike | None
+    ) -> NDArray[np.float64] | None:
+        weights = image_weights(targets, sample_weight, self.class_weight)
+        if weights is not None:
+            check_can_weigh(self._settings(), self.gates)
+        return weights
+
+    def check_parameters(self) -> None:
+        super().check_parameters()
+        self._settings().check()
 
     def _train(
         self,
@@ -154,7 +188,6 @@ class ConvexConvClassifier(BlockClassifier):
         generator: torch.Generator,
     ) -> dict[str, Any]:
         settings = self._settings()
-        settings.check()
         clock = PhaseClock(self.callback)
         size = ProblemSize(
             rows=len(stream),
@@ -219,9 +252,11 @@ class ConvexConvClassifier(BlockClassifier):
         train, held_out = (stream, None) if self._settings().one_beta else self._split(stream)
         solution = solver.solve(features, train, held_out, self.callback)
         scores = solution.held_out_scores
-        labels = None if held_out is None else held_out.labels
+        temperature = 1.0
+        if held_out is not None:
+            temperature = self._temperature(scores, held_out.labels, held_out.weights)
         return {
-            "temperature_": 1.0 if labels is None else self._temperature(scores, labels),
+            "temperature_": temperature,
             **self._fitted(solution, features, stream.n_classes),
         }
 
@@ -293,7 +328,11 @@ class ConvexConvClassifier(BlockClassifier):
         return count_neurons(self.coef_, shared=shared)
 
     def certify(
-        self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        progress: Callable[[int], None] | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> Certificate:
         """Bound the distance from the optimum, in float64, on the images it was trained on.
 
@@ -301,6 +340,7 @@ class ConvexConvClassifier(BlockClassifier):
             X: the training images.
             y: (n,) their labels.
             progress: called with the number of images done.
+            sample_weight: (n,) as in training.
 
         Returns:
             The certificate.
@@ -309,20 +349,24 @@ class ConvexConvClassifier(BlockClassifier):
             DataError: images or labels of another kind than the model was trained on.
             SettingError: there is no certificate: beta is 0, or the formulation has no bound.
         """
-        return block_evidence(self, self.training_stream(X, y), progress).certificate
+        stream = self.training_stream(X, y, sample_weight)
+        return block_evidence(self, stream, progress).certificate
 
-    def further_neuron(self, X: ArrayLike, y: ArrayLike) -> FurtherNeuron:
+    def further_neuron(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FurtherNeuron:
         """Search for one more ReLU neuron that would lower the objective; no proof that none would.
 
         Args:
             X: the training images.
             y: (n,) their labels.
+            sample_weight: (n,) as in training.
 
         Raises:
             DataError: images or labels of another kind than the model was trained on.
             SettingError: there is no dual point to search with; as for ``certify``.
         """
-        stream = self.training_stream(X, y)
+        stream = self.training_stream(X, y, sample_weight)
         self.require_average("the search for a further neuron")
         return further_neuron(self, stream, block_evidence(self, stream))
 
@@ -355,7 +399,8 @@ class ConvexConvClassifier(BlockClassifier):
                     "formulation gated"
                 )
             images = self._images_like_trained(X)
-            stream = self.training_stream(images, np.repeat(self.classes_[:1], len(images)))
+            labels, k = np.zeros(len(images), np.int64), len(self.classes_)
+            stream = ImageStream(images, labels, k, self.scaler_, self.augment == "flip")
         with torch.no_grad():
             neurons = recover(self, stream)
             where = self.geometry(), self.transform_.to("cpu")
@@ -377,3 +422,10 @@ class ConvexConvClassifier(BlockClassifier):
             "coef_": (*signs, k, geometry.n_cells, gates, dim),
             "intercept_": (k,),
         }
+
+    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._settings().check_names()
+        super().restore(description, tensors)
+        if isinstance(self.class_weight, Mapping):  # in JSON every key is a string
+            known = {str(label): label for label in self.classes_.tolist()}
+            self.class_weight = {known[key]: value for key, value in self.class_weight.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -42,6 +42,7 @@ class ImageStream:
         shifts: how many randomly shifted views follow every image; what a shift brings into view
             is the mean colour. The stream has ``views`` n rows, those of an image in a row.
         device: where blocks are delivered.
+        weights: (n,) positive weights of the images in the loss; None where all weigh one.
     """
 
     images: ImageRows
@@ -51,6 +52,7 @@ class ImageStream:
     mirror: bool = False
     device: str = "cpu"
     shifts: int = 0
+    weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
 
     @property
     def views(self) -> int:
@@ -59,6 +61,20 @@ class ImageStream:
 
     def __len__(self) -> int:
         return len(self.images) * self.views
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights of all rows."""
+        if self.weights is None:
+            return len(self)
+        return float(self.weights.sum()) * self.views
+
+    def roots(self) -> Tensor | None:
+        """Square roots of the weights of all rows (rows, 1), float64; None where all weigh one."""
+        if self.weights is None:
+            return None
+        roots = torch.from_numpy(np.sqrt(self.weights))[:, None].to(self.device)
+        return roots.repeat_interleave(self.views, 0)
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Scaled images (b, channels, height, width) and one-hot targets (b, k), not mirrored."""
@@ -121,7 +137,8 @@ class ImageStream:
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
         """The same stream over some of the images, which get shifts of their own."""
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], weights=weights)
 
     def plain(self) -> ImageStream:
         """The images alone, without further views."""

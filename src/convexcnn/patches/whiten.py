@@ -108,6 +108,7 @@ def fit_whitening(
     *,
     regularisation: float = 1e-3,
     constant: float = 1.0,
+    weights: Tensor | None = None,
 ) -> PatchTransform:
     """Whiten patches: project on the leading principal directions, each scaled to unit variance.
 
@@ -120,6 +121,7 @@ def fit_whitening(
         rank: number of principal directions kept, r.
         regularisation: eps, relative to the largest eigenvalue; keeps noise from being blown up.
         constant: value of the appended constant coordinate.
+        weights: (n,) of the images; None where all weigh one.
 
     Raises:
         SettingError: if ``rank`` is not between 1 and the number of pixels in a patch.
@@ -130,9 +132,16 @@ def fit_whitening(
             f"of a {geometry.filter_size}x{geometry.filter_size} patch"
         )
     patches = extract_patches(images, geometry).reshape(-1, geometry.patch_dim)
-    mean = patches.mean(0)
-    centred = patches - mean
-    covariance = (centred.T @ centred).double() / len(patches)
+    if weights is None:
+        mean = patches.mean(0)
+        centred = patches - mean
+        covariance = (centred.T @ centred).double() / len(patches)
+    else:
+        each = weights.repeat_interleave(len(patches) // len(images))
+        shares = (each / each.sum()).to(patches)
+        mean = shares @ patches
+        centred = patches - mean
+        covariance = (centred.T @ (shares[:, None] * centred)).double()
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0)[:rank].clamp_min(0), vectors.flip(1)[:, :rank]
     floor = max(float(values[0]) * regularisation, 1e-12)

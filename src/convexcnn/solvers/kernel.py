@@ -1,12 +1,13 @@
 """The exact `l2` optimum from the n x n kernel, for programs with more features than images.
 
 minimise (1/2n) |Phi V + 1 b' - Y|^2 + (beta/2) |V|^2  has V = Phi' A with
-(K + n beta I) A = Y - 1 b',  K = Phi Phi',  1' A = 0.
+(K + n beta I) A = Y - 1 b',  K = Phi Phi',  1' A = 0. Where images have weights, rows of Phi and Y
+are scaled by their square roots s, 1 becomes s, and n the sum of weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
+from convexcnn.solvers.passes import weighted_blocks
 from convexcnn.solvers.path import (
     CHUNK,
     PATH_TOLERANCE,
@@ -62,43 +64,48 @@ class Kernel(PathSolver):
         clock = PhaseClock(callback)
         streams = [train] if validation is None else [train, validation]
         shift = pilot_mean(features, train)
-        kernel, targets = self._kernel(features, streams, shift)
+        kernel, targets, roots = self._kernel(features, streams, shift)
         clock.lap("kernel")
-        n_train = len(train)
-        betas = relative_path(self.betas, float(kernel.diagonal()[:n_train].mean()), features)
-        shifts = [beta * n_train for beta in betas]
+        n_train, total = len(train), train.total
+        variance = float(kernel.diagonal()[:n_train].mean()) * n_train / total
+        betas = relative_path(self.betas, variance, features)
+        shifts = [beta * total for beta in betas]
         factor = CholeskyFactor(kernel, (min(shifts) * max(shifts)) ** 0.5)
         clock.lap("factorisation")
         lead = factor.leading(n_train)
-        duals, biases = _solve(lead, targets[:n_train], shifts)
+        duals, biases = _solve(lead, targets[:n_train], roots[:n_train], shifts)
         path = [
-            PathPoint(beta, {"loss": 0.5 * n_train * beta**2 * float(dual.square().sum())})
+            PathPoint(beta, {"loss": 0.5 * total * beta**2 * float(dual.square().sum())})
             for beta, dual in zip(betas, duals, strict=True)
         ]
         clock.lap("path")
         beta, dual, held_out = betas[0], duals[0], None
         if validation is not None:
             plain = slice(None, None, validation.views)
+            scale = roots[n_train:]
             scores = [
-                (factor.trailing_product(a) + b)[plain] for a, b in zip(duals, biases, strict=True)
+                (factor.trailing_product(a) / scale + b)[plain]
+                for a, b in zip(duals, biases, strict=True)
             ]
+            held_targets = (targets[n_train:] / scale)[plain]
             for point, point_scores in zip(path, scores, strict=True):
-                point.validation = squared_measures(point_scores, targets[n_train:][plain])
+                point.validation = squared_measures(point_scores, held_targets, validation.weights)
             chosen = best_point(path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
             dual = duals[path.index(chosen)]
         if validation is None or not self.refit:
-            factor, targets, streams = lead, targets[:n_train], [train]
+            factor, roots, streams = lead, roots[:n_train], [train]
         else:
-            dual = _solve(factor, targets, [beta * len(targets)])[0][0]
+            total += validation.total
+            dual = _solve(factor, targets, roots, [beta * total])[0][0]
             clock.lap("refit")
         ridge = ExactRidge(features, streams, beta)
         dual = dual.double()
 
         def correct(found: RidgeMeasure) -> Tensor:
             nonlocal dual
-            right = (found.residual - len(targets) * beta * dual).to(targets.dtype)
-            step = _solve(factor, right, [len(targets) * beta])[0][0].double()
+            right = (found.residual - total * beta * dual).to(targets.dtype)
+            step = _solve(factor, right, roots, [total * beta])[0][0].double()
             dual = dual + step
             return ridge.pull(step)
 
@@ -117,51 +124,38 @@ class Kernel(PathSolver):
             history=refined.history,
         )
 
-    def _blocks(
-        self, features: GatedFeatures, streams: Sequence[ImageStream], shift: Tensor, size: int
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Rows, shifted Phi and targets of all streams in turn, in a buffer that is reused."""
-        buffer = shift.new_empty(size, features.n_features)
-        start = 0
-        for stream in streams:
-            for images, targets in stream.blocks(size):
-                phi = features(images, buffer[: len(images)])
-                phi -= shift
-                yield slice(start, start + len(images)), phi, targets
-                start += len(images)
-
     def _kernel(
         self, features: GatedFeatures, streams: Sequence[ImageStream], shift: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The lower triangle of K and the targets of all rows.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The lower triangle of K, the targets (n, k) and s (n, 1) of all rows.
 
         Phi is rebuilt for every band of rows: that is cheap beside the products of its blocks.
         """
         size = sum(len(stream) for stream in streams)
         kernel = shift.new_empty(size, size)
-        targets = shift.new_empty(size, streams[0].n_classes)
-        for rows, band, band_targets in self._blocks(features, streams, shift, self.chunk):
-            targets[rows] = band_targets
-            for columns, phi, _ in self._blocks(features, streams, shift, max(1, self.chunk // 2)):
+        targets, roots = shift.new_empty(size, streams[0].n_classes), shift.new_empty(size, 1)
+        half = max(1, self.chunk // 2)
+        for rows, band, y, root in weighted_blocks(features, streams, self.chunk, shift):
+            targets[rows], roots[rows] = y, root
+            for columns, phi, _, _ in weighted_blocks(features, streams, half, shift):
                 if columns.start >= rows.stop:
                     break
                 torch.mm(band, phi.T, out=kernel[rows, columns])
-        return kernel, targets
+        return kernel, targets, roots
 
 
 def _solve(
-    factor: CholeskyFactor, targets: Tensor, shifts: Sequence[float]
+    factor: CholeskyFactor, targets: Tensor, roots: Tensor, shifts: Sequence[float]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Dual variables A (n, k) and intercepts b (k,) for every shift.
 
-    With S = (K + s I)^-1, b = 1' S Y / 1' S 1 and A = S (Y - 1 b').
+    With H = (K + shift I)^-1, b = s' H Y / s' H s and A = H (Y - s b').
     """
-    ones = torch.ones_like(targets[:, :1])
-    right = torch.cat([targets, ones], 1)
+    right = torch.cat([targets, roots], 1)
     solutions, _ = shifted_solutions(factor, right, shifts, tolerance=PATH_TOLERANCE)
     duals, biases = [], []
     for solution in solutions:
-        sums = solution.sum(0)
+        sums = (roots * solution).sum(0)
         bias = sums[:-1] / sums[-1]
         biases.append(bias)
         duals.append(solution[:, :-1] - torch.outer(solution[:, -1], bias))

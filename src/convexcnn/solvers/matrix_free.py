@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -229,6 +230,6 @@ class MatrixFree(PathSolver):
 
 def _bias(stream: ImageStream, moments: Moments, weights: Tensor) -> Tensor:
     """The best b (k,) for V (n_features, k): mean y - V' mean phi."""
-    labels = torch.from_numpy(stream.labels).to(stream.device)
-    shares = torch.bincount(labels, minlength=stream.n_classes).float() / len(labels)
+    counts = np.bincount(stream.labels, stream.weights, minlength=stream.n_classes)
+    shares = torch.from_numpy(counts / counts.sum()).to(weights)
     return shares - moments.mean @ weights

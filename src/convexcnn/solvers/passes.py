@@ -35,6 +35,51 @@ def feature_blocks(
             start += len(images)
 
 
+def weighted_blocks(
+    features: GatedFeatures,
+    streams: Sequence[ImageStream],
+    size: int | None = None,
+    shift: Tensor | None = None,
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield blocks as :func:`feature_blocks` does, scaled so that plain squares are weighted ones.
+
+    sum_i w_i |phi_i V + b - y_i|^2 = |S Phi V + s b - S Y|^2,  s = sqrt(w), S = diag(s)
+
+    Args:
+        features: the operator Phi.
+        streams: images, one stream after the other.
+        size: rows per block; by default as many as stay in the processor's cache.
+        shift: (n_features,) taken from every phi before it is scaled.
+
+    Yields:
+        rows, S Phi (b, n_features), S Y (b, k) and s (b, 1): ones where images have no weights.
+    """
+    roots = row_roots(streams)
+    for rows, phi, targets in feature_blocks(features, streams, size):
+        if shift is not None:
+            phi -= shift
+        if roots is None:
+            yield rows, phi, targets, torch.ones_like(targets[:, :1])
+        else:
+            root = roots[rows].to(phi.dtype)
+            yield rows, phi.mul_(root), targets * root, root
+
+
+def row_sum(root: Tensor, values: Tensor) -> Tensor:
+    """Return s' X for s (b, 1) and X (b, m); where s is one, by a sum that rounds less."""
+    return values.sum(0) if bool((root == 1).all()) else root[:, 0] @ values
+
+
+def row_roots(streams: Sequence[ImageStream]) -> Tensor | None:
+    """The square roots of the weights of all rows (rows, 1); None where all weigh one."""
+    if all(stream.weights is None for stream in streams):
+        return None
+    ones = (torch.ones(len(stream), 1, dtype=torch.float64) for stream in streams)
+    parts = (stream.roots() for stream in streams)
+    filled = [one if part is None else part for part, one in zip(parts, ones, strict=True)]
+    return torch.cat(filled)
+
+
 @dataclass(frozen=True)
 class FeatureScale:
     """How large features and their correlations with the targets are.

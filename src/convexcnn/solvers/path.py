@@ -6,13 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.passes import weighted_blocks
 from convexcnn.solvers.result import Callback, PathPoint, Solution
 
 TOLERANCE = 1e-6
@@ -117,12 +120,22 @@ def relative_path(
     return [variance * relative for relative in DEFAULT_PATH]
 
 
-def squared_measures(scores: Tensor, targets: Tensor) -> dict[str, float]:
-    """Mean squared loss and accuracy of scores (n, k) against one-hot targets (n, k)."""
-    correct = (scores.argmax(1) == targets.argmax(1)).sum()
+def squared_measures(
+    scores: Tensor, targets: Tensor, weights: NDArray[np.float64] | None = None
+) -> dict[str, float]:
+    """Mean squared loss and accuracy of scores (n, k) against one-hot targets (n, k).
+
+    Args:
+        scores: F.
+        targets: Y.
+        weights: (n,) of the images; None where all weigh one.
+    """
+    each = torch.ones_like(scores[:, 0]) if weights is None else torch.from_numpy(weights)
+    each = each.to(scores)
+    correct = (scores.argmax(1) == targets.argmax(1)).to(scores)
     return {
-        "loss": float(0.5 * (scores - targets).square().sum() / len(scores)),
-        "accuracy": float(correct / len(scores)),
+        "loss": float(0.5 * (each @ (scores - targets).square()).sum() / each.sum()),
+        "accuracy": float(each @ correct / each.sum()),
     }
 
 
@@ -154,10 +167,11 @@ def measure_path(
     stacked = weights.permute(1, 0, 2).reshape(-1, s * k)
     loss, correct = weights.new_zeros(s), weights.new_zeros(s)
     plain = stream.plain()
-    for images, targets in plain.blocks(features.block_size):
-        scores = (features(images) @ stacked).view(-1, s, k) + biases
+    for _, phi, targets, root in weighted_blocks(features, [plain]):
+        scores = (phi @ stacked).view(-1, s, k) + root[:, :, None] * biases
         loss += 0.5 * (scores - targets[:, None]).square().sum((0, 2))
-        correct += (scores.argmax(2) == targets.argmax(1)[:, None]).sum(0)
+        right = scores.argmax(2) == targets.argmax(1)[:, None]
+        correct += root[:, 0].square() @ right.to(root)
     for point, point_loss, point_correct in zip(path, loss, correct, strict=True):
-        point.validation["loss"] = float(point_loss) / len(plain)
-        point.validation["accuracy"] = float(point_correct) / len(plain)
+        point.validation["loss"] = float(point_loss) / plain.total
+        point.validation["accuracy"] = float(point_correct) / plain.total

@@ -2,7 +2,8 @@
 
 A = (1/n) (Phi - mean)' (Phi - mean) is never formed: a product rebuilds Phi block by block. One
 pass with r random columns W yields  A ~ (A W) (W' A W)^+ (A W)' = U diag(values) U', which is exact
-on the leading eigenvectors up to the size of the first eigenvalue that is left out.
+on the leading eigenvectors up to the size of the first eigenvalue that is left out. Images that
+have weights count as often as these say, in n and in means too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.passes import feature_blocks
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 from convexcnn.solvers.ridge.statistics import pilot_mean
 
 ROUNDING = 1e-6
@@ -55,14 +56,14 @@ class Covariance:
     def product(self, x: Tensor) -> Tensor:
         """Return A X for X (n_features, c)."""
         size = _rows(self.features, x.shape[1], self.chunk)
-        offset, out, rows = self.mean @ x, torch.zeros_like(x), 0
+        offset, out = self.mean @ x, torch.zeros_like(x)
         total = torch.zeros_like(offset)
-        for _, phi, _ in feature_blocks(self.features, self.streams, size):
+        for _, phi, _, root in weighted_blocks(self.features, self.streams, size):
             scores = phi @ x
-            scores -= offset
+            scores -= root * offset
             out.addmm_(phi.T, scores)
-            total += scores.sum(0)
-            rows += len(phi)
+            total += row_sum(root, scores)
+        rows = sum(stream.total for stream in self.streams)
         return out.addr_(self.mean, total, alpha=-1).div_(rows)
 
 
@@ -128,23 +129,22 @@ def sketch_moments(
         chunk: rows of Phi held in memory.
         seed: of the random columns.
     """
-    size, k = features.n_features, stream.n_classes
+    width, k = features.n_features, stream.n_classes
     shift = pilot_mean(features, stream)
     generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(size, min(rank, size), generator=generator)
+    draw = torch.randn(width, min(rank, width), generator=generator)
     columns = torch.linalg.qr(draw.to(shift.device)).Q
-    sums = shift.new_zeros(size, columns.shape[1] + k)
-    total, phi_sum = shift.new_zeros(sums.shape[1]), shift.new_zeros(size)
-    square, target_square, rows = 0.0, 0.0, 0
-    for _, phi, targets in feature_blocks(features, [stream], _rows(features, len(total), chunk)):
-        phi -= shift
+    sums = shift.new_zeros(width, columns.shape[1] + k)
+    total, phi_sum = shift.new_zeros(sums.shape[1]), shift.new_zeros(width)
+    square, target_square, rows = 0.0, 0.0, stream.total
+    size = _rows(features, len(total), chunk)
+    for _, phi, targets, root in weighted_blocks(features, [stream], size, shift):
         right = torch.cat([phi @ columns, targets], 1)
         sums.addmm_(phi.T, right)
-        total += right.sum(0)
-        phi_sum += phi.sum(0)
+        total += row_sum(root, right)
+        phi_sum += row_sum(root, phi)
         square += float(torch.linalg.vector_norm(phi)) ** 2
         target_square += float(targets.square().sum())
-        rows += len(phi)
     mean = phi_sum / rows
     sums.addr_(mean, total, alpha=-1).div_(rows)
     return Moments(

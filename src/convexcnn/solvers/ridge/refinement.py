@@ -5,7 +5,8 @@ R = Y - Phi V - 1 b' is a dual point, and the gap between V and R is
 
     |G|^2 / (2 beta),   G = beta V - Phi' R / n,
 
-the gradient of the program with b minimised out. One pass over the images yields R and G.
+the gradient of the program with b minimised out. One pass over the images yields R and G. Where
+images have weights, rows are scaled by their square roots s, 1 becomes s, and n the sum of weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.optimum import History, Status
-from convexcnn.solvers.passes import feature_blocks
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 
 MAX_ROUNDS = 8
 PROGRESS = 0.5
@@ -38,7 +39,8 @@ class RidgeMeasure:
         primal: objective at V and the best b.
         gap: primal minus the dual value of the residual.
         bias: b, (k,).
-        residual: R, (n, k), with columns that sum to zero.
+        residual: R, (n, k), with columns that sum to zero; scaled where images have weights.
+        total: n, or the sum of the weights.
         gradient: G, (k, n_features).
         mean: of the features, (n_features,).
     """
@@ -47,6 +49,7 @@ class RidgeMeasure:
     gap: float
     bias: Tensor
     residual: Tensor
+    total: float
     gradient: Tensor
     mean: Tensor
 
@@ -58,7 +61,7 @@ class RidgeMeasure:
     @property
     def loss(self) -> float:
         """(1/2n) |R|^2."""
-        return 0.5 * float(self.residual.square().sum()) / len(self.residual)
+        return 0.5 * float(self.residual.square().sum()) / self.total
 
 
 class ExactRidge:
@@ -77,35 +80,39 @@ class ExactRidge:
         self.streams = streams
         self.beta = beta
         self.rows = sum(len(stream) for stream in streams)
+        self.total = sum(stream.total for stream in streams)
 
     def measure(self, weights: Tensor) -> RidgeMeasure:
         """Objective, gap, residual and gradient at V (k, n_features), in one pass."""
         v = weights.double()
         residual = v.new_empty(self.rows, len(v))
         pulled, feature_sum = torch.zeros_like(v), v.new_zeros(v.shape[1])
-        for rows, phi, targets in feature_blocks(self.features, self.streams):
+        roots = v.new_empty(self.rows, 1)
+        for rows, phi, targets, root in weighted_blocks(self.features, self.streams):
             residual[rows] = targets - phi @ v.T
             pulled.addmm_(residual[rows].T, phi)
-            feature_sum += phi.sum(0)
-        bias = residual.mean(0)
-        residual -= bias
+            roots[rows] = root
+            feature_sum += row_sum(root, phi)
+        bias = row_sum(roots, residual) / self.total
+        residual -= roots * bias
         pulled.addr_(bias, feature_sum, alpha=-1)
-        gradient = pulled.div_(-self.rows).add_(v, alpha=self.beta)
+        gradient = pulled.div_(-self.total).add_(v, alpha=self.beta)
         square, ridge = float(residual.square().sum()), float(v.square().sum())
         return RidgeMeasure(
-            primal=0.5 * (square / self.rows + self.beta * ridge),
+            primal=0.5 * (square / self.total + self.beta * ridge),
             gap=float(gradient.square().sum()) / (2 * self.beta),
             bias=bias,
             residual=residual,
+            total=self.total,
             gradient=gradient,
-            mean=feature_sum / self.rows,
+            mean=feature_sum / self.total,
         )
 
     def pull(self, dual: Tensor) -> Tensor:
-        """Return A' Phi (k, n_features) for A (n, k), in one pass."""
+        """Return A' Phi (k, n_features) for A (n, k), with Phi scaled as R is, in one pass."""
         a = dual.double()
         pulled = a.new_zeros(a.shape[1], self.features.n_features)
-        for rows, phi, _ in feature_blocks(self.features, self.streams):
+        for rows, phi, _, _ in weighted_blocks(self.features, self.streams):
             pulled.addmm_(a[rows].T, phi)
         return pulled
 

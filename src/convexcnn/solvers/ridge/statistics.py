@@ -7,6 +7,7 @@ from torch import Tensor
 
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 
 BAND = 2048
 """Columns of the Gram matrix that are updated at once, below the diagonal only."""
@@ -14,6 +15,8 @@ BAND = 2048
 
 class GramStatistics:
     """n, sum phi, sum y, sum |y|^2, Phi' Phi and Phi' Y, with phi shifted by a pilot mean.
+
+    Images that have weights count as often as their weights say, n included.
 
     The shift keeps float32 sums accurate: Phi' Phi would otherwise be a large constant plus a
     small covariance. Only the lower triangle of the Gram matrix is accumulated.
@@ -31,27 +34,26 @@ class GramStatistics:
         size = features.n_features
         self.features = features
         self.shift = shift
-        self.count = 0
+        self.chunk = chunk
+        self.count = 0.0
         self.target_square = 0.0
         self.gram = shift.new_zeros(size, size)
         self.cross = shift.new_zeros(size, n_classes)
         self.feature_sum = shift.new_zeros(size)
         self.target_sum = shift.new_zeros(n_classes)
-        self._phi = shift.new_empty(chunk, size)
 
     def add(self, stream: ImageStream) -> None:
         """Add every row of a stream."""
-        for images, targets in stream.blocks(len(self._phi)):
-            phi = self.features(images, self._phi[: len(images)])
-            phi -= self.shift
+        blocks = weighted_blocks(self.features, [stream], self.chunk, self.shift)
+        for _, phi, targets, root in blocks:
             for left in range(0, phi.shape[1], BAND):
                 band = slice(left, left + BAND)
                 self.gram[left:, band].addmm_(phi[:, left:].T, phi[:, band])
             self.cross.addmm_(phi.T, targets)
-            self.feature_sum += phi.sum(0)
-            self.target_sum += targets.sum(0)
+            self.feature_sum += row_sum(root, phi)
+            self.target_sum += row_sum(root, targets)
             self.target_square += float(targets.square().sum())
-            self.count += len(images)
+        self.count += stream.total
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Return the covariance sums (Phi - mean)'(Phi - mean) and (Phi - mean)'(Y - mean).

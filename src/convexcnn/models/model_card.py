@@ -1,0 +1,82 @@
+"""The README.md that goes with a saved model: what it is, what it takes, how it is loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+CARD_START = "---\nlibrary_name: convexcnn\n"
+"""By which a card is known for one of these."""
+
+TEMPLATE = """pipeline_tag: image-classification
+tags:
+- convexcnn
+- convex-optimization
+---
+
+# {kind}
+
+An image classifier of {k} classes, trained by [convexcnn](https://pypi.org/project/convexcnn)
+{version} on {images:,} images. {about}
+
+It takes images of {channels} x {height} x {width} (channels, height, width), in the units of its
+training images: 0 to 255 for pictures. Scaling is part of the model.
+
+```python
+from convexcnn import load_model
+
+model = load_model("this-folder")
+model.predict_proba(images)
+```
+
+Without Python code of your own: `convexcnn predict this-folder pictures/`; as ONNX:
+`convexcnn export this-folder model.onnx --to onnx`.
+
+## Classes
+
+{classes}
+
+## Parameters
+
+{parameters}
+
+The files are `config.json` and `model.safetensors`; nothing in them is executed.
+"""
+
+ABOUT = {
+    "ConvexConvClassifier": "Its only layer of filters is the optimum of a convex program over "
+    "fixed gates: `model.certify(images, labels)` proves how near, given the training images.",
+    "LayerwiseConvexCNN": "Every block is the optimum of a convex program, given the frozen maps "
+    "of the block before: `model.certify(images, labels)` proves how near.",
+    "NonConvexConvClassifier": "It is a two-layer network, trained by stochastic gradients.",
+}
+
+
+def model_card(description: dict[str, Any], names: list[str], version: str) -> str:
+    """Return the text of a model card, in Markdown.
+
+    Names and parameters stand in it as JSON in indented code, where nothing of them is markup.
+
+    Args:
+        description: what `config.json` holds.
+        names: of the classes.
+        version: of this package.
+    """
+    channels, height, width = description["image_shape"]
+    return CARD_START + TEMPLATE.format(
+        kind=description["class"],
+        k=len(names),
+        version=version,
+        images=description["training"]["images"],
+        about=ABOUT[description["class"]],
+        channels=channels,
+        height=height,
+        width=width,
+        classes=_code(names),
+        parameters=_code(description["parameters"]),
+    )
+
+
+def _code(value: Any) -> str:
+    """A value as JSON in an indented block of Markdown code."""
+    return "\n".join(f"    {line}" for line in json.dumps(value, indent=2).splitlines())

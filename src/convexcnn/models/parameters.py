@@ -1,0 +1,42 @@
+"""The types of an estimator's parameters, as its annotations name them, checked before any work."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from convexcnn.errors import SettingError
+
+WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a name",
+    NoneType: "None",
+}
+"""What is checked; a parameter that may be anything else too is left to whoever reads it."""
+
+
+def check_types(model: BaseEstimator) -> None:
+    """Refuse a parameter of another type than its annotation says.
+
+    Raises:
+        SettingError: it names the parameter, its value and what it may be.
+    """
+    hints = get_type_hints(type(model).__init__)
+    for name, value in model.get_params(deep=False).items():
+        kinds = get_args(hints.get(name)) or (hints.get(name),)
+        if set(kinds) <= set(WORDS) and not any(_is_a(value, kind) for kind in kinds):
+            wanted = " or ".join(WORDS[kind] for kind in kinds)
+            raise SettingError(f"{name} is {value!r}; give {wanted}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    truth = isinstance(value, (bool, np.bool_))
+    if kind is bool or truth:
+        return kind is bool and truth
+    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))

@@ -1,0 +1,124 @@
+"""Files made to do harm: names that are markup or commands of a terminal, archives that escape."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import test_bad_arguments
+import test_bad_arrays
+import test_bad_data
+import test_bad_models
+from bad_inputs import picture
+
+from convexcnn.cli.application import main
+from convexcnn.data.download import unpack
+from convexcnn.errors import DataError
+
+MARKUP = ["<script>alert(1)", '"><img src=x onerror=alert(2)>', "a&amp;b", "{{ 7 * 7 }}"]
+SMALL = ["--filter-size", "3", "--gates", "gaussian", "--n-gates", "2", "--whiten", "4"]
+
+
+def test_the_table_is_long_enough():
+    tables = [
+        test_bad_arguments.TABLE,
+        test_bad_data.TABLE,
+        test_bad_arrays.FITS,
+        test_bad_models.FOLDERS,
+        test_bad_models.RUNS,
+    ]
+    assert sum(map(len, tables)) >= 150
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in arguments])
+    output = capsys.readouterr()
+    return int(exit_.value.code or 0), output.out, output.err
+
+
+def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
+    rows = ["path,label"]
+    for number in range(24):
+        name = MARKUP[number % len(MARKUP)]
+        path = picture(tmp_path / f"{number}.png", colour=10 * number)
+        quoted = name.replace('"', '""')
+        rows.append(f'{path.name},"{quoted}"')
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    code, _, said = run(capsys, "fit", tmp_path / "data.csv", "--out", tmp_path / "run", *SMALL)
+    assert code == 0, said
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "a&amp;amp;b" in page
+    for figure in (tmp_path / "run" / "figures").glob("*.svg"):
+        assert "<script>alert" not in figure.read_text()
+    code, printed, _ = run(capsys, "predict", tmp_path / "run", tmp_path / "0.png", "--json")
+    assert json.loads(printed)["predictions"][0]["label"] in MARKUP
+
+
+NAMES = [b"\xff\xfe.png", b"\x1b[2J.png", b"new\nline.png", b"=1+1,comma.png"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_odd_names_of_pictures_are_labelled(name, places, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = Path(os.fsdecode(name))
+    picture(Path("plain.png")).rename(odd)
+    code, printed, said = run(capsys, "predict", places["run"], odd, "--csv", "labels.csv")
+    assert (code, "Traceback" in said) == (0, False)
+    assert "\x1b" not in printed
+    with Path("labels.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        (row,) = csv.DictReader(file)
+    assert os.fsencode(row["image"]) == name
+    odd.write_text("no picture")
+    code, _, said = run(capsys, "predict", places["run"], odd)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "\x1b" not in said
+
+
+def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+ESCAPES = {
+    "above": tarfile.TarInfo("../escaped"),
+    "absolute": tarfile.TarInfo("/tmp/convexcnn-escaped"),
+    "deep": tarfile.TarInfo("a/../../escaped"),
+    "symbolic link": link("link", "/etc/passwd", tarfile.SYMTYPE),
+    "hard link": link("link", "../escaped", tarfile.LNKTYPE),
+    "device": link("zero", "", tarfile.CHRTYPE),
+    "pipe": link("pipe", "", tarfile.FIFOTYPE),
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
+def test_archives_do_not_escape(escape, tmp_path):
+    (tmp_path / "work").mkdir()
+    content = b"" if escape.type != tarfile.REGTYPE else b"x"
+    archive = tar_of(tmp_path / "work" / "bad.tar.gz", (escape, content))
+    inside = tmp_path / "data"
+    if escape.name.startswith("/"):  # the data filter takes the leading slash away
+        unpack(archive, inside)
+        assert not Path(escape.name).exists()
+        return
+    with pytest.raises(DataError, match="nothing was kept"):
+        unpack(archive, inside)
+    assert not list(inside.rglob("*"))
+    assert {path.name for path in tmp_path.rglob("*")} == {"work", "bad.tar.gz"}
