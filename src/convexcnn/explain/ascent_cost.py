@@ -8,6 +8,7 @@ from itertools import accumulate
 from convexcnn.explain.block import PatchBlock, block_of
 from convexcnn.explain.stack import is_stack
 from convexcnn.models.base import ImageClassifier
+from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.trained_block import TrainedBlock
 
 WORK = 3e12
@@ -51,7 +52,12 @@ def _costs(model: ImageClassifier) -> list[tuple[float, float]]:
     channels = [*(block.geometry.image_shape[0] for block in blocks[1:]), 0]
     work, kept = [], []
     for block, m in zip(blocks, channels, strict=True):
-        (rows, columns), (g, d) = block.geometry.grid, block.gates.shape
+        rows, columns = block.geometry.grid
+        if isinstance(block, NeuronBlock):
+            work.append(1.0 * rows * columns * block.geometry.patch_dim * block.n_gates)
+            kept.append(4.0 * rows * columns * block.n_gates)
+            continue
+        g, d = block.gates.shape
         work.append(rows * columns * d * (block.geometry.patch_dim + 2.0 * g + m))
         kept.append(2.0 * rows * columns * (d + 2 * g + 2 * m))
     return list(zip(accumulate(work), accumulate(kept), strict=True))

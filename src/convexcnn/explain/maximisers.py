@@ -16,8 +16,14 @@ from convexcnn.explain.ascent_cost import affordable_classes, images_at_once
 from convexcnn.explain.block import PatchBlock, block_of
 from convexcnn.explain.maximise import maximise_input
 from convexcnn.explain.scorer import Progress, picked
-from convexcnn.explain.stack import block_head, is_stack, spread_through
+from convexcnn.explain.stack import (
+    averages_mirror_images,
+    block_head,
+    is_stack,
+    spread_through,
+)
 from convexcnn.models.base import ImageClassifier
+from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.torch_module import Standardise
 from convexcnn.models.torch_stack import Coordinates, GatedHead
 from convexcnn.patches.float32 import fast_float32
@@ -94,6 +100,20 @@ class FilterUnits:
         middles = _middles(block)[(order // g).flatten()]
         unit = torch.nn.functional.normalize(filters, dim=1)
         return cls(unit, gates[order.flatten()], middles, order % g)
+
+    @classmethod
+    def of_neurons(cls, block: NeuronBlock, k: int, m: int) -> FilterUnits:
+        """The m strongest neurons of the first k classes, in coordinates that are their responses.
+
+        v = w a, so r(x) is (x_l . a)_+ / |a|, or its negative where w is negative: these come last.
+        """
+        sizes, cells = block.gates.norm(dim=1), block.geometry.n_cells
+        weights = block.weights[:k, :, :, 0].flatten(1) * sizes.repeat(cells)
+        order = weights.sort(dim=1, descending=True).indices[:, :m]
+        names = order % len(sizes)
+        units = torch.eye(len(sizes))[names.flatten()] / sizes[names.flatten(), None]
+        signs = torch.gather(weights, 1, order).flatten()[:, None].sign()
+        return cls(signs * units, units, _middles(block)[(order // len(sizes)).flatten()], names)
 
     def take(self, rows: Tensor) -> FilterUnits:
         """Some of the filters, in a row."""
@@ -183,13 +203,17 @@ def _of_head(
     """Climb for the first k classes of one head, and m filters of each, from every start."""
     begin = time.perf_counter()
     starts, shape = len(first), first.shape[1:]
-    units = FilterUnits.strongest(block_of(head).to("cpu"), k, m)
-    layers = _last_block(head)
+    units = _units_of(head, k, m)
+    layers, mirror = _last_block(head), averages_mirror_images(head)
     parts = []
     at_once = max(1, images_at_once(head) // starts)
     for part in torch.split(torch.arange(k + len(units.patches)), at_once):
         some = part[part < k], units.take(part[part >= k] - k)
-        parts.append(_climb(_objective(layers, *some, starts), len(part), first, bounds, steps))
+        parts.append(
+            _climb(
+                _objective(layers, *some, starts, mirror=mirror), len(part), first, bounds, steps
+            )
+        )
     images, values = (np.concatenate(found) for found in zip(*parts, strict=True))
     responses = values[k:].reshape(k, -1, starts)
     return BlockMaximisers(
@@ -238,7 +262,7 @@ Layers: TypeAlias = tuple[Callable[[Tensor], tuple[Tensor, Tensor]], nn.Module]
 
 
 def _objective(
-    layers: Layers, classes: Tensor, units: FilterUnits, starts: int
+    layers: Layers, classes: Tensor, units: FilterUnits, starts: int, *, mirror: bool
 ) -> Callable[[Tensor], Tensor]:
     """A function from images (n,) in turn, all starts of a class or filter in a row, to values."""
     targets = classes.repeat_interleave(starts)
@@ -247,9 +271,19 @@ def _objective(
     def value(images: Tensor) -> Tensor:
         patches, on = of_block(images)
         scores = picked(scores_of(patches[: len(targets)], on[: len(targets)]), targets)
+        if mirror and len(targets):
+            mirrored = scores_of(*of_block(images[: len(targets)].flip(3)))
+            scores = (scores + picked(mirrored, targets)) / 2
         return torch.cat([scores, units.responses(patches[len(targets) :], starts)])
 
     return value
+
+
+def _units_of(head: ImageClassifier, k: int, m: int) -> FilterUnits:
+    """The strongest filters of the block whose head it is, in the coordinates of its network."""
+    if is_stack(head) and isinstance(block := head.blocks_[-1], NeuronBlock):
+        return FilterUnits.of_neurons(block.to("cpu"), k, m)
+    return FilterUnits.strongest(block_of(head).to("cpu"), k, m)
 
 
 def _last_block(head: ImageClassifier) -> Layers:
@@ -268,7 +302,7 @@ def _last_block(head: ImageClassifier) -> Layers:
     return layers, GatedHead(block.geometry, block.weights, block.gates, block.intercept)
 
 
-def _middles(block: PatchBlock) -> Tensor:
+def _middles(block: PatchBlock | NeuronBlock) -> Tensor:
     """(cells,): the patch nearest to the middle of every pooling cell."""
     columns = block.geometry.grid[1]
     middles = []

@@ -22,6 +22,9 @@ from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
 
+NEURON_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
+"""Solvers of heads on known features, by loss."""
+
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
 
@@ -132,8 +135,10 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
     Raises:
         SettingError: if none fits into the memory.
     """
-    program = ProgramSettings("gated", "l2", block.loss, "auto", None, block.betas, memory_gb)
-    return program.exact_solver(size, refit=False)
+    name = "auto" if block.head == "patches" else NEURON_SOLVERS[block.loss]
+    program = ProgramSettings("gated", "l2", block.loss, name, None, block.betas, memory_gb)
+    solver, reason = program.exact_solver(size, refit=False)
+    return solver, reason or "pooled neurons are few, and known for all images at once"
 
 
 def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -74,15 +74,15 @@ class TrainedBlock(ABC):
     def features(self) -> Features:
         """The operator Phi of its head."""
 
-    @property
-    @abstractmethod
-    def transform(self) -> PatchTransform:
-        """Raw patch -> the d coordinates of ``gates``."""
+    if TYPE_CHECKING:  # a property of one kind, a field of the other
 
-    @property
-    @abstractmethod
-    def gates(self) -> Tensor:
-        """The gates a_i, (g, d)."""
+        @property
+        def transform(self) -> PatchTransform:
+            """Raw patch -> the d coordinates of ``gates``."""
+
+        @property
+        def gates(self) -> Tensor:
+            """The gates a_i, (g, d)."""
 
     @property
     @abstractmethod
