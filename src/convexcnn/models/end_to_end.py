@@ -23,21 +23,19 @@ from convexcnn.models.networks import build_network
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
-LEARNING_RATES = {"alexnet": 0.02, "vgg11": 0.05}
-"""Highest learning rates for mini-batches of 128; networks with normalisation bear more."""
-
-BATCH_SIZE = 128
+BATCH_SIZE, LEARNING_RATE = 128, 0.05
+"""Images per step, and the highest learning rate with so many; with fewer it is lower."""
 
 
 class EndToEndCNN(ImageClassifier):
     """AlexNet or VGG-11, trained by SGD on cross-entropy for a given number of minutes.
 
     The recipe is the usual strong one: Nesterov momentum 0.9, weight decay 5e-4, label smoothing
-    0.1, gradients of norm 2 at most, random flips and shifts, and a learning rate that rises and falls linearly and reaches
-    zero when the minutes are over. Held-out images only measure, and fit the temperature of
-    ``predict_proba``; the weights are the last ones. Convolutions run in bfloat16 on processors
-    with instructions for it. With a budget the result depends on the speed of the machine; with
-    ``epochs`` alone it does not.
+    0.1, gradients of norm 2 at most, random flips and shifts, and a learning rate that rises and
+    falls linearly and reaches zero when the minutes are over. Held-out images only measure, and fit
+    the temperature of ``predict_proba``; the weights are the last ones. Convolutions run in
+    bfloat16 on processors with instructions for it. With a budget the result depends on the speed of the
+    machine; with ``epochs`` alone it does not.
 
     Args:
         network: ``alexnet`` or ``vgg11``.
@@ -46,7 +44,7 @@ class EndToEndCNN(ImageClassifier):
         augment: ``none``, ``flip``, ``crop`` (shifts of up to an eighth of the side: 4 of 32
             pixels) or ``flip+crop``, anew every time that an image is seen.
         batch_size: images per step.
-        learning_rate: the highest one; None for one that fits network and batch size.
+        learning_rate: the highest one; None for 0.05, or less with batches below 128.
         centre: whether every image loses its mean first.
         validation_fraction: part of the images that is held out; 0 trains on all of them.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -115,7 +113,7 @@ class EndToEndCNN(ImageClassifier):
             flip="flip" in self.augment,
             crop="crop" in self.augment,
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate or scale * LEARNING_RATES.get(self.network, 0.0),
+            learning_rate=self.learning_rate or scale * LEARNING_RATE,
         )
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
