@@ -34,8 +34,8 @@ class EndToEndCNN(ImageClassifier):
     0.1, gradients of norm 2 at most, random flips and shifts, and a learning rate that rises and
     falls linearly and reaches zero when the minutes are over. Held-out images only measure, and fit
     the temperature of ``predict_proba``; the weights are the last ones. Convolutions run in
-    bfloat16 on processors with instructions for it. With a budget the result depends on the speed of the
-    machine; with ``epochs`` alone it does not.
+    bfloat16 on processors with instructions for it. With a budget the result depends on the speed
+    of the machine; with ``epochs`` alone it does not.
 
     Args:
         network: ``alexnet`` or ``vgg11``.
