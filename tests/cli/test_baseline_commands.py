@@ -118,7 +118,7 @@ def test_a_baseline_that_fails_does_not_cost_the_stack(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setitem(end_to_end.LEARNING_RATES, "vgg11", 1e30)
+    monkeypatch.setattr(end_to_end, "LEARNING_RATE", 1e30)
     assert finish("fit", data, "--out", tmp_path / "run", *STACK, "--baselines", "vgg11") == 0
     assert "Warning: the baseline vgg11 is left out (the loss diverged" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "result.json").read_text())["baselines"] == []

@@ -173,7 +173,7 @@ def test_without_certificates_and_test_images(
         (["--model", "layerwise", "--beta", "0.1"], "no setting 'betas' with model layerwise"),
         (["--model", "layerwise", "--formulation", "relu"], "the blocks of layerwise are gated"),
         (["--blocks", "small"], "there is no setting 'blocks' with formulation gated"),
-        (["--model", "layerwise", "--blocks", "vgg11"], "block 5: pooling 2 asks for more cells"),
+        (["--model", "layerwise", "--augment", "rotate"], "Invalid value"),
     ],
 )
 def test_options_that_cannot_work_are_wrong_use(
@@ -233,7 +233,9 @@ def test_an_interrupted_run_goes_on_after_its_finished_blocks(
     assert "run the same command again to continue" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert finish(*fit, "--augment", "none") == 1
-    assert "holds an unfinished run with other settings (augment flip)" in capsys.readouterr().err
+    assert (
+        "holds an unfinished run with other settings (augment flip+crop)" in capsys.readouterr().err
+    )
     assert finish(*fit) == 0
     output = capsys.readouterr()
     assert "Continuing the unfinished run" in output.err

@@ -60,7 +60,7 @@ def test_heads_that_fit_exactly_or_alike_are_no_trouble():
     scores, targets = make_heads(2, 0)
     scores[1] = targets
     np.testing.assert_allclose(best_combination(scores, targets, "squared"), [0, 1], atol=1e-12)
-    both = best_combination(torch.stack([targets, targets]), targets)
+    both = best_combination(torch.stack([targets, targets]), targets, "squared")
     assert float(both.sum()) == pytest.approx(1)
-    twins = best_combination(torch.stack([scores[0], scores[0]]), targets)
+    twins = best_combination(torch.stack([scores[0], scores[0]]), targets, "squared")
     assert float(twins.sum()) == pytest.approx(1)

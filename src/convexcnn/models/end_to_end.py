@@ -25,10 +25,8 @@ from convexcnn.models.torch_module import Standardise
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
-LEARNING_RATES = {"alexnet": 0.02, "vgg11": 0.05}
-"""Highest learning rates for mini-batches of 128; networks with normalisation bear more."""
-
-BATCH_SIZE = 128
+BATCH_SIZE, LEARNING_RATE = 128, 0.05
+"""Images per step, and the highest learning rate with so many; with fewer it is lower."""
 
 
 class EndToEndCNN(ImageClassifier):
@@ -49,7 +47,7 @@ class EndToEndCNN(ImageClassifier):
         augment: ``none``, ``flip``, ``crop`` (shifts of up to an eighth of the side: 4 of 32
             pixels) or ``flip+crop``, anew every time that an image is seen.
         batch_size: images per step.
-        learning_rate: the highest one; None for one that fits network and batch size.
+        learning_rate: the highest one; None for 0.05, or less with batches below 128.
         centre: whether every image loses its mean first.
         validation_fraction: part of the images that is held out; 0 trains on all of them.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -117,7 +115,7 @@ class EndToEndCNN(ImageClassifier):
             flip="flip" in self.augment,
             crop="crop" in self.augment,
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate or scale * LEARNING_RATES.get(self.network, 0.0),
+            learning_rate=self.learning_rate or scale * LEARNING_RATE,
         )
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
