@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convexcnn.errors import RunError
-from convexcnn.models import layerwise as module
+from convexcnn.models import time_plan as module
 from small import stripes
 from tiny_models import layerwise
 

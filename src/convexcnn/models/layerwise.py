@@ -219,13 +219,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         """Where finished blocks are kept, if they are."""
         if self.checkpoint is None:
             return None
-        settings = (
-            self.centre,
-            self.augment,
-            self.validation_fraction,
-            self.random_state,
-            self.budget,
-        )
+        settings = self.centre, self.augment, self.validation_fraction, self.random_state
         return BlockCheckpoint(
             Path(self.checkpoint), fingerprint(stream, blocks, self.certificates, *settings)
         )

@@ -48,6 +48,7 @@ ABOUT = {
     "fixed gates: `model.certify(images, labels)` proves how near, given the training images.",
     "LayerwiseConvexCNN": "Every block is the optimum of a convex program, given the frozen maps "
     "of the block before: `model.certify(images, labels)` proves how near.",
+    "EndToEndCNN": "It is a usual network, trained as a whole by back-propagation.",
     "NonConvexConvClassifier": "It is a two-layer network, trained by stochastic gradients.",
 }
 

@@ -42,6 +42,8 @@ class ImageStream:
         shifts: how many randomly shifted views follow every image; what a shift brings into view
             is the mean colour. The stream has ``views`` n rows, those of an image in a row.
         device: where blocks are delivered.
+        places: (n,) where every image was before subsets were taken, which decides its shifts;
+            None where none were.
         weights: (n,) positive weights of the images in the loss; None where all weigh one.
     """
 
@@ -53,6 +55,7 @@ class ImageStream:
     device: str = "cpu"
     shifts: int = 0
     weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
+    places: NDArray[np.intp] | None = field(default=None, kw_only=True)
 
     @property
     def views(self) -> int:
@@ -86,7 +89,7 @@ class ImageStream:
         """One view of the rows whose images are given; the same whenever it is asked for."""
         shift, mirrored = divmod(number, 1 + self.mirror)
         if shift:
-            offsets = torch.from_numpy(self._offsets[shift - 1, rows])
+            offsets = torch.from_numpy(self._offsets[rows, shift - 1])
             images = shifted(images, offsets.to(images.device))
         return images.flip(3) if mirrored else images
 
@@ -108,9 +111,12 @@ class ImageStream:
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
-        """Rows and columns, (shifts, n, 2), by which the shifted views lie elsewhere."""
-        generator, size = np.random.default_rng(0), (self.shifts, len(self.images), 2)
-        return generator.integers(-self._largest_shift, self._largest_shift, size, endpoint=True)
+        """Rows and columns, (n, shifts, 2), by which the shifted views lie elsewhere."""
+        places = np.arange(len(self.images)) if self.places is None else self.places
+        size = int(places.max(initial=-1)) + 1, self.shifts, 2
+        generator, largest = np.random.default_rng(0), self._largest_shift
+        every: NDArray[np.int64] = generator.integers(-largest, largest, size, endpoint=True)
+        return every[places]
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the stream in order, in blocks of at most ``size`` rows, never parting views.
@@ -136,9 +142,16 @@ class ImageStream:
             yield self.augmented(rows, images, generator), targets
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
-        """The same stream over some of the images, which get shifts of their own."""
+        """The same stream over some of the images, in the same views."""
         weights = None if self.weights is None else self.weights[rows]
-        return replace(self, images=self.images[rows], labels=self.labels[rows], weights=weights)
+        places = np.arange(len(self.images)) if self.places is None else self.places
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            weights=weights,
+            places=places[rows],
+        )
 
     def plain(self) -> ImageStream:
         """The images alone, without further views."""
