@@ -82,6 +82,45 @@ def relative_gap(result: Result) -> float:
     return float(result["blocks"][0]["certificate"]["relative_gap"])
 
 
+def stack_minutes(result: Result) -> float:
+    """Time of training and measuring a stack; the pictures of its report are not counted."""
+    return float(result["seconds"] - result["phases"].get("explanations", 0)) / 60
+
+
+def largest_gap(result: Result) -> float:
+    """Of the certificates of all blocks."""
+    return float(max(block["certificate"]["relative_gap"] for block in result["blocks"]))
+
+
+def convex_advantage(result: Result) -> float:
+    """How far the training objective of every head lies below that of descent, at the least."""
+    pairs = [block["descent"] for block in result["blocks"] if block["descent"]]
+    return float(min(pair["objective"] - pair["optimal_objective"] for pair in pairs))
+
+
+def over_baselines(result: Result) -> float:
+    """Test accuracy less that of the best network trained by back-propagation."""
+    best = max(baseline["test"]["accuracy"] for baseline in result["baselines"])
+    return float(result["test"]["accuracy"] - best)
+
+
+def stack(
+    data: str, minutes: int, *options: str, accuracy: float | None = None, best: bool = False
+) -> tuple[list[str], list[Target]]:
+    """A run of a stack under a budget, beside networks trained by back-propagation as long."""
+    command = ["fit", data, "--model", "layerwise", "--budget", str(minutes), *options]
+    targets = [
+        Target("test accuracy", lambda r: r["test"]["accuracy"], at_least=accuracy),
+        Target("minutes", stack_minutes, at_most=minutes),
+        Target("largest relative gap of a block", largest_gap, at_most=1e-3),
+        Target("objective of descent less the optimum, least", convex_advantage, at_least=0),
+    ]
+    if "--baselines" in options:
+        bound = 0.0 if best else None
+        targets.append(Target("test accuracy less the best baseline's", over_baselines, bound))
+    return command, targets
+
+
 GAP = Target("relative gap", relative_gap, at_most=1e-5)
 
 RUNS: dict[str, tuple[list[str], list[Target]]] = {
@@ -131,6 +170,13 @@ RUNS: dict[str, tuple[list[str], list[Target]]] = {
             GAP,
         ],
     ),
+    "stack_cifar10_10": stack(
+        "cifar10", 10, "--baselines", "alexnet,vgg11", "--memory-gb", "18", accuracy=0.76
+    ),
+    "stack_cifar10_45": stack(
+        "cifar10", 45, "--blocks", "medium", "--memory-gb", "18", accuracy=0.84
+    ),
+    "stack_mnist_5": stack("mnist", 5, "--augment", "crop", accuracy=0.992),
     "demo": (
         ["demo"],
         [Target("minutes", lambda r: r["seconds"] / 60, at_most=3), GAP],

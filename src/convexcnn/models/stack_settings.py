@@ -128,6 +128,13 @@ PRESETS: dict[str, tuple[Block, ...]] = {
         Block(n_gates=192, pooling=3, downsample="average"),
         Block(n_gates=256),
     ),
+    "medium": (
+        Block(filter_size=6, stride=2, padding=0, n_gates=128, pooling=4),
+        Block(n_gates=256, pooling=3, downsample="average"),
+        Block(n_gates=384),
+        Block(n_gates=384),
+        Block(n_gates=512),
+    ),
     "vgg11": _vgg11(),
 }
 """Stacks by name."""
