@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from convexcnn.patches.stream import shifted
 from small import generator, stripe_stream
 
 IMAGES, CLASSES = 23, 3
@@ -99,3 +102,36 @@ def test_mirroring_can_be_left_out():
     plain = stream.plain()
     assert (len(stream), len(plain)) == (2 * IMAGES, IMAGES)
     assert torch.equal(rows_of(plain.blocks(7))[0], stream.block(slice(None))[0])
+
+
+def test_shifted_views_follow_in_the_same_order_and_stay_with_their_images():
+    stream = stripe_stream(30, mirror=True)
+    stream = replace(stream, shifts=2)
+    assert stream.views == 6
+    assert len(stream) == 180
+    everything = torch.cat([images for images, _ in stream.blocks(1000)])
+    assert torch.equal(torch.cat([images for images, _ in stream.blocks(7)]), everything)
+    by_image = everything.view(30, 6, *everything.shape[1:])
+    for shift in range(3):
+        assert torch.equal(by_image[:, 2 * shift].flip(3), by_image[:, 2 * shift + 1])
+    rows = np.array([3, 7, 29])
+    part = torch.cat([images for images, _ in stream.subset(rows).blocks(100)])
+    assert torch.equal(part.view(3, 6, *part.shape[1:]), by_image[rows])
+    nested = stream.subset(np.arange(5, 30)).subset(np.array([0, 24]))
+    found = torch.cat([images for images, _ in nested.blocks(100)])
+    assert torch.equal(found.view(2, 6, *found.shape[1:]), by_image[[5, 29]])
+    assert len(stream.plain()) == 30
+
+
+def test_an_image_is_shifted_by_its_offset():
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    (found,) = shifted(image, torch.tensor([[1, -2]]))[0]
+    assert found.tolist() == [[0, 0, 0, 0], [2, 3, 0, 0], [6, 7, 0, 0]]
+    assert torch.equal(shifted(image, torch.tensor([[0, 0]])), image)
+
+
+def test_random_shifts_differ_from_batch_to_batch():
+    stream = replace(stripe_stream(30), shifts=1)
+    epochs = [torch.cat([b for b, _ in stream.shuffled(10, generator(s))]) for s in (1, 1, 2)]
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0].sum(), epochs[2].sum())

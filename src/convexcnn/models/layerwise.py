@@ -49,22 +49,24 @@ MAPS_SHARE = 0.6
 class LayerwiseConvexCNN(ImageClassifier):
     """A stack of convex blocks: each sees the frozen maps of the one before, and is solved exactly.
 
-    Block b solves  minimise (1/2n) |sum_i Phi_i V_i + b - Y|^2 + (beta/2) |V|^2  over the gated
-    features Phi_i of its frozen input; held-out images choose beta. Its maps are the gated
-    responses 1[x_l . a_i >= 0] (x_l . u) of the strongest singular factors u of all V_i. Every
-    block has a head of its own, certified given its frozen input; the prediction is the last head,
-    or the convex combination of all heads that fits held-out images best, whichever classifies
-    more of them correctly (Belilovsky, Eickenberg & Oyallon 2019; Sahiner et al. 2024).
+    The head of block b minimises  (1/n) loss(sum_i Phi_i V_i + b, Y) + (beta/2) |V|^2  over the
+    gated features Phi_i of its frozen input, with V_i a multiple of gate i, or free; held-out
+    images choose beta. Its maps are the responses of its neurons. Every head is certified given
+    its frozen input; the prediction is the last head, or the combination of all heads that fits
+    held-out images best, whichever classifies more of these correctly (Belilovsky, Eickenberg &
+    Oyallon 2019; Sahiner et al. 2024).
 
     Args:
-        blocks: ``small`` (two blocks), ``vgg11`` (eight), or a list of ``Block``.
+        blocks: ``small`` (three blocks), ``medium`` (five), ``vgg11`` (eight), or a list of
+            ``Block``.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
         centre: whether every image loses its mean first.
-        augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
+        augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``. With mirror
+            images, scores are averaged over an image and its mirror image.
         validation_fraction: part of the images that is held out, the same for all blocks: it
             chooses betas and weighs heads. Beyond that it only shares in the scale of pixels.
         certificates: whether every block is certified as soon as it is trained.
-        budget: minutes after which no further block is begun; None for no such limit.
+        budget: minutes that are shared among the blocks; None for as many epochs as suit the data.
         checkpoint: folder that finished blocks are kept in; a training with the same images and
             settings that finds some there goes on after them. None for none.
         memory_gb: memory that training may use; None for 60 % of the machine's.
@@ -78,6 +80,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         blocks_: the trained blocks; ``measures`` of each has its accuracies.
         head_weights_: (B,) weights of the heads, non-negative, of sum one.
         certificates_: one per block, if asked for.
+        training_scores_: (B, n, k) scores of every head for the images that ``fit`` was given.
         seconds_: time of ``fit``.
     """
 

@@ -1,0 +1,201 @@
+"""Blocks on their own neurons: learned filters, exact heads on pooled responses, their proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from convexcnn.models import LayerwiseConvexCNN
+from convexcnn.models.neuron_network import (
+    NeuronDescent,
+    NeuronNetwork,
+    descent_dtype,
+    one_cycle,
+)
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.whiten import fit_triangular_whitening
+from small import generator, stripe_stream, stripes
+from tiny_models import TINY_NEURONS
+from tiny_models import layerwise as stack
+
+IMAGES, LABELS = stripes(90, channels=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> LayerwiseConvexCNN:
+    """A trained stack; not to be changed."""
+    return stack(blocks=TINY_NEURONS, augment="flip+crop").fit(IMAGES, LABELS)
+
+
+def phi_of(model: LayerwiseConvexCNN, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and one-hot targets of a block's training rows, by plain convolutions in float64."""
+    stream = model.training_stream(IMAGES, LABELS)
+    split = model._held_out(stream)
+    for block in model.blocks_[: number - 1]:
+        stream = model._freeze(block, stream, split)
+    block, rows, targets = model.blocks_[number - 1], [], []
+    for images, truth in stream.subset(split.kept).blocks(50):
+        responses = torch.nn.functional.conv2d(
+            images.double(),
+            block.filters.double(),
+            block.thresholds.double(),
+            block.geometry.stride,
+            block.geometry.padding,
+        ).relu()
+        pooled = torch.nn.functional.adaptive_avg_pool2d(responses, block.geometry.cells)
+        rows.append(pooled.flatten(2).transpose(1, 2).flatten(1))
+        targets.append(truth)
+    return torch.cat(rows).numpy(), torch.cat(targets).double().numpy()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_head_is_the_optimum_of_an_independent_minimiser(model, number):
+    phi, targets = phi_of(model, number)
+    block = model.blocks_[number - 1]
+    n, k = targets.shape
+
+    def objective(flat):
+        weights, bias = flat[:-k].reshape(k, -1), flat[-k:]
+        scores = phi @ weights.T + bias
+        top = scores.max(1, keepdims=True)
+        mass = np.exp(scores - top)
+        value = (np.log(mass.sum(1)) + top[:, 0] - (scores * targets).sum(1)).mean()
+        slope = (mass / mass.sum(1, keepdims=True) - targets) / n
+        gradient = np.concatenate([(slope.T @ phi + block.beta * weights).ravel(), slope.sum(0)])
+        return value + 0.5 * block.beta * np.square(weights).sum(), gradient
+
+    found = np.concatenate([block.weights.double().numpy().ravel(), block.bias.double().numpy()])
+    best = minimize(
+        objective, found, jac=True, method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-13}
+    )
+    reached = objective(found)[0]
+    assert best.fun <= reached <= best.fun * (1 + 1.1e-3)
+    assert block.certificate.primal == pytest.approx(reached, rel=1e-5)
+    assert block.certificate.dual <= best.fun * (1 + 1e-9)
+    assert block.certificate.relative_gap <= 1e-3
+    assert "these 6 neurons" in model.blocks_[0].certificate.scope
+
+
+def test_certificates_can_be_computed_again(model):
+    for one, other in zip(model.certify(IMAGES, LABELS), model.certificates_, strict=True):
+        assert (one.program, one.scope) == (other.program, other.scope)
+        assert one.primal == pytest.approx(other.primal, rel=1e-6)
+        assert one.dual == pytest.approx(other.dual, rel=1e-6)
+
+
+def test_no_head_is_worse_than_that_of_descent(model):
+    for block in model.blocks_:
+        descent = block.measures["descent"]
+        assert descent["optimal_objective"] == pytest.approx(block.certificate.primal, rel=1e-5)
+        assert descent["objective"] >= descent["optimal_objective"]
+        assert 0 <= descent["accuracy"] <= 1
+
+
+def test_scores_do_not_tell_left_from_right(model):
+    np.testing.assert_allclose(model.scores(IMAGES), model.scores(IMAGES[..., ::-1]), atol=1e-4)
+    assert not np.allclose(model.scores(IMAGES[:1]), model.scores(IMAGES[1:2]), atol=1e-2)
+    one_way = stack(blocks=TINY_NEURONS, augment="crop").fit(IMAGES, LABELS)
+    assert not np.allclose(one_way.scores(IMAGES), one_way.scores(IMAGES[..., ::-1]), atol=1e-2)
+
+
+def test_training_scores_are_those_of_the_images(model):
+    np.testing.assert_allclose(model.training_scores_, model.block_scores(IMAGES), atol=2e-3)
+    assert model.score(IMAGES, LABELS) > 0.8
+
+
+def test_training_twice_gives_the_same_bits(model):
+    again = stack(blocks=TINY_NEURONS, augment="flip+crop").fit(IMAGES, LABELS)
+    np.testing.assert_array_equal(again.scores(IMAGES), model.scores(IMAGES))
+
+
+@pytest.mark.parametrize("gates", ["gaussian", "patches", "sgd"])
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+def test_every_gate_strategy_and_loss(gates, loss):
+    blocks = [replace(block, gates=gates, loss=loss) for block in TINY_NEURONS]
+    model = stack(blocks=blocks).fit(IMAGES, LABELS)
+    assert all(c.relative_gap <= 1e-3 for c in model.certificates_)
+    assert ("descent" in model.blocks_[0].measures) == (gates == "sgd")
+    assert model.loss == loss
+    assert model.score(IMAGES, LABELS) > 0.6
+
+
+def test_maps_are_rounded_responses(model):
+    block = model.blocks_[0]
+    images = next(model.scaled_blocks(IMAGES[:4]))
+    responses = block.features.responses(images)
+    assert (responses >= 0).all()
+    torch.testing.assert_close(block.maps(images).float(), responses, rtol=1e-3, atol=1e-3)
+    assert block.maps(images).dtype == torch.float16
+
+
+def test_its_gates_are_its_filters_on_pixels_and_a_constant(model):
+    block = model.blocks_[0]
+    images = next(model.scaled_blocks(IMAGES[:4]))
+    windows = torch.nn.functional.unfold(images, 3, padding=1, stride=2).transpose(1, 2)
+    patches = block.transform(windows)
+    found = (patches @ block.gates.T).relu().transpose(1, 2).reshape(4, 6, 4, 4)
+    torch.testing.assert_close(found, block.features.responses(images), rtol=1e-4, atol=1e-4)
+
+
+# The network that lends neurons
+
+
+def network(n_neurons: int = 5) -> tuple[NeuronNetwork, NeuronDescent]:
+    stream = stripe_stream(60, mirror=True)
+    geometry = PatchGeometry((1, 8, 8), 3, 1, 1, 2)
+    images, _ = stream.block(slice(None))
+    transform = fit_triangular_whitening(images, geometry)
+    found = NeuronNetwork(geometry, transform, n_neurons, 3, generator())
+    return found, NeuronDescent(found, stream, generator())
+
+
+def test_descent_learns_with_filters_of_unit_norm_in_white_coordinates():
+    found, descent = network()
+    events = []
+    descent.run(60, events.append)
+    torch.testing.assert_close(found.directions.norm(dim=1), torch.ones(5))
+    assert events[-1]["step"] == events[-1]["steps"] == 60
+    assert events[-1]["train_loss"] < events[0]["train_loss"]
+    assert events[-1]["train_accuracy"] > 0.6
+
+
+def test_its_head_gives_its_scores_on_pooled_responses():
+    found, descent = network()
+    descent.run(5)
+    images = descent.stream.block(slice(0, 9))[0].contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        scores = found.scores(images)
+    filters, thresholds = (part.detach() for part in found.filters())
+    responses = torch.nn.functional.conv2d(images, filters, thresholds, padding=1).relu()
+    pooled = torch.nn.functional.adaptive_avg_pool2d(responses, 2).flatten(2).transpose(1, 2)
+    weights, bias = found.frozen_head()
+    expected = pooled.flatten(1) @ weights.flatten(1).T + bias
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_small_data_gets_more_epochs():
+    _, descent = network()
+    assert descent.default_steps() == 40 * descent.batches
+    descent.batches = 10_000
+    assert descent.default_steps() == 3 * 10_000
+
+
+def test_the_rate_rises_and_then_falls_to_zero():
+    factor = one_cycle(100)
+    rates = [factor(step) for step in range(101)]
+    assert max(rates) == 1
+    assert rates.index(1) in (9, 10)
+    assert rates[-1] == 0
+    assert all(a < b for a, b in pairwise(rates[:10]))
+
+
+def test_descent_uses_bfloat16_only_where_there_are_instructions(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert descent_dtype("cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert descent_dtype("cpu") == torch.bfloat16

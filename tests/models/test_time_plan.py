@@ -1,0 +1,80 @@
+"""A budget is shared among the blocks that are still to come, and is never overdrawn by plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from convexcnn.models import Block, time_plan
+from convexcnn.models.time_plan import MOST_EPOCHS, SPARE, BlockCost, TimePlan
+from convexcnn.patches.extract import PatchGeometry
+
+COSTS = [BlockCost(1e-4, 1e-4, 100), BlockCost(3e-4, 1e-4, 200), BlockCost(1e-4, 1e-4, 100)]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when told."""
+    now = [0.0]
+    monkeypatch.setattr(time_plan.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def plan(minutes: float | None) -> TimePlan:
+    return TimePlan(minutes, COSTS, images=10_000, views=2, classes=10)
+
+
+def fixed(numbers: range) -> float:
+    return sum(COSTS[n - 1].fixed_seconds(10_000, 2, 10) for n in numbers)
+
+
+def test_all_blocks_get_as_many_epochs(clock):
+    found = plan(2.0)
+    steps = found.steps(1, 7, 100)
+    epochs = steps * 100 / 10_000
+    spent = epochs * 10_000 * sum(cost.descent for cost in COSTS) + fixed(range(1, 4))
+    assert spent == pytest.approx(SPARE * 120, rel=0.01)
+    clock[0] = epochs * 10_000 * COSTS[0].descent + fixed(range(1, 2))
+    assert found.steps(2, 7, 100) == pytest.approx(steps, abs=1)
+
+
+def test_a_slow_block_leaves_less_for_the_others(clock):
+    found = plan(2.0)
+    before = found.steps(2, 7, 100)
+    clock[0] = 30.0
+    assert found.steps(2, 7, 100) < before
+    clock[0] = 1000.0
+    assert found.steps(2, 7, 100) == 1
+
+
+def test_seconds_before_an_interruption_count(clock):
+    found, again = plan(2.0), plan(2.0)
+    clock[0] = 20.0
+    again.spent = 20.0
+    assert again.elapsed == found.elapsed + 20
+    assert again.steps(2, 7, 100) < found.steps(2, 7, 100)
+
+
+def test_without_a_budget_nothing_is_planned(clock):
+    assert plan(None).steps(1, 7, 100) == 7
+    assert not plan(None).leaves_no_time_for(2)
+
+
+def test_a_block_that_would_not_end_in_time_is_not_begun(clock):
+    found = plan(2.0)
+    assert not found.leaves_no_time_for(3)
+    clock[0] = SPARE * 120 - 0.99 * fixed(range(3, 4))
+    assert found.leaves_no_time_for(3)
+
+
+def test_there_are_no_more_epochs_than_are_worth_their_time(clock):
+    assert plan(1e5).steps(1, 7, 100) == MOST_EPOCHS * 100
+
+
+def test_costs_are_measured_without_touching_the_random_state():
+    before = torch.random.get_rng_state()
+    small = BlockCost.of(Block(n_gates=4), PatchGeometry((3, 8, 8), 3, 1, 1, 2), "cpu")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert small.descent > 0
+    assert small.responses > 0
+    assert small.features == 16
