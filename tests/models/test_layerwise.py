@@ -270,7 +270,10 @@ def test_the_number_of_gates_can_be_set_for_all_blocks():
 
 
 CASES = [
-    ({"blocks": "huge"}, "blocks 'huge' is not known; choose one of small, vgg11, or give a list"),
+    (
+        {"blocks": "huge"},
+        "blocks 'huge' is not known; choose one of small, medium, vgg11, imagenet, or give a list",
+    ),
     ({"blocks": []}, "blocks is empty; give at least one Block"),
     ({"blocks": [3]}, "block 1 is 3; give a Block, or a mapping of filter_size"),
     ({"blocks": [{"colour": 3}]}, "block 1 is .*; give a Block, or a mapping"),

@@ -136,6 +136,13 @@ PRESETS: dict[str, tuple[Block, ...]] = {
         Block(n_gates=512),
     ),
     "vgg11": _vgg11(),
+    "imagenet": (
+        Block(filter_size=8, stride=4, padding=2, n_gates=64, pooling=4, downsample="average"),
+        Block(n_gates=128, pooling=4, downsample="average"),
+        Block(n_gates=256),
+        Block(n_gates=256, downsample="average"),
+        Block(n_gates=384),
+    ),
 }
 """Stacks by name."""
 
