@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +251,34 @@ def test_an_interrupted_run_goes_on_after_its_finished_blocks(
     }
     name = "model.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_killed_run_is_resumed_by_its_own_settings(
+    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`kill -9` while block 2 or 3 is under way; the same gates and weights in the end."""
+    run = tmp_path / "run"
+    words = ["fit", str(data), "--out", str(run), *STACK]
+    with subprocess.Popen(
+        [sys.executable, "-m", "convexcnn", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run.partial" / "blocks" / "block1.json").exists():
+            assert process.poll() is None or run.exists()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert not run.exists()
+    assert finish("fit", data, "--out", run, "--resume") == 0
+    assert "Continuing the unfinished run" in capsys.readouterr().err
+    found, expected = (load_file(path / "model.safetensors") for path in (run, trained))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor)
+    assert finish("fit", data, "--out", tmp_path / "other", "--resume") == 1
+    assert "no unfinished run to resume" in capsys.readouterr().err
 
 
 def test_a_run_interrupted_before_a_block_is_finished_leaves_nothing(

@@ -129,6 +129,11 @@ POSITIVE = click.IntRange(min=1)
     help="Seed of everything random.  [default: 0]",
 )
 @click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the unfinished stack of RUN, by its own settings.",
+)
+@click.option(
     "--no-certificate",
     is_flag=True,
     help="Skip the bound on the distance from the optimum and what stands beside it.",
@@ -153,6 +158,7 @@ def command(
     overwrite: bool,
     as_json: bool,
     config: Path | None,
+    resume: bool,
     no_certificate: bool,
     log_jsonl: Path | None,
     tensorboard: Path | None,
@@ -166,13 +172,19 @@ def command(
     blocks are trained one after the other, each as such a program on the frozen maps of the last.
 
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
-    blocks of a stack are kept in RUN.partial, and the same command continues.
+    blocks of a stack are kept in RUN.partial, and the same command continues, or
+    'convexcnn fit DATA --out RUN --resume'.
     """
     from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.cli.console import Callback, Console
+    from convexcnn.cli.run_folder import unfinished_settings
     from convexcnn.cli.settings import combine
     from convexcnn.cli.training import fit_run
 
+    if resume:
+        if config is not None:
+            raise click.UsageError("--resume has the settings of the run; leave out --config")
+        config = unfinished_settings(out)
     loggers: list[Callback] = []
     if log_jsonl is not None:
         loggers.append(JsonLinesLogger(log_jsonl))

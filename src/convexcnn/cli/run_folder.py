@@ -178,6 +178,20 @@ class RunFolder:
             self._lock = None
 
 
+def unfinished_settings(path: Path) -> Path:
+    """Return the settings file of the unfinished run that would become the run PATH.
+
+    Raises:
+        RunError: there is none.
+    """
+    settings = path.with_name(path.name + ".partial") / SETTINGS_FILE
+    if not settings.is_file():
+        raise RunError(
+            f"{path}.partial is not there: no unfinished run to resume; leave out --resume"
+        )
+    return settings
+
+
 def is_run(path: Path) -> bool:
     """Say whether a folder looks like a finished run."""
     return (path / RESULT_FILE).is_file() and (path / SETTINGS_FILE).is_file()
