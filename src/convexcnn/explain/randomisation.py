@@ -76,9 +76,10 @@ def shuffled_copies(model: Model, random_state: int = 0) -> Iterator[tuple[str, 
         return
     if is_stack(model):
         stack = copy.copy(model)
-        for part, fields in (("heads", ("weights",)), ("blocks", ("gates", "neurons"))):
-            stack.blocks_ = [_with_shuffled(b, fields, generator) for b in stack.blocks_]
-            yield part, stack
+        stack.blocks_ = [_with_shuffled(b, ("weights",), generator) for b in stack.blocks_]
+        yield "heads", stack
+        stack.blocks_ = [_with_shuffled(b, b.before_head, generator) for b in stack.blocks_]
+        yield "blocks", stack
         return
     other = copy.copy(model)
     for name in _learned(model):

@@ -34,6 +34,7 @@ class NeuronBlock(TrainedBlock):
     thresholds: Tensor
 
     tensors = ("filters", "thresholds", "weights", "bias")
+    before_head = ("filters", "thresholds")
 
     @property
     def features(self) -> NeuronFeatures:

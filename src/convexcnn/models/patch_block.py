@@ -40,6 +40,7 @@ class PatchBlock(TrainedBlock):
     neuron_gates: Tensor
 
     tensors = ("mean", "projection", "gates", "weights", "bias", "neurons", "neuron_gates")
+    before_head = ("gates", "neurons")
 
     @property
     def features(self) -> GatedFeatures:

@@ -52,6 +52,9 @@ class TrainedBlock(ABC):
     tensors: ClassVar[tuple[str, ...]]
     """Names of everything that ``saved`` writes as tensors."""
 
+    before_head: ClassVar[tuple[str, ...]]
+    """Names of the learned tensors that its features and maps are made of."""
+
     settings: Block
     geometry: PatchGeometry
     weights: Tensor
