@@ -21,7 +21,7 @@ from convexcnn.patches.stream import ImageStream
 MAPPED_AT_ONCE = 32
 """Images whose maps are computed at once, always the same ones: rounding depends on it."""
 
-MAP_SHIFT = 7
+MAP_SHIFT = 14
 """Pixels of a side for every pixel that maps are shifted by in training."""
 
 FLAT = 1e-12
@@ -78,7 +78,7 @@ class MapStream(ImageStream):
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch of mini-batches in random order, each in one of the views.
 
-        If there are shifted views, maps are shifted too, by at most one in seven of their pixels.
+        If there are shifted views, maps are shifted too, by at most one in fourteen of their pixels.
         """
         every = (self.images, *self.view_maps)[: self.views]
         reach = min(self.images.shape[2:]) // MAP_SHIFT if self.shifts else 0

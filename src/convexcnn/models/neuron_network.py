@@ -20,10 +20,10 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.solvers.result import Callback
 
-DIRECTION_RATE = 0.05
+DIRECTION_RATE = 0.02
 """Length of an orthogonalised step on the filters, at its largest."""
 
-HEAD_RATE = 1e-2
+HEAD_RATE = 5e-3
 """Step of Adam on thresholds and head, at its largest."""
 
 WARM_UP = 0.1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
 
-SHIFT_SHARE = 1 / 8
+SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
 
 
