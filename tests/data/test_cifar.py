@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+from convexcnn.data import load_dataset
+from convexcnn.errors import DataError
 from official_files import (
     CIFAR10_NAMES,
     cifar_records,
@@ -13,9 +16,6 @@ from official_files import (
     write_cifar100_binary,
     write_cifar100_python,
 )
-
-from convexcnn.data import load_dataset
-from convexcnn.errors import DataError
 
 WRITERS = {
     "cifar-10-batches-bin": ("cifar10", write_cifar10_binary),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from official_files import cifar_records, python2_pickle
 
 from convexcnn.data.cifar_pickle import read_cifar_pickle
 from convexcnn.errors import DataError
+from official_files import cifar_records, python2_pickle
 
 PIXELS, LABELS = cifar_records(4, 10)
 BATCH = {

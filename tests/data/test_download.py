@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_files import write_cifar10_binary, write_idx_set
 
 from convexcnn.data import cifar, download, load_dataset, registry
 from convexcnn.data.cifar import CIFAR10
@@ -22,6 +21,7 @@ from convexcnn.data.download import RemoteFile, fetch, fetch_archive, unpack
 from convexcnn.data.idx import FILES, MNIST
 from convexcnn.data.root import DataRoot
 from convexcnn.errors import DataError
+from official_files import write_cifar10_binary, write_idx_set
 
 
 class Quiet(SimpleHTTPRequestHandler):

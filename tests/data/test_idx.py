@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from official_files import idx_bytes, write_idx_set
 
 from convexcnn.data import limits, load_dataset
 from convexcnn.data.idx import FASHION_MNIST, read_idx
 from convexcnn.data.root import DataRoot
 from convexcnn.errors import DataError
+from official_files import idx_bytes, write_idx_set
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_files import write_idx_set
 
 from convexcnn.data import available_datasets, dataset_registry, load_dataset
 from convexcnn.errors import DataError, SettingError
+from official_files import write_idx_set
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class MapStream(ImageStream):
     def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch of mini-batches in random order, each in one of the views.
 
-        If there are shifted views, maps are shifted too, by at most one in fourteen of their pixels.
+        With shifted views maps are shifted too, by at most one in fourteen of their pixels.
         """
         every = (self.images, *self.view_maps)[: self.views]
         reach = min(self.images.shape[2:]) // MAP_SHIFT if self.shifts else 0
