@@ -57,6 +57,14 @@ def test_certificate_words_say_what_is_proven_and_what_not(write_run: WriteRun) 
     assert "nothing about networks with other gates" in words
 
 
+def test_heads_on_neurons_are_named_in_the_scope(write_run: WriteRun) -> None:
+    result = stack_result()
+    result["blocks"][0]["certificate"]["scope"] = "optimal among heads on these 48 neurons, given"
+    block = read_run(write_run(result)).result.blocks[0]
+    words = certificate_words(block, "gated")
+    assert words.startswith("Optimal among heads on these 48 neurons and the frozen input of this")
+
+
 def test_the_exact_formulation_is_named_in_the_scope(write_run: WriteRun) -> None:
     result = read_run(write_run(fit_result() | {"formulation": "relu"})).result
     words = certificate_words(result.blocks[0], "relu")
@@ -216,14 +224,19 @@ def test_the_log_of_baselines_is_not_the_stacks(write_run: WriteRun) -> None:
 
 def test_every_block_that_learns_its_gates_has_a_curve(build: Any) -> None:
     events = [
-        {"phase": f"block {b}: gates", "block": b, "step": i, "train_accuracy": i / 9 / b}
+        {
+            "phase": f"block {b}: network that lends neurons",
+            "block": b,
+            "step": i,
+            "train_accuracy": i / 9 / b,
+        }
         for b in (1, 2)
         for i in range(9)
     ]
     page = build(stack_result(), events)
     titles = [text for tag, text in page.texts if tag == "title"]
     path = "Accuracy along the path of β"
-    by_block = [[path, f"Network that lends gates, block {number}"] for number in (1, 2)]
+    by_block = [[path, f"Network that lends neurons, block {number}"] for number in (1, 2)]
     assert titles[2:] == by_block[0] + by_block[1]
 
 

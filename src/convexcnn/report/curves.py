@@ -153,22 +153,23 @@ def baseline_chart(result: FitResult) -> LineChart | None:
 def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChart]:
     """Training curves of the descents in a fit's log: of the model, and of the gates if learned.
 
-    A phase whose name tells of gates is the non-convex network that lends its filters as gates;
-    of that one only the accuracy is drawn. Baselines have a chart of their own.
+    "network that lends gates" (or neurons) is the non-convex one whose filters a block takes; of
+    that one only the accuracy is drawn. Baselines have a chart of their own.
     """
     phases = dict.fromkeys(str(event.mapping().get("phase", "")) for event in metrics)
     phases = {phase: None for phase in phases if not phase.startswith("baseline ")}
     charts: list[LineChart] = []
     for phase in phases:
         events = tuple(e for e in metrics if str(e.mapping().get("phase", "")) == phase)
-        if "gate" in phase:
+        if "network that lends" in phase:
             chart = _descent_chart(events, "train_accuracy", "non-convex")
             if chart is not None:
-                title = "Training accuracy of the network that lends its gates"
+                lent = phase.rpartition(" ")[2]
+                title = f"Training accuracy of the network that lends its {lent}"
                 name = "gates-accuracy"
                 block, of_stack, _ = phase.partition(":")
                 if of_stack:
-                    title = f"Network that lends gates, {block}"
+                    title = f"Network that lends {lent}, {block}"
                     name = f"{name}-{len(charts) + 1}"
                 charts.append(replace(chart, name=name, title=title))
             continue

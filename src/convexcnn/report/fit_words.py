@@ -64,6 +64,8 @@ def certificate_words(block: Block, formulation: str) -> str:
     assert gap is not None
     gates = "these gates" if block.gates is None else f"these {count(block.gates)} gates"
     among = f"networks with {gates}"
+    if "heads on these" in certificate.scope:
+        among = f"heads on {gates.replace('gate', 'neuron')}"
     if formulation == "relu":
         among = f"ReLU networks with the activation patterns of {gates}"
     limits = "This says nothing about networks with other gates, nor about new images."
