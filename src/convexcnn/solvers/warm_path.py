@@ -17,7 +17,7 @@ from convexcnn.programs.losses import get_loss
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm, get_regulariser
-from convexcnn.solvers.optimum import Optimum
+from convexcnn.solvers.optimum import Optimum, Status
 from convexcnn.solvers.passes import feature_blocks, feature_scale
 from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, PathSolver
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
@@ -112,6 +112,8 @@ class InMemorySolver(BetaSolver):
 class WarmPath(PathSolver):
     """Solves a path of beta from the largest down, each from the last one's optimum.
 
+    Held-out images choose among the betas that were solved to the tolerance, if any was.
+
     Args:
         solver: what solves one beta.
         kind: which program.
@@ -158,6 +160,7 @@ class WarmPath(PathSolver):
             at_beta = self.solver.restrict(at_beta, self.kind, features, [train], callback)
         clock.lap("preparation")
         path: list[PathPoint] = []
+        solved: list[PathPoint] = []
         optimum: Optimum | None = None
         best: Optimum | None = None
         scores: list[Tensor] = []
@@ -169,7 +172,9 @@ class WarmPath(PathSolver):
                 continue
             scores.append(held_out_scores(self.kind, features, validation, optimum))
             path[-1].validation = self._measures(scores[-1], validation)
-            best = optimum if best_point(path) is path[-1] else best
+            if optimum.status is Status.OPTIMAL:
+                solved.append(path[-1])
+            best = optimum if best_point(solved or path) is path[-1] else best
             if self.betas is None and path.index(best_point(path)) < len(path) - PATIENCE:
                 break
         clock.lap("path")
@@ -177,7 +182,7 @@ class WarmPath(PathSolver):
         assert best is not None
         beta, held_out = betas[0], None
         if validation is not None:
-            chosen = best_point(path)
+            chosen = best_point(solved or path)
             beta, held_out = chosen.beta, scores[path.index(chosen)]
         if refit:
             best = at_beta_of_all(beta, optimum)

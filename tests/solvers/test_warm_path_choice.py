@@ -1,0 +1,59 @@
+"""Held-out images choose among the betas that were solved to the tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.lbfgs import LBFGS
+from convexcnn.solvers.optimum import Optimum, Status
+from convexcnn.solvers.warm_path import BetaSolver, WarmPath
+from small import GEOMETRIES, single_features, stripe_stream
+
+KIND = ProgramKind(loss="cross_entropy")
+
+
+@dataclass(frozen=True)
+class GivesUp(BetaSolver):
+    """Solves the largest beta only; of the others it says that it did not."""
+
+    largest: float
+    tolerance: float = 1e-4
+    name = "gives-up"
+
+    def handles(self, kind):
+        return True
+
+    def prepare(self, kind, features, streams, callback=None):
+        solve = LBFGS(self.tolerance).prepare(kind, features, streams)
+
+        def at_beta(beta: float, start: Optimum | None) -> Optimum:
+            found = solve(beta, start)
+            solved = beta >= self.largest
+            return Optimum(
+                found.weights,
+                found.bias,
+                Status.OPTIMAL if solved else Status.STALLED,
+                found.history,
+            )
+
+        return at_beta
+
+
+@pytest.mark.parametrize(("largest", "chosen"), [(3.0, 3.0), (1e-9, 1e-3), (1e9, 1e-3)])
+def test_a_beta_that_was_not_solved_is_not_chosen_if_another_was(largest, chosen):
+    train, validation = stripe_stream(160, size=7), stripe_stream(60, seed=1, size=7)
+    features = single_features(GEOMETRIES["even cells"], 4)
+    path = WarmPath(GivesUp(largest), KIND, [3.0, 1e-3], refit=False)
+    solution = path.solve(features, train, validation)
+    assert [point.beta for point in solution.path] == [3.0, 1e-3]
+    accuracies = [point.validation["accuracy"] for point in solution.path]
+    assert accuracies[1] > accuracies[0]
+    assert solution.beta == chosen
+    alone = WarmPath(LBFGS(1e-4), KIND, [chosen], refit=False).solve(features, train)
+    torch.testing.assert_close(
+        solution.weights.flatten(), alone.weights.flatten(), rtol=0.05, atol=0.02
+    )
