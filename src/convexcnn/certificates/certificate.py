@@ -157,13 +157,36 @@ def feature_rows(
     Raises:
         RunError: if Phi is not the same for the same images: nothing could be said of it.
     """
-    block = block.double()
+    compute = partial(gated_features, block.double())
+    for phi, targets in repeatable_rows(compute, stream, chunk, torch.float64, progress):
+        yield phi, targets.double()
+
+
+def repeatable_rows(
+    compute: Callable[[Tensor], Tensor],
+    stream: ImageStream,
+    chunk: int,
+    dtype: torch.dtype,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield Phi and targets of a stream, once the first images gave the same Phi twice.
+
+    Args:
+        compute: images (b, channels, height, width) to Phi (b, n_features).
+        stream: images, in all views of training.
+        chunk: images per block of Phi.
+        dtype: that ``compute`` gets images in.
+        progress: called with the number of rows done.
+
+    Raises:
+        RunError: if Phi is not the same for the same images: nothing could be said of it.
+    """
     done = 0
     for images, targets in stream.blocks(chunk):
-        phi = gated_features(block, images.double())
+        images = images.to(dtype)
         if not done:
-            require_same_bits(partial(gated_features, block, images[:PROBED].double()))
-        yield phi, targets.double()
+            require_same_bits(partial(compute, images[:PROBED]))
+        yield compute(images), targets
         done += len(images)
         if progress is not None:
             progress(done)

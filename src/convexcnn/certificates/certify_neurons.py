@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from convexcnn.certificates.certificate import (
-    PROBED,
-    Certificate,
-    cell_bounds,
-    require_same_bits,
-)
+from convexcnn.certificates.certificate import Certificate, cell_bounds, repeatable_rows
 from convexcnn.certificates.dual_bound import Rows, certify_gated
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
@@ -68,7 +62,7 @@ def neuron_rows(
     cells: int,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield Phi (b, cells g) and targets (b, k) of a stream by plain convolutions, in float32.
+    """Give Phi (b, cells g) and targets (b, k) of a stream by plain convolutions, in float32.
 
     Args:
         filters: (g, channels, f, f).
@@ -93,11 +87,4 @@ def neuron_rows(
         ]
         return torch.stack(means, 1).flatten(1)
 
-    done = 0
-    for images, targets in stream.blocks(CHUNK):
-        if not done:
-            require_same_bits(partial(pooled, images[:PROBED]))
-        yield pooled(images), targets
-        done += len(images)
-        if progress is not None:
-            progress(done)
+    return repeatable_rows(pooled, stream, CHUNK, torch.float32, progress)

@@ -38,6 +38,7 @@ from convexcnn.models.strength import strongest_filters
 from convexcnn.models.time_plan import BlockCost, TimePlan
 from convexcnn.models.torch_stack import StackNetwork
 from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
@@ -203,9 +204,7 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def _plan(self, blocks: tuple[Block, ...], stream: ImageStream) -> TimePlan:
         """How the budget is shared; refuses, before any work, what cannot be trained."""
-        self._check_memory(blocks, stream)
-        _, channels, height, width = stream.images.shape
-        geometries = plan_geometries(blocks, (channels, height, width))
+        geometries = self._check_memory(blocks, stream)
         costs = []
         if self.budget is not None:
             pairs = zip(blocks, geometries, strict=True)
@@ -231,7 +230,7 @@ class LayerwiseConvexCNN(ImageClassifier):
     def _budget_gb(self) -> float:
         return self.memory_gb or MEMORY_SHARE * available_memory_gb()
 
-    def _check_memory(self, blocks: tuple[Block, ...], stream: ImageStream) -> None:
+    def _check_memory(self, blocks: tuple[Block, ...], stream: ImageStream) -> list[PatchGeometry]:
         """Refuse, before any work, blocks that do not fit the images or the memory."""
         if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
             raise SettingError(f"memory_gb is {self.memory_gb}; give a positive number")
@@ -245,6 +244,7 @@ class LayerwiseConvexCNN(ImageClassifier):
                 block_solver(block, size, (1 - MAPS_SHARE) * self._budget_gb)
             except SettingError as error:
                 raise SettingError(f"block {number}: {error}") from error
+        return geometries
 
     def _held_out(self, stream: ImageStream) -> Split:
         """Every class divided by the same seed, for ``fit`` and ``certify`` alike."""
