@@ -77,30 +77,7 @@ def certify_block(
     if kind.formulation == "relu":
         return _certify_cones(block, stream, kind)
     roots = stream.roots()
-    if roots is not None:
-        return _certify_weighted(block, stream, kind, roots[:, 0], chunk, progress)
-    found = certify_gated(
-        feature_rows(block, stream, chunk=chunk, progress=progress),
-        block.weights,
-        block.bias,
-        beta=block.beta,
-        loss=kind.loss,
-        regulariser=kind.regulariser,
-        intercept=kind.intercept,
-    )
-    return evidence_of(found.certificate, kind, found.scores, found.targets)
-
-
-def _certify_weighted(
-    block: GatedBlock,
-    stream: ImageStream,
-    kind: ProgramKind,
-    roots: Tensor,
-    chunk: int,
-    progress: Callable[[int], None] | None,
-) -> BlockEvidence:
-    """As :func:`certify_block`, for images with weights of mean one."""
-    if kind.loss != "squared":
+    if roots is not None and kind.loss != "squared":
         raise SettingError(f"images with weights have a certificate for squared loss, not {kind}")
     found = certify_gated(
         feature_rows(block, stream, chunk=chunk, progress=progress),
@@ -110,10 +87,12 @@ def _certify_weighted(
         loss=kind.loss,
         regulariser=kind.regulariser,
         intercept=kind.intercept,
-        roots=roots,
+        roots=None if roots is None else roots[:, 0],
     )
+    if roots is None:
+        return evidence_of(found.certificate, kind, found.scores, found.targets)
     loss = loss_total(kind.loss, found.scores, found.targets) / len(roots)
-    return BlockEvidence(found.certificate, loss, roots[:, None] * found.dual_point)
+    return BlockEvidence(found.certificate, loss, roots * found.dual_point)
 
 
 def _certify_cones(block: GatedBlock, stream: ImageStream, kind: ProgramKind) -> BlockEvidence:
