@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.errors import RunError
+from convexcnn.data.rows import RowView
+from convexcnn.data.stored_rows import allocate_rows
 from convexcnn.models.stack_settings import Shape
 from convexcnn.patches.stream import ImageStream
 
@@ -27,32 +25,8 @@ MAP_SHIFT = 14
 FLAT = 1e-12
 """Variance, relative to the mean square, below which a channel counts as constant."""
 
-
-@dataclass(frozen=True)
-class MapRows:
-    """Some rows of an array of maps, which is read only where it is asked for.
-
-    Args:
-        maps: (N, channels, height, width) float16, perhaps in a file.
-        rows: (n,) which of them.
-    """
-
-    maps: NDArray[np.float16]
-    rows: NDArray[np.intp]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self.rows), *self.maps.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Any) -> NDArray[np.float16]:
-        found: NDArray[np.float16] = self.maps[self.rows[rows]]
-        return found
-
-    def subset(self, rows: slice | NDArray[np.intp]) -> MapRows:
-        return MapRows(self.maps, self.rows[rows])
+CHANNELS_FIRST = 0, 3, 1, 2
+SMALLER = "raise memory_gb, or lower n_gates"
 
 
 @dataclass(frozen=True)
@@ -64,8 +38,8 @@ class MapStream(ImageStream):
         view_maps: maps of their further views, one after the other.
     """
 
-    images: MapRows
-    view_maps: tuple[MapRows, ...] = ()
+    images: RowView
+    view_maps: tuple[RowView, ...] = ()
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
@@ -97,7 +71,7 @@ class MapStream(ImageStream):
         view_maps = tuple(maps.subset(rows) for maps in self.view_maps)
         return replace(self, images=images, view_maps=view_maps, labels=labels)
 
-    def _standardised(self, maps: MapRows, rows: slice | NDArray[np.int64]) -> Tensor:
+    def _standardised(self, maps: RowView, rows: slice | NDArray[np.int64]) -> Tensor:
         return standardise(torch.from_numpy(maps[rows]).to(self.device), self.scaler)
 
 
@@ -173,7 +147,12 @@ class MapStore:
             self.fitted[scaler] = True
         channels, height, width = shape
         size = len(stream.images), height, width, channels
-        self.views = [allocate(size, np.float16, in_memory) for _ in range(stream.views)]
+        self.views = [
+            allocate_rows(
+                size, np.float16, in_memory=in_memory, what="the maps of a block", advice=SMALLER
+            )
+            for _ in range(stream.views)
+        ]
         self.moments = torch.zeros(2, channels, dtype=torch.float64)
 
     def write(self, rows: slice, maps: Sequence[Tensor]) -> None:
@@ -181,7 +160,7 @@ class MapStore:
         used = torch.from_numpy(self.fitted[rows])
         for kept, found in zip(self.views, maps, strict=True):
             last = found.permute(0, 2, 3, 1).cpu()
-            kept[rows] = last.numpy()
+            kept[slice(rows.start, rows.start + len(last))] = last.numpy()
             if used.any():
                 values = last[used].double().flatten(0, 2)
                 self.moments += torch.stack([values.sum(0), values.square().sum(0)])
@@ -189,7 +168,7 @@ class MapStore:
     def stream(self) -> MapStream:
         """All maps, standardised."""
         every = np.arange(len(self.source.images))
-        first, *others = (MapRows(maps.transpose(0, 3, 1, 2), every) for maps in self.views)
+        first, *others = (RowView(maps, every, CHANNELS_FIRST) for maps in self.views)
         scaler = self.scaler
         if not isinstance(scaler, ImageScaler):
             _, height, width = first.shape[1:]
@@ -230,24 +209,3 @@ def _scaler_of(moments: Tensor) -> ImageScaler:
     variance = square - mean.square()
     scale = torch.where(variance > FLAT * square, variance.clamp_min(0).sqrt(), 1.0)
     return ImageScaler(tuple(mean.tolist()), tuple(scale.tolist()))
-
-
-def allocate(shape: tuple[int, ...], dtype: type, in_memory: bool) -> NDArray[Any]:
-    """Room for maps; a file has no name, so it goes when its last array goes, whatever happens."""
-    if in_memory:
-        return np.empty(shape, dtype)
-    needed, folder = np.dtype(dtype).itemsize * int(np.prod(shape)), tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise RunError(
-            f"the maps of a block need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB "
-            f"left; set TMPDIR to a larger disk, raise memory_gb, or lower n_gates"
-        )
-    try:
-        with tempfile.TemporaryFile() as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
-    except OSError as error:
-        raise RunError(
-            f"{folder}: the maps of a block cannot be written ({error.strerror}); set TMPDIR to "
-            f"another disk, or raise memory_gb"
-        ) from error

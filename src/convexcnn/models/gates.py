@@ -20,8 +20,8 @@ STRATEGIES = ("gaussian", "patches", "sgd", "dual")
 
 LEARNING_RATE = 8e-3
 
-SAMPLE = 2000
-"""Images that patches are drawn from."""
+SAMPLE, SAMPLED_NUMBERS = 2000, 2**23
+"""Images that patches are drawn from, and the most numbers in them: patches are more."""
 
 
 def choose_gates(
@@ -52,8 +52,7 @@ def choose_gates(
     if strategy == "gaussian":
         return gaussian_gates(n_gates, geometry, transform, generator)
     if strategy == "patches":
-        order = torch.randperm(len(stream.images), generator=generator).numpy()
-        images, _ = stream.block(order[:SAMPLE])
+        images, _ = stream.block(stream.random_rows(SAMPLE, generator, SAMPLED_NUMBERS))
         return patch_gates(n_gates, images, geometry, transform, generator)
     if strategy == "sgd":
         return learned_gates(n_gates, stream, geometry, transform, generator, callback=callback)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +12,15 @@ from torch import Tensor
 
 from convexcnn.certificates.certify_neurons import certify_neurons
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, RowView
+from convexcnn.data.stored_rows import allocate_rows
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
     solver_outcome,
     split_measures,
 )
-from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
+from convexcnn.models.frozen_maps import SMALLER, MapStore, MapStream, every_view
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.neuron_network import NeuronDescent, NeuronNetwork
@@ -35,6 +37,9 @@ SAMPLE = 5000
 
 CERTIFIED_AT_ONCE = 4000
 """Rows of Phi in float64 at once."""
+
+SCORED_AT_ONCE = 4096
+"""Rows of Phi that are scored at once."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    variance = float(torch.from_numpy(phi[0, task.split.kept[:SAMPLE]]).var(0).mean())
+    variance = float(_flat(phi[0], task.split.kept[:SAMPLE]).var(0).mean())
     solver, reason = task.solver(g, [variance * relative for relative in HEAD_PATH])
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
@@ -85,7 +90,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after = PhaseClock(task.callback)
     weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
     bias = solution.bias.to(weights).contiguous()
-    scores = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    scores = _scores(phi[0], weights.cpu(), bias.cpu())
     measures = split_measures(scores, task)
     if neurons.head is not None:
         measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
@@ -131,19 +136,23 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
 
 
-def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], MapStream | None]:
+def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapStream | None]:
     """One pass over all views: pooled responses, and maps if a block follows.
 
     Returns:
-        Phi: (1 + views, n, cells g); the first is what predictions use: the mean of an image and
-        its mirror image if these train, else the image. The others are the views.
+        Phi: 1 + views arrays (n, cells g, 1, 1); the first is what predictions use: the mean of an
+        image and its mirror image if these train, else the image. The others are the views.
     """
     stream, features = task.stream, block.features
     views, n = stream.views, len(stream.images)
-    size = (1 + views, n, features.n_features)
-    phi: NDArray[np.float32] = allocate(
-        size, np.float32, task.maps_in_memory(4 * int(np.prod(size)))
-    )
+    size = n, features.n_features, 1, 1
+    in_memory = task.memory.keeps(4 * (1 + views) * int(np.prod(size)))
+    phi = [
+        allocate_rows(
+            size, np.float32, in_memory=in_memory, what="the features of a block", advice=SMALLER
+        )
+        for _ in range(1 + views)
+    ]
     store = None
     if not task.last:
         needed = 2 * views * n * int(np.prod(block.map_shape))
@@ -151,34 +160,35 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
             stream,
             block.map_shape,
             task.split.kept[:SAMPLE],
-            in_memory=task.maps_in_memory(needed),
+            in_memory=task.memory.keeps(needed),
         )
     for rows, images in every_view(stream):
-        maps = []
+        maps, pooled = [], []
         for number, view in enumerate(images, 1):
             responses = features.responses(view)
-            phi[number, rows] = features.pool(responses).cpu().numpy()
+            pooled.append(features.pool(responses).cpu().numpy()[:, :, None, None])
+            phi[number][rows] = pooled[-1]
             if store is not None:
                 maps.append(block.maps_of(responses))
         if store is not None:
             store.write(rows, maps)
-        phi[0, rows] = phi[1 : 2 + stream.mirror, rows].mean(0)
-    return phi, None if store is None else store.stream()
+        phi[0][rows] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
+    return list(phi), None if store is None else store.stream()
 
 
-def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
+def known_stream(phi: Sequence[ImageRows], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
     """Some images as feature vectors: in all views, or only as predictions use them.
 
     Args:
-        phi: (1 + views, n, m), or (1, n, m).
+        phi: 1 + views arrays (n, m, 1, 1), or only the first.
         task: whose images they are.
         rows: which of them.
     """
     stream = task.stream
     parts = phi[1:] if len(phi) > 1 else phi
-    every = [MapRows(part[:, :, None, None], rows) for part in parts]
+    every = [RowView(part, rows) for part in parts]
     in_views = len(phi) > 1
-    m = phi.shape[2]
+    m = phi[0].shape[1]
     return MapStream(
         every[0],
         stream.labels[rows],
@@ -191,19 +201,33 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
     )
 
 
-def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
+def _flat(phi: ImageRows, rows: slice | NDArray[np.intp]) -> Tensor:
+    """Some rows of features (n, m, 1, 1) as a matrix (b, m)."""
+    return torch.from_numpy(phi[rows]).flatten(1)
+
+
+def _scores(phi: ImageRows, weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores (n, k) of features (n, m, 1, 1) by a head."""
+    scores = []
+    for start in range(0, len(phi), SCORED_AT_ONCE):
+        block = _flat(phi, slice(start, start + SCORED_AT_ONCE))
+        scores.append(torch.addmm(bias, block, weights.flatten(1).T))
+    return torch.cat(scores)
+
+
+def _rows(phi: Sequence[ImageRows], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
     """Phi and targets of the training images in all views, view by view."""
     kept, k = task.split.kept, task.stream.n_classes
     for view in phi[1:]:
         for start in range(0, len(kept), CERTIFIED_AT_ONCE):
             rows = kept[start : start + CERTIFIED_AT_ONCE]
             labels = torch.from_numpy(task.stream.labels[rows])
-            yield torch.from_numpy(view[rows]), torch.nn.functional.one_hot(labels, k)
+            yield _flat(view, rows), torch.nn.functional.one_hot(labels, k)
 
 
 def _compare(
     task: BlockTask,
-    phi: NDArray[np.float32],
+    phi: Sequence[ImageRows],
     head: tuple[Tensor, Tensor],
     beta: float,
     solution: tuple[Tensor, Tensor],
@@ -215,7 +239,7 @@ def _compare(
         optimum (``optimal_objective``), both at ``beta``.
     """
     weights, bias = (part.cpu() for part in head)
-    scores = torch.addmm(bias, torch.from_numpy(phi[0]), weights.flatten(1).T)
+    scores = _scores(phi[0], weights, bias)
     measures = split_measures(scores, task)["validation"]
     loss = get_loss(task.block.loss)
     objectives = []
