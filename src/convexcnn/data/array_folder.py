@@ -112,9 +112,7 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(file)
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable .npy of a plain array ({error}); {LAYOUT}"
-        ) from error
+        raise DataError(f"{path}: not a .npy of a plain array ({error}); {LAYOUT}") from error
     if fortran or dtype.hasobject or min(shape, default=0) < 0:
         raise DataError(f"{path}: is no plain array in C order; {LAYOUT}")
     return shape, dtype

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,8 @@ LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
 AHEAD = 64
 """Images that are decoded before they are asked for."""
 
-Item, Found = TypeVar("Item"), TypeVar("Found")
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class ImageFile(Protocol):
@@ -146,7 +147,7 @@ def _ahead(
     pool: ThreadPoolExecutor, work: Callable[[Item], Found], items: Iterable[Item]
 ) -> Iterator[Found]:
     """Results in order, of which only a few wait in memory however slowly they are taken."""
-    waiting = deque()
+    waiting: deque[Future[Found]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))
         if len(waiting) > AHEAD:
