@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from convexcnn.callbacks import JsonLinesLogger, jsonable
 from convexcnn.errors import RunError
+from convexcnn.files import write_text
 
 SETTINGS_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
@@ -219,7 +220,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object, indented, with a line end."""
     text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def toml_table(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def write_toml(path: Path, settings: Mapping[str, Any], header: str = "") -> Non
     import tomli_w
 
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    path.write_text(comment + tomli_w.dumps(settings), encoding="utf-8")
+    write_text(path, comment + tomli_w.dumps(settings))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
