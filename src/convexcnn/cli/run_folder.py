@@ -139,6 +139,7 @@ class RunFolder:
             differences = _differences(read_toml(written), self.settings)
             if not differences:
                 self.resumed = True
+                _end_at_a_line(self.folder / METRICS_FILE)
                 return
             if not self.overwrite:
                 raise RunError(
@@ -271,6 +272,13 @@ def _lock(folder: Path, shown: Path) -> IO[str]:
         file.close()
         raise RunError(f"{shown} is being written by another process; wait for it") from None
     return file
+
+
+def _end_at_a_line(log: Path) -> None:
+    """Cut the half line that a full disk may have left at the end of a log."""
+    if log.exists():
+        content = log.read_bytes()
+        os.truncate(log, content.rfind(b"\n") + 1)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
