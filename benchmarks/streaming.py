@@ -23,6 +23,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,9 @@ def growth(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         runs.append(fit(str(folder), work / f"run{count}", options))
         for path in folder.iterdir():
             path.unlink()
-    pairs = zip(runs[:-1], runs[1:], strict=True)
     slower = max(
-        (more["seconds"] / more["images"]) / (few["seconds"] / few["images"]) for few, more in pairs
+        (more["seconds"] / more["images"]) / (few["seconds"] / few["images"])
+        for few, more in pairwise(runs)
     )
     peaks = [run["memory_bytes"]["resident"] for run in runs]
     targets = [target("time per image, times that of fewer", slower, 1.1)]
@@ -130,6 +131,10 @@ def target(name: str, value: float, at_most: float) -> dict[str, Any]:
     return {"name": name, "at_most": at_most, "value": value, "reached": value <= at_most}
 
 
+def whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
 def main() -> int:
     """Measure, print and write the numbers; return 1 if one was missed."""
     words = sys.argv[1:]
@@ -138,9 +143,7 @@ def main() -> int:
     parser.add_argument("what", choices=("growth", "budget"))
     parser.add_argument("--root", type=Path, required=True)
     counts = [10_000, 50_000, 200_000]
-    parser.add_argument(
-        "--images", type=lambda text: list(map(int, text.split(","))), default=counts
-    )
+    parser.add_argument("--images", type=whole_numbers, default=counts)
     parser.add_argument("--memory-gb", type=float, default=2.0)
     parser.add_argument("--work", type=Path, help="where images and runs are made")
     parser.add_argument("--out", type=Path)
