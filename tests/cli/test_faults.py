@@ -1,4 +1,4 @@
-"""Full disks, lost shards and damaged blocks from the command line: named, and nothing half-done."""
+"""Full disks, lost shards and damaged blocks at the command line: named, and nothing half-done."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, RunError, SettingError
 from convexcnn.models import Block, LayerwiseConvexCNN, layerwise, load_model, save_model
 from convexcnn.models.layerwise import choose_heads
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.patch_block import strongest_neurons
 from convexcnn.models.stack_settings import PRESETS, plan_geometries, read_blocks
 from small import generator, one_hot, stripe_stream, stripes
@@ -23,6 +24,8 @@ from tiny_models import ON_PATCHES, TINY_BLOCKS
 from tiny_models import layerwise as stack
 
 IMAGES, LABELS = stripes(90, channels=2)
+TAKEN = 10 - MemoryPlan.of(10.0, IMAGES).usable_gb
+"""Memory in GB of Python, torch and these images."""
 KEPT, HELD_OUT = train_validation_split(LABELS, 0.1, 0)
 
 
@@ -291,7 +294,11 @@ CASES = [
         "block 1: downsample 'average' leaves nothing of its 1x1 grid of patches; use none",
     ),
     ({"memory_gb": 0}, "memory_gb is 0; give a positive number"),
-    ({"memory_gb": 1e-6}, r"block 1: .* need .* GB with solver .*; lower n_gates \(now 4\)"),
+    ({"memory_gb": 1e-6}, r"memory_gb is 1e-06, and Python, torch and these images take 0\.90"),
+    (
+        {"memory_gb": TAKEN + 1e-6},
+        r"block 1: .* need .* GB with solver .*; lower n_gates \(now 4\)",
+    ),
     ({"budget": 0}, "budget is 0; give a positive number of minutes"),
     ({"validation_fraction": 0.0}, r"validation_fraction is 0\.0; give a number between"),
     ({"augment": "rotate"}, "augment 'rotate' is not known"),
