@@ -66,13 +66,13 @@ def test_every_changed_byte_is_found_when_its_row_is_read_for_the_first_time():
     rows = stored()
     for at in (0, 59, 60, ARRAY.size - 1):
         rows.checked[:] = False
-        before = os.pread(rows.file.fileno(), 1, at)
-        os.pwrite(rows.file.fileno(), bytes([before[0] ^ 4]), at)
+        before = os.pread(rows.descriptor, 1, at)
+        os.pwrite(rows.descriptor, bytes([before[0] ^ 4]), at)
         sound = np.delete(np.arange(23), at // 60)
         np.testing.assert_array_equal(rows[sound], ARRAY[sound])
         with pytest.raises(RunError, match=rf"some images in .* has changed: row {at // 60} is"):
             rows[:]
-        os.pwrite(rows.file.fileno(), before, at)
+        os.pwrite(rows.descriptor, before, at)
     np.testing.assert_array_equal(rows[:], ARRAY)
 
 
@@ -86,7 +86,7 @@ def test_rows_that_were_never_written_are_not_taken_for_zeros():
 
 def test_a_file_that_has_become_shorter_is_named():
     rows = stored()
-    os.ftruncate(rows.file.fileno(), 100)
+    os.ftruncate(rows.descriptor, 100)
     with pytest.raises(RunError, match=r"some images in .* has become shorter"):
         rows[5:]
 
@@ -118,7 +118,8 @@ def test_a_disk_that_fails_later_is_named(monkeypatch):
 def test_a_part_of_a_file_is_an_array(tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(b"heading" + ARRAY.tobytes())
-    rows = FileRows(path.open("rb"), ARRAY.shape, np.uint8, 7, "a file")
+    with path.open("rb") as file:
+        rows = FileRows(file, ARRAY.shape, np.uint8, 7, "a file")
     np.testing.assert_array_equal(rows[4:9], ARRAY[4:9])
 
 
@@ -166,5 +167,15 @@ def test_errors_of_files_that_are_not_ours_are_of_their_own_class(tmp_path: Path
 
     path = tmp_path / "file"
     path.write_bytes(b"12345")
+    with path.open("rb") as file:
+        rows = Foreign(file, (3, 2), np.uint8, 0, "a file")
     with pytest.raises(DataError, match="a file has become shorter"):
-        Foreign(path.open("rb"), (3, 2), np.uint8, 0, "a file")[:]
+        rows[:]
+
+
+def test_a_file_is_closed_with_its_rows():
+    rows = stored()
+    descriptor = rows.descriptor
+    del rows
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -111,7 +111,7 @@ def test_maps_that_no_disk_holds_are_refused(monkeypatch):
 def test_a_changed_byte_of_a_map_is_found_out():
     _, maps = freeze(in_memory=False)
     stored = maps.images.source
-    os.pwrite(stored.file.fileno(), b"!", 5 * stored.row_bytes)
+    os.pwrite(stored.descriptor, b"!", 5 * stored.row_bytes)
     assert len(maps.block(np.arange(5))[0]) == 5
     with pytest.raises(RunError, match=r"maps of a block in .* has changed: row 5"):
         list(maps.blocks(8))

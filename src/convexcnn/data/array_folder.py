@@ -38,15 +38,15 @@ class NpyRows(FileRows):
     advice = "leave it alone while it is being read, and start again"
 
     def __init__(self, path: Path) -> None:
-        file = path.open("rb")
-        shape, dtype = _header(path, file)
+        with path.open("rb") as file:
+            shape, dtype = _header(path, file)
+            whole = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
+            super().__init__(file, whole, dtype, file.tell(), str(path))
         if dtype not in (np.uint8, np.float32) or len(shape) not in (3, 4) or 0 in shape[1:]:
             raise DataError(
                 f"{path}: holds {dtype} of shape {shape}; save images as uint8 or float32, "
                 "(n, channels, height, width), (n, height, width, channels) or (n, height, width)"
             )
-        whole = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
-        super().__init__(file, whole, dtype, file.tell(), str(path))
         self._written = self._stamp()
         needed = self.offset + len(self) * self.row_bytes
         if self._written[0] < needed:
@@ -54,7 +54,7 @@ class NpyRows(FileRows):
 
     def _stamp(self) -> tuple[int, int]:
         """Size and time of the last writing."""
-        status = os.fstat(self.file.fileno())
+        status = os.fstat(self.descriptor)
         return status.st_size, status.st_mtime_ns
 
     def _verify(self, index: NDArray[np.intp], raw: NDArray[np.uint8]) -> None:

@@ -162,7 +162,7 @@ def _attempt(read: Callable[[ImageFile], Found], path: ImageFile) -> Found | Dat
         return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
     try:
         return read(path)
-    except DataError:  # a shard that has gone: no matter of one image, which might be left out
+    except (DataError, MemoryError):  # a shard that has gone, say: no fault of this one image
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         return DataError(

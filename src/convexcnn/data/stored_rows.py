@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
@@ -26,7 +27,7 @@ class FileRows:
     """An array (n, ...) in a file, in C order.
 
     Args:
-        file: open for reading; it stays open as long as this lives.
+        file: open for reading; the caller may close it.
         shape: (n, ...).
         dtype: of the numbers.
         offset: bytes before the first one.
@@ -43,7 +44,8 @@ class FileRows:
     def __init__(
         self, file: IO[bytes], shape: tuple[int, ...], dtype: DTypeLike, offset: int, name: str
     ) -> None:
-        self.file, self.name, self.offset = file, name, offset
+        self.descriptor, self.name, self.offset = os.dup(file.fileno()), name, offset
+        weakref.finalize(self, os.close, self.descriptor)
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.row_bytes = self.dtype.itemsize * int(np.prod(shape[1:]))
 
@@ -81,7 +83,7 @@ class FileRows:
         done = 0
         while done < len(view):
             try:
-                read = os.preadv(self.file.fileno(), [view[done:]], start + done)
+                read = os.preadv(self.descriptor, [view[done:]], start + done)
             except OSError as error:
                 raise self._broken(f"cannot be read ({error.strerror})") from error
             if not read:
@@ -118,15 +120,15 @@ class StoredRows(FileRows):
         folder = tempfile.gettempdir()
         size = np.dtype(dtype).itemsize * int(np.prod(shape))
         try:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the rows
+            with tempfile.TemporaryFile() as file:
+                super().__init__(file, shape, dtype, 0, f"the temporary file of {what} in {folder}")
             if size:
-                _take_room(file.fileno(), size)
+                _take_room(self.descriptor, size)
         except OSError as error:
             raise RunError(
                 f"{folder} cannot hold {what}, {size / 1e9:.2g} GB ({error.strerror}); set TMPDIR "
                 f"to a larger disk, {advice}"
             ) from error
-        super().__init__(file, shape, dtype, 0, f"the temporary file of {what} in {folder}")
         self.checksums = np.zeros(shape[0], np.uint32)
         self.checked = np.zeros(shape[0], bool)
 
@@ -138,7 +140,7 @@ class StoredRows(FileRows):
         view, done = raw.reshape(-1).data, 0
         while done < len(view):
             try:
-                done += os.pwrite(self.file.fileno(), view[done:], start * self.row_bytes + done)
+                done += os.pwrite(self.descriptor, view[done:], start * self.row_bytes + done)
             except OSError as error:
                 raise self._broken(f"cannot be written ({error.strerror})") from error
         self.checksums[start:stop] = [zlib.crc32(row.data) for row in raw]
