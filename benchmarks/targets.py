@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,25 @@ def convex_advantage(result: Result) -> float:
     return float(min(pair["objective"] - pair["optimal_objective"] for pair in pairs))
 
 
+def added(result: Result, part: str) -> list[float]:
+    """What every block but the first adds to an accuracy."""
+    found = [float(block[part]["accuracy"]) for block in result["blocks"]]
+    return [after - before for before, after in pairwise(found)]
+
+
+def least_added(result: Result) -> float:
+    """The least that a block adds to the validation accuracy of the stack that ends with it."""
+    return min(added(result, "stack"))
+
+
+def paying_blocks(result: Result) -> float:
+    """Blocks whose own head has half a point of test accuracy more than the one before.
+
+    The first block counts: before it there is nothing.
+    """
+    return 1 + sum(gain >= 0.005 for gain in added(result, "test"))
+
+
 def over_baselines(result: Result) -> float:
     """Test accuracy less that of the best network trained by back-propagation."""
     best = max(baseline["test"]["accuracy"] for baseline in result["baselines"])
@@ -175,6 +195,15 @@ RUNS: dict[str, tuple[list[str], list[Target]]] = {
     ),
     "stack_cifar10_45": stack(
         "cifar10", 45, "--blocks", "medium", "--memory-gb", "18", accuracy=0.84
+    ),
+    "stack_vgg11_45": (
+        ["fit", "cifar10", "--model", "layerwise", "--blocks", "vgg11", "--budget", "45"]
+        + ["--memory-gb", "12"],
+        [
+            *stack("cifar10", 45, accuracy=0.84)[1],
+            Target("least a block adds to validation accuracy", least_added, at_least=-0.002),
+            Target("blocks that add 0.5 points of test accuracy", paying_blocks, at_least=5),
+        ],
     ),
     "stack_mnist_5": stack("mnist", 5, "--augment", "crop", accuracy=0.992),
     "demo": (
