@@ -197,8 +197,18 @@ RUNS: dict[str, tuple[list[str], list[Target]]] = {
         "cifar10", 45, "--blocks", "medium", "--memory-gb", "18", accuracy=0.84
     ),
     "stack_vgg11_45": (
-        ["fit", "cifar10", "--model", "layerwise", "--blocks", "vgg11", "--budget", "45"]
-        + ["--memory-gb", "12"],
+        [
+            "fit",
+            "cifar10",
+            "--model",
+            "layerwise",
+            "--blocks",
+            "vgg11",
+            "--budget",
+            "45",
+            "--memory-gb",
+            "12",
+        ],
         [
             *stack("cifar10", 45, accuracy=0.84)[1],
             Target("least a block adds to validation accuracy", least_added, at_least=-0.002),
