@@ -98,7 +98,7 @@ BAD = {
     "no npy": (lambda f: (f / "images.npy").write_bytes(b"hello"), r"images\.npy: not a \.npy"),
     "cut labels": (lambda f: cut(f / "labels.npy", 0.9), r"labels\.npy: is cut off"),
     "objects": (
-        lambda f: np.save(f / "images.npy", np.array([{}, []]), allow_pickle=True),
+        lambda f: np.save(f / "images.npy", np.array([{}, 1], object), allow_pickle=True),
         r"images\.npy: is no plain array in C order",
     ),
     "Fortran order": (
