@@ -12,7 +12,7 @@ from convexcnn.errors import SettingError
 from convexcnn.models.frozen_maps import freeze_maps
 from convexcnn.models.memory_plan import PROGRAM_GB, WORKING_GB, MemoryPlan
 from small import stripe_stream, stripes
-from tiny_models import layerwise
+from tiny_models import TINY_BLOCKS, TINY_NEURONS, layerwise
 
 IMAGES, LABELS = stripes(60)
 TAKEN = PROGRAM_GB + WORKING_GB
@@ -82,8 +82,10 @@ def test_a_model_of_images_in_a_file_has_the_bits_of_one_in_memory(solver):
     np.testing.assert_array_equal(one.scores(IMAGES), other.scores(stored_copy(IMAGES)))
 
 
-def test_a_stack_of_maps_in_files_has_the_bits_of_one_in_memory(monkeypatch):
-    one = layerwise().fit(IMAGES, LABELS)
+@pytest.mark.parametrize(("blocks", "asked"), [(TINY_BLOCKS, 2), (TINY_NEURONS, 3)])
+def test_a_stack_of_maps_in_files_has_the_bits_of_one_in_memory(blocks, asked, monkeypatch):
+    """Asked for room are the maps of every block but the last, and the features of neurons."""
+    one = layerwise(blocks=blocks).fit(IMAGES, LABELS)
     kept = []
     monkeypatch.setattr(MemoryPlan, "keeps", lambda self, size: bool(kept.append(size)))
     made = []
@@ -94,7 +96,8 @@ def test_a_stack_of_maps_in_files_has_the_bits_of_one_in_memory(monkeypatch):
         start(self, *arguments)
 
     monkeypatch.setattr(StoredRows, "__init__", counted)
-    other = layerwise().fit(stored_copy(IMAGES), LABELS)
-    assert len(made) > len(kept) > 2
+    other = layerwise(blocks=blocks).fit(stored_copy(IMAGES), LABELS)
+    assert len(kept) == asked
+    assert len(made) > asked
     np.testing.assert_array_equal(one.scores(IMAGES), other.scores(IMAGES))
     assert one.certificates_ == other.certificates_

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers import direct, kernel, matrix_free
-from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes
+from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes, metric_chunk
 from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
 from convexcnn.solvers.warm_path import InMemorySolver
 
@@ -89,7 +89,7 @@ def _streamed(size: ProblemSize, kind: ProgramKind) -> float:
     """Two blocks of Phi, weights and steps, and a few scores per image in float64."""
     weights = size.classes * size.features * (2 if kind.formulation == "relu" else 1)
     scores = 8.0 * 6 * size.rows * size.classes
-    return 4.0 * (2 * rows_at_once(size.features, 0) * size.features + 8 * weights) + scores
+    return 4.0 * (2 * metric_chunk(size.features) * size.features + 8 * weights) + scores
 
 
 def _gathered(size: ProblemSize, kind: ProgramKind) -> float:
