@@ -24,7 +24,7 @@ from tiny_models import ON_PATCHES, TINY_BLOCKS
 from tiny_models import layerwise as stack
 
 IMAGES, LABELS = stripes(90, channels=2)
-TAKEN = 10 - MemoryPlan.of(10.0, IMAGES).usable_gb
+TAKEN = 10 - MemoryPlan.of(10.0, IMAGES, 3 * 90 * 3).usable_gb
 """Memory in GB of Python, torch and these images."""
 KEPT, HELD_OUT = train_validation_split(LABELS, 0.1, 0)
 

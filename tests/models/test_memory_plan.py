@@ -25,6 +25,8 @@ def test_images_in_memory_count_and_those_in_files_do_not():
     assert everything == pytest.approx(4.0 - TAKEN)
     with_images = MemoryPlan.of(4.0, LARGE).usable_gb
     assert with_images == pytest.approx(everything - 1.25 * 0.6)
+    with_scores = MemoryPlan.of(4.0, LARGE, 10**8).usable_gb
+    assert with_scores == pytest.approx(with_images - 0.4)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class LayerwiseConvexCNN(ImageClassifier):
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
         blocks = read_blocks(self.blocks, self.n_gates, (channels, height, width))
-        memory = MemoryPlan.of(self.memory_gb, stream.images)
+        scores = len(blocks) * len(stream.images) * stream.n_classes
+        memory = MemoryPlan.of(self.memory_gb, stream.images, scores)
         plan = self._plan(blocks, stream, memory)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()

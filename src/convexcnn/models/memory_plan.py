@@ -43,12 +43,13 @@ class MemoryPlan:
     kept: int = field(default=0)
 
     @classmethod
-    def of(cls, memory_gb: float | None, images: ImageRows) -> MemoryPlan:
+    def of(cls, memory_gb: float | None, images: ImageRows, scores: int = 0) -> MemoryPlan:
         """The plan of a training on images.
 
         Args:
             memory_gb: what the whole process may use; None for a part of the machine's memory.
             images: the training images, in memory or in a file.
+            scores: numbers that are kept of all images until the end, in float32.
 
         Raises:
             SettingError: nothing would be left; it says how much that takes.
@@ -57,6 +58,7 @@ class MemoryPlan:
             raise SettingError(f"memory_gb is {memory_gb}; give a positive number")
         total = 1e-9 * budget_bytes(memory_gb)
         taken = PROGRAM_GB + WORKING_GB + 1e-9 * WITH_TEST_IMAGES * held_bytes(images)
+        taken += 4e-9 * scores
         usable = total - taken
         if memory_gb is None:
             usable = max(usable, LEAST_SHARE * total)
