@@ -34,6 +34,9 @@ HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
 LEARNED = ("sgd", "lookahead")
 """Strategies of gates that are learned by descent."""
 
+PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
+"""Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""
+
 SAMPLE = 5000
 """Images that the spread of features and of maps is taken from."""
 
@@ -64,7 +67,8 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
         RunError: features or maps that no disk holds.
     """
     clock = PhaseClock(task.callback)
-    transform = fit_triangular_whitening(task.sample(), task.geometry)
+    share = MAPS_REGULARISATION if task.earlier else PIXELS_REGULARISATION
+    transform = fit_triangular_whitening(task.sample(), task.geometry, regularisation=share)
     clock.lap("whitening")
     neurons = _choose_neurons(task, transform)
     clock.lap("gates")
