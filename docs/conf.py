@@ -44,7 +44,7 @@ myst_fence_as_directive = ["math"]  # GitHub shows ```math too
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings say what arguments are; types are one click away, in [source]
+autodoc_typehints = "none"  # docstrings say what arguments are; [source] is one click away
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"exclude-members": "set_fit_request, set_score_request"}
 default_role = "literal"

@@ -51,8 +51,9 @@ def rewrite(lines: list[str]) -> list[str]:
     prose, sections = lines[:end], lines[end:]
     base = min((len(line) - len(line.lstrip()) for line in prose if line.strip()), default=0)
     out: list[str] = []
-    for blank, paragraph in groupby(prose, key=lambda line: not line.strip()):
-        out += list(paragraph) if blank else _written(list(paragraph), base)
+    for blank, group in groupby(prose, key=lambda line: not line.strip()):
+        paragraph = list(group)
+        out += paragraph if blank else _written(paragraph, base)
     return out + [literal(line) for line in sections]
 
 

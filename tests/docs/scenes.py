@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import official_files
 import pytest
 from PIL import Image
-from small import stripes
 
+import official_files
 from convexcnn.cli.application import main
+from small import stripes
 
 CLASSES = ("church", "tench", "truck")
 
