@@ -46,7 +46,12 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say what arguments are; [source] is one click away
 autodoc_class_signature = "mixed"
-autodoc_default_options = {"exclude-members": "set_fit_request, set_score_request"}
+INTERNAL = (
+    *("get_metadata_routing", "set_fit_request", "set_score_request"),  # of scikit-learn
+    *("check_parameters", "check_trained", "require_average", "saved", "restore"),
+    *("tensor_shapes", "fitted_device", "scaled_blocks", "training_stream", "column_names"),
+)
+autodoc_default_options = {"exclude-members": ", ".join(INTERNAL)}
 default_role = "literal"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

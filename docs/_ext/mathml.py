@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -10,11 +11,15 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.writers.html5 import HTML5Translator
 
+BAR = re.compile(r"<mo(?: stretchy=\"false\")?>(&#x0007C;|&#x02016;)</mo>")
+"""Bars of norms, which browsers would space like operators between two things."""
+
 
 def _mathml(node: nodes.Element, display: str) -> str:
     latex = node.astext()
     try:
-        return convert(latex, display=display)
+        formula = convert(latex, display=display)
+        return BAR.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula)
     except Exception as error:  # latex2mathml has no common class of its errors
         raise ExtensionError(f"this formula cannot be shown as MathML: {latex}", error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ def _output(output: dict[str, Any]) -> str:
 
 
 def to_markdown(notebook: dict[str, Any]) -> Iterator[str]:
-    """Yield the cells of a notebook (nbformat 4) as Markdown, code with what it gave."""
+    """Yield the cells of a notebook (nbformat 4) as Markdown, code with what it gave.
+
+    Headings go one level down, below the title of the page.
+    """
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            yield source
+            yield re.sub(r"^#", "##", source, flags=re.M)
         elif cell["cell_type"] == "code":
             yield f"{FENCE}python\n{source}\n{FENCE}"
             yield from (_output(output) for output in cell["outputs"])

@@ -44,7 +44,7 @@ def test_a_notebook_becomes_markdown() -> None:
         },
     ]
     title, code, printed, drawn, value = notebooks.to_markdown({"cells": cells})
-    assert title == "# Title\ntext"
+    assert title == "## Title\ntext"
     assert code.splitlines()[1:-1] == ["print(1)"]
     assert printed.splitlines()[1:-1] == ["1"]
     assert drawn.endswith("(data:image/png;base64,QUJD)")
