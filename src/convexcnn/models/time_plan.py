@@ -1,4 +1,4 @@
-"""How a stack spends a budget of minutes: as many epochs for every block that is still to come."""
+"""How a stack spends a budget of minutes: as much descent for every block that is still to come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
+from convexcnn.models.lookahead_network import network_of
+from convexcnn.models.neuron_network import BATCH, descent_dtype
 from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
@@ -40,21 +41,23 @@ class BlockCost:
 
     Args:
         descent: seconds per image and epoch of the network that lends its neurons.
+        passing: seconds per image that descent of a later block takes to get through this one.
         responses: seconds per view of one image.
         features: of its head, cells g.
     """
 
     descent: float
+    passing: float
     responses: float
     features: int
 
     @classmethod
-    def of(cls, block: Block, geometry: PatchGeometry, device: str) -> BlockCost:
+    def of(cls, block: Block, geometry: PatchGeometry, device: str, *, last: bool) -> BlockCost:
         """Measure a block."""
         generator = torch.Generator().manual_seed(0)
         dim = geometry.patch_dim
         scaling = PatchTransform(torch.zeros(dim), torch.eye(dim) / dim**0.5, 1.0).to(device)
-        network = NeuronNetwork(geometry, scaling, block.n_gates, 2, generator)
+        network = network_of(block, geometry, scaling, 2, generator, last=last)
         images = torch.randn(BATCH, *geometry.image_shape, generator=generator).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         rough = images.to(descent_dtype(device))
@@ -63,14 +66,19 @@ class BlockCost:
         for _ in range(PROBED_STEPS):
             network.train_once(rough, torch.eye(2, device=device)[torch.arange(BATCH) % 2])
         descent = (time.perf_counter() - start) / (PROBED_STEPS * BATCH)
-        filters, thresholds = (part.detach() for part in network.filters())
-        features = NeuronFeatures(geometry, filters, thresholds)
+        neurons = [part.detach() for part in network.filters()]
+        features = NeuronFeatures(geometry, *neurons)
+        rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
+        start = time.perf_counter()
+        for piece in torch.split(rough, rough_features.block_size):
+            rough_features.responses(piece).add_(1)
+        passing = (time.perf_counter() - start) / BATCH
         start = time.perf_counter()
         found = features.responses(images[:PROBED_IMAGES])
         features.pool(found)
         found.half().cpu()
         responses = (time.perf_counter() - start) / PROBED_IMAGES
-        return cls(descent, responses, features.n_features)
+        return cls(descent, passing, responses, features.n_features)
 
     def fixed_seconds(self, images: int, views: int, classes: int) -> float:
         """Foreseen time of everything but descent."""
@@ -118,7 +126,9 @@ class TimePlan:
         return self.elapsed + least > SPARE * 60 * self.minutes
 
     def steps(self, number: int, default: int, batch: int) -> int:
-        """Steps of descent of a block: so that all blocks from it on get as many epochs.
+        """Steps of descent of a block: so that all blocks from it on get as many seconds.
+
+        Early blocks are cheap and fit too little, late ones are dear and soon fit too much.
 
         Args:
             number: of the block, from 1.
@@ -127,9 +137,11 @@ class TimePlan:
         """
         if self.minutes is None:
             return default
-        left, units = SPARE * 60 * self.minutes - self.elapsed, 0.0
-        for cost in self.costs[number - 1 :]:
-            left -= cost.fixed_seconds(self.images, self.views, self.classes)
-            units += self.images * cost.descent
-        epochs = min(MOST_EPOCHS, left / units)
+        to_come = self.costs[number - 1 :]
+        fixed = [cost.fixed_seconds(self.images, self.views, self.classes) for cost in to_come]
+        left = SPARE * 60 * self.minutes - self.elapsed - sum(fixed)
+        per_image = to_come[0].descent
+        if self.views > 1:
+            per_image += sum(before.passing for before in self.costs[: number - 1])
+        epochs = min(MOST_EPOCHS, left / len(to_come) / (self.images * per_image))
         return max(1, math.floor(epochs * self.images / batch))
