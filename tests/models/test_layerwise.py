@@ -264,7 +264,7 @@ def test_the_presets_fit_small_pictures():
 
 
 def test_the_number_of_gates_can_be_set_for_all_blocks():
-    assert [block.n_gates for block in read_blocks("small", 5)] == [5, 5, 5]
+    assert [block.n_gates for block in read_blocks("small", {"n_gates": 5})] == [5, 5, 5]
     model = stack(blocks="small", n_gates=3).fit(IMAGES, LABELS)
     assert [block.n_gates for block in model.blocks_] == [3, 3, 3]
 
