@@ -132,12 +132,16 @@ class LayerwiseConvexCNN(ImageClassifier):
     def loss(self) -> str:  # type: ignore[override]
         """The loss of the last block, which the prediction is measured by."""
         blocks = getattr(self, "blocks_", None)
-        return (blocks[-1].settings if blocks else read_blocks(self.blocks)[-1]).loss
+        return (blocks[-1].settings if blocks else self._read_blocks()[-1]).loss
+
+    def _read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
+        """The settings of every block."""
+        instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
+        return read_blocks(self.blocks, instead, image_shape)
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
-        instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
-        blocks = read_blocks(self.blocks, instead, (channels, height, width))
+        blocks = self._read_blocks((channels, height, width))
         plan = self._plan(blocks, stream)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
