@@ -210,6 +210,29 @@ def test_blocks_with_settings_of_their_own_come_from_a_file_and_go_back_to_one(
 
 
 @pytest.mark.parametrize(
+    ("blocks", "complaint"),
+    [
+        ("blocks = 3", "blocks is 3; give a name, or a list of Block"),
+        ("blocks = []", "blocks is empty; give at least one Block"),
+        ("[blocks]\nn_gates = 3", "[blocks] is a table"),
+        ("[[blocks]]\n[[blocks]]\ncolour = 1", "block 2 is {'colour': 1}; give a Block, or"),
+        ("[[blocks]]\nn_gates = 'many'", "block 1: n_gates is 'many'; give a whole number"),
+        ("[[blocks]]\nwhiten = -1", "block 1: whiten is -1; keep at least 1 direction"),
+        ("[[blocks]]\nregulariser = 'l7'", "block 1: regulariser 'l7' is not known to a block"),
+    ],
+)
+def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, blocks: str, complaint: str
+) -> None:
+    config = tmp_path / "blocks.toml"
+    config.write_text(f"model = 'layerwise'\n{blocks}\n", "utf-8")
+    code, found = printed(capsys, "fit", data, "--out", tmp_path / "run", "--config", config)
+    assert code == 2
+    assert complaint in found["error"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (["--model", "layerwise", "--filter-size", "3"], "no setting 'filter_size' with model lay"),

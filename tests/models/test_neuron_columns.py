@@ -68,9 +68,9 @@ def test_held_out_images_choose_one_beta_for_all_rounds():
 def test_its_neurons_lower_the_optimum_more_than_patches_and_chance_do():
     found = {}
     for gates in ("dual", "patches", "gaussian"):
-        # Of one norm, so that beta weighs every strategy alike.
-        model, _ = train(replace(ONE, gates=gates, regulariser="nuclear", betas=1e-3))
-        found[gates] = model.blocks_[0].measures["train"]["loss"]
+        # Next to nothing is weighed, so that it does not matter how long gates are.
+        model, _ = train(replace(ONE, gates=gates, loss="squared", betas=1e-7))
+        found[gates] = model.certificates_[0].primal
     assert found["dual"] < min(found["patches"], found["gaussian"])
 
 
@@ -84,7 +84,7 @@ def test_ascents_end_at_steeper_neurons_than_a_thousand_random_ones(monkeypatch)
             heads.append(self)
 
     monkeypatch.setattr(neuron_columns, "_GrowingHead", Recorded)
-    model, events = train(ONE, augment="none")
+    model, events = train(replace(ONE, epochs=300), augment="none")
     (head,) = heads
     images = torch.cat([images for images, _ in model.training_stream(IMAGES, LABELS).blocks(60)])
     rows = model._held_out(model.training_stream(IMAGES, LABELS)).kept
@@ -109,7 +109,7 @@ def test_ascents_end_at_steeper_neurons_than_a_thousand_random_ones(monkeypatch)
 
 def test_training_twice_and_on_a_checkpoint_gives_the_same_bits(tmp_path):
     blocks = [replace(block, gates="dual", epochs=None) for block in TINY_NEURONS]
-    settings = {"augment": "flip+crop", "budget": 1e-3}
+    settings = {"augment": "flip+crop", "budget": 60.0}
 
     def interrupt(event):
         if event["phase"] == "block 2: column generation":

@@ -60,19 +60,20 @@ def dual_gates(
         generator: source of every random choice.
         kind: the program that is solved.
         solve: solves it, always at the same beta.
-        rounds: how often it is solved.
+        rounds: how often it is solved, at most; every round adds a gate or more.
         callback: called with one event per round: the objective, which never rises, and the
             steepest slope found.
 
     Returns:
         (n_gates, d).
     """
+    first = max(1, n_gates // (rounds + 1))
+    rounds = min(rounds, n_gates - first)
     order = torch.randperm(len(stream.images), generator=generator).numpy()
     images, _ = stream.block(order[:SAMPLE])
     pool = patch_gates(
         (1 + STARTS_PER_GATE * rounds) * n_gates, images, geometry, transform, generator
     )
-    first = max(1, n_gates // (rounds + 1))
     gates, pool = pool[:first], pool[first:]
     for round_ in range(rounds):
         wanted = first + (n_gates - first) * (round_ + 1) // rounds - len(gates)

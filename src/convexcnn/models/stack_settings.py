@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexcnn.errors import SettingError
+from convexcnn.models.parameters import check_values
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
@@ -78,6 +79,7 @@ class Block:
     epochs: float | None = None
 
     def __post_init__(self) -> None:
+        check_values(Block, vars(self))
         for name in ("n_gates", "n_neurons"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; give at least 1")
@@ -101,7 +103,11 @@ class Block:
         if self.whiten is not None and self.whiten < 1:
             raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
         values = [self.betas] if isinstance(self.betas, (int, float)) else self.betas
-        if values is not None and not (len(values) and all(0 < b < math.inf for b in values)):
+        try:
+            sound = values is None or (len(values) and all(0 < b < math.inf for b in values))
+        except TypeError:
+            sound = False
+        if not sound:
             raise SettingError(f"betas is {self.betas}; give positive numbers")
 
     def geometry(self, shape: Shape) -> PatchGeometry:
@@ -177,6 +183,8 @@ def read_blocks(
     Raises:
         SettingError: a name that is not known, no block, or a value that cannot work.
     """
+    if not isinstance(blocks, (str, Sequence)):
+        raise SettingError(f"blocks is {blocks!r}; give a name, or a list of Block")
     if isinstance(blocks, str):
         if blocks not in PRESETS:
             raise SettingError(
@@ -186,10 +194,8 @@ def read_blocks(
         found = PRESETS[blocks]
         if image_shape is not None:
             found = cut_down(found, image_shape)
-    elif isinstance(blocks, Sequence):
-        found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
     else:
-        raise SettingError(f"blocks is {blocks!r}; give a name, or a list of Block")
+        found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
     if not found:
         raise SettingError("blocks is empty; give at least one Block")
     given = {name: value for name, value in (instead or {}).items() if value is not None}
