@@ -1,7 +1,7 @@
 """Neurons of a block by column generation: solve its head, add those that would lower it most.
 
 A neuron a with |a| = 1 that joins a head with a small weight v, while b moves along, changes the
-objective at the rate  beta R'(v) - <S(a), v>.  With the dual point L of the optimum, the negative
+objective at the rate  beta R'(v) - <S(a), v>. With the dual point L of the optimum, the negative
 gradient of the loss less its mean, its slope is the matrix over classes and cells
 
     S(a) = (1/n) sum_x L(x)' phi_a(x),    phi_a(x) = averages over cells of max(0, x_l . a)
@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.certificates.dual_bound import centred_residual
@@ -135,11 +137,11 @@ class _GrowingHead:
 
     def _known(self, place: int) -> MapStream:
         """The features of one part, as a stream of vectors."""
-        part, phi = self.parts[place], self.phi[place]
-        phi = phi.reshape(len(phi), -1, 1, 1)
+        part, n = self.parts[place], len(self.phi[place])
+        phi: NDArray[Any] = self.phi[place].reshape(n, -1, 1, 1)
         m = phi.shape[1]
         return MapStream(
-            MapRows(phi, np.arange(len(phi))),
+            MapRows(phi, np.arange(n)),
             part.labels.repeat(part.views),
             self.k,
             ImageScaler((0.0,) * m, (1.0,) * m),
@@ -179,7 +181,9 @@ def _ascend(
     """
     geometry, transform, callback = head.geometry, head.transform, head.task.callback
     units = starts.clone().requires_grad_()
-    muon = torch.optim.Muon([units], lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original")
+    muon: torch.optim.Optimizer = torch.optim.Muon(
+        [units], lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original"
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(muon, one_cycle(steps))
     recent = units.new_zeros(len(units), head.k * geometry.n_cells)
     for step in range(1, steps + 1):
