@@ -163,7 +163,7 @@ def _block_entry(block: TrainedBlock, weight: float) -> Result:
         "strategy": block.settings.gates,
         "head": block.settings.head,
         "descent": block.measures.get("descent"),
-        "regulariser": "l2",
+        "regulariser": block.settings.regulariser,
         "loss": block.settings.loss,
         "solver": block.solver,
         "seconds": sum(block.seconds.values()),

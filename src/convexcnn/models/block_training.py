@@ -23,8 +23,14 @@ from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
 
-NEURON_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
-"""Solvers of heads on known features, by loss."""
+RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
+"""Solvers of heads on known features with l2, by loss."""
+
+NORM_SOLVER = "admm"
+"""Of heads on known features with any other regulariser: it too sees them from a stream."""
+
+HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
+"""Default betas of a head on known features with l2, relative to their mean variance."""
 
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
@@ -147,16 +153,35 @@ def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int)
     return ProblemSize(rows, patches, geometry.n_cells, block.n_gates, dim, classes)
 
 
+def solver_settings(block: Block, memory_gb: float) -> ProgramSettings:
+    """The program of a block and the name of its solver."""
+    name = "auto"
+    if block.head == "neurons":
+        name = RIDGE_SOLVERS[block.loss] if block.regulariser == "l2" else NORM_SOLVER
+    settings = block.regulariser, block.loss, name, block.tolerance, block.betas
+    return ProgramSettings("gated", *settings, memory_gb)
+
+
 def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[PathSolver, str]:
     """The exact solver of a block, and why it was chosen.
 
     Raises:
         SettingError: if none fits into the memory.
     """
-    name = "auto" if block.head == "patches" else NEURON_SOLVERS[block.loss]
-    program = ProgramSettings("gated", "l2", block.loss, name, None, block.betas, memory_gb)
+    program = solver_settings(block, memory_gb)
     solver, reason = program.exact_solver(size, refit=False)
     return solver, reason or "pooled neurons are few, and known for all images at once"
+
+
+def default_betas(block: Block, phi: NDArray[np.float32]) -> list[float] | None:
+    """Betas that suit some known features (n, m); None where solvers know better.
+
+    A norm has a smallest beta at which all weights are zero, which its path starts from.
+    """
+    if block.regulariser != "l2":
+        return None
+    variance = float(torch.from_numpy(phi).var(0).mean())
+    return [variance * relative for relative in HEAD_PATH]
 
 
 def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:

@@ -46,6 +46,9 @@ from convexcnn.solvers.result import Callback, PhaseClock
 MAPS_SHARE = 0.6
 """Part of the memory budget that frozen maps may use; larger ones go to a temporary file."""
 
+OF_EVERY_BLOCK = ("n_gates", "gates", "regulariser", "tolerance")
+"""Parameters of a stack that stand for settings of all its blocks."""
+
 
 class LayerwiseConvexCNN(ImageClassifier):
     """A stack of convex blocks: each sees the frozen maps of the one before, and is solved exactly.
@@ -61,6 +64,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         blocks: ``small`` (four blocks), ``vgg11`` (eight), ``imagenet`` (five, for large images),
             or a list of ``Block``.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
+        gates: where they come from, likewise.
+        regulariser: of every block, likewise.
+        tolerance: relative duality gap of every head, likewise.
         centre: whether every image loses its mean first.
         augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``. With mirror
             images, scores are averaged over an image and its mirror image.
@@ -90,6 +96,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         *,
         blocks: Blocks = "small",
         n_gates: int | None = None,
+        gates: str | None = None,
+        regulariser: str | None = None,
+        tolerance: float | None = None,
         centre: bool = True,
         augment: str = "flip+crop",
         validation_fraction: float = 0.1,
@@ -104,6 +113,9 @@ class LayerwiseConvexCNN(ImageClassifier):
     ) -> None:
         self.blocks = blocks
         self.n_gates = n_gates
+        self.gates = gates
+        self.regulariser = regulariser
+        self.tolerance = tolerance
         self.centre = centre
         self.augment = augment
         self.validation_fraction = validation_fraction
@@ -120,11 +132,16 @@ class LayerwiseConvexCNN(ImageClassifier):
     def loss(self) -> str:  # type: ignore[override]
         """The loss of the last block, which the prediction is measured by."""
         blocks = getattr(self, "blocks_", None)
-        return (blocks[-1].settings if blocks else read_blocks(self.blocks, None)[-1]).loss
+        return (blocks[-1].settings if blocks else self._read_blocks()[-1]).loss
+
+    def _read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
+        """The settings of every block."""
+        instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
+        return read_blocks(self.blocks, instead, image_shape)
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
-        blocks = read_blocks(self.blocks, self.n_gates, (channels, height, width))
+        blocks = self._read_blocks((channels, height, width))
         plan = self._plan(blocks, stream)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
@@ -399,7 +416,7 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         stack = description["stack"]
-        settings = read_blocks(stack["settings"], None)
+        settings = read_blocks(stack["settings"])
         channels, height, width = self.image_shape_
         shape: Shape = channels, height, width
         blocks: list[TrainedBlock] = []
@@ -415,7 +432,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         if weights.shape != (len(blocks),) or not bool((weights >= 0).all()):
             raise ValueError(f"head_weights is {stack['head_weights']}")
         if not isinstance(self.blocks, str):
-            self.blocks = read_blocks(self.blocks, None)
+            self.blocks = read_blocks(self.blocks)
         self.blocks_, self.head_weights_ = blocks, weights
         self.certificates_: list[Certificate] = []
         self.temperature_ = float(stack["temperature"])

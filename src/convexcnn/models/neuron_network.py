@@ -143,13 +143,12 @@ class NeuronDescent:
 
     def default_steps(self) -> int:
         """Steps without other orders: more epochs for fewer images."""
-        fewest, most = EPOCHS
-        return self.batches * min(most, max(fewest, round(UPDATES / self.batches)))
+        return default_steps(self.batches)
 
     def run(self, steps: int, callback: Callback | None = None) -> None:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
         network, start = self.network, time.perf_counter()
-        batches = self._batches()
+        batches = endless_batches(self.stream, self.batch_size, self.generator)
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimiser, one_cycle(steps))
             for optimiser in network.optimisers
@@ -171,12 +170,21 @@ class NeuronDescent:
             callback(event | {"seconds": time.perf_counter() - start})
             loss_sum = correct = seen = 0.0
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mini-batches without end, in the precision of descent and channels last."""
-        dtype = descent_dtype(self.stream.device)
-        while True:
-            for images, targets in self.stream.shuffled(self.batch_size, self.generator):
-                yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
+
+def default_steps(batches: int) -> int:
+    """Steps for so many mini-batches per epoch: more epochs for fewer images."""
+    fewest, most = EPOCHS
+    return batches * min(most, max(fewest, round(UPDATES / batches)))
+
+
+def endless_batches(
+    stream: ImageStream, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mini-batches without end, in the precision of descent and channels last."""
+    dtype = descent_dtype(stream.device)
+    while True:
+        for images, targets in stream.shuffled(size, generator):
+            yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
 
 
 def one_cycle(steps: int) -> Callable[[int], float]:

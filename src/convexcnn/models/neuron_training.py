@@ -15,6 +15,7 @@ from convexcnn.data.preprocess import ImageScaler
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
+    default_betas,
     solver_outcome,
     split_measures,
 )
@@ -22,17 +23,16 @@ from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate,
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
-from convexcnn.models.neuron_network import NeuronDescent, descent_dtype
+from convexcnn.models.neuron_columns import as_filters, dual_neurons
+from convexcnn.models.neuron_network import BATCH, NeuronDescent, default_steps, descent_dtype
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
+from convexcnn.programs.regularisers import get_regulariser
 from convexcnn.solvers.result import PhaseClock
 
-HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
-"""Default betas of a head, relative to the mean variance of its features."""
-
-LEARNED = ("sgd", "lookahead")
-"""Strategies of gates that are learned by descent."""
+LEARNED = ("sgd", "lookahead", "dual")
+"""Strategies of gates that go through the images for a number of steps."""
 
 PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
 """Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""
@@ -85,8 +85,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    variance = float(torch.from_numpy(phi[0, task.split.kept[:SAMPLE]]).var(0).mean())
-    solver, reason = task.solver(g, [variance * relative for relative in HEAD_PATH])
+    solver, reason = task.solver(g, default_betas(task.block, phi[0, task.split.kept[:SAMPLE]]))
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
     solution = solver.solve(features, train, held_out, task.callback)
@@ -121,22 +120,22 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     """Filters by the block's strategy, in white coordinates."""
     block, geometry, generator = task.block, task.geometry, task.generator
     if block.gates not in LEARNED:
-        gates = choose_gates(
-            block.gates, block.n_gates, task.train, geometry, transform, generator, task.callback
-        )
-        filters, thresholds = transform.to_filters(gates)
-        side = geometry.filter_size
-        return Neurons(filters.view(len(filters), -1, side, side), thresholds)
-    network = network_of(
-        block, geometry, transform, task.stream.n_classes, generator, last=task.last
-    )
+        where = task.train, geometry, transform, generator
+        gates = choose_gates(block.gates, block.n_gates, *where, task.callback)
+        return Neurons(*as_filters(gates, transform, geometry))
     images = task.descent_stream(descent_dtype(task.stream.device))
-    descent = NeuronDescent(network, images, generator)
+    batch = min(BATCH, len(images.images))
+    batches = -(-len(images.images) // batch)
     if block.epochs is None:
-        steps = task.steps(descent.default_steps())
+        steps = task.steps(default_steps(batches))
     else:
-        steps = max(1, round(block.epochs * descent.batches))
-    descent.run(steps, task.callback)
+        steps = max(1, round(block.epochs * batches))
+    if block.gates == "dual":
+        gates = dual_neurons(task, transform, images, batch, steps)
+        return Neurons(*as_filters(gates, transform, geometry))
+    where = geometry, transform, task.stream.n_classes, generator
+    network = network_of(block, *where, last=task.last)
+    NeuronDescent(network, images, generator).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
@@ -228,7 +227,7 @@ def _compare(
     weights, bias = (part.cpu() for part in head)
     scores = torch.addmm(bias, torch.from_numpy(phi[0]), weights.flatten(1).T)
     measures = split_measures(scores, task)["validation"]
-    loss = get_loss(task.block.loss)
+    loss, regulariser = get_loss(task.block.loss), get_regulariser(task.block.regulariser)
     objectives = []
     for w, b in (head, solution):
         flat, constant = w.cpu().flatten(1), b.cpu()
@@ -236,5 +235,5 @@ def _compare(
         for part, targets in _rows(phi, task):
             total += float(loss.value(torch.addmm(constant, part, flat.T), targets.float()))
             rows += len(part)
-        objectives.append(total / rows + 0.5 * beta * float(flat.square().sum()))
+        objectives.append(total / rows + beta * float(regulariser.value(w)))
     return {**measures, "objective": objectives[0], "optimal_objective": objectives[1]}

@@ -13,12 +13,14 @@ from convexcnn.models.block_training import (
     solver_outcome,
     split_measures,
 )
+from convexcnn.models.column_generation import dual_gates
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.patch_block import PatchBlock, strongest_neurons
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
-from convexcnn.solvers.result import PhaseClock
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.result import PhaseClock, Solution
 
 SCORED_AT_ONCE = 32
 """Images whose scores are computed at once."""
@@ -31,12 +33,10 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
         SettingError: a program that does not fit into the memory.
     """
     block, clock = task.block, PhaseClock(task.callback)
-    train, geometry, settings = task.train, task.geometry, (block.gates, block.n_gates)
+    train, geometry = task.train, task.geometry
     transform = _fit_transform(task).to(train.device)
     clock.lap("whitening")
-    gates = choose_gates(
-        *settings, task.descent_stream(), geometry, transform, task.generator, task.callback
-    )
+    gates = _choose_gates(task, transform)
     clock.lap("gates")
     features = GatedFeatures(geometry, transform, gates)
     solver, reason = task.solver(len(gates))
@@ -68,6 +68,26 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
         after.lap("certificate")
     seconds = {**clock.seconds, **solution.seconds, **after.seconds}
     return BlockOutcome(replace(found, seconds=seconds), scores)
+
+
+def _choose_gates(task: BlockTask, transform: PatchTransform) -> Tensor:
+    """Gates by the block's strategy."""
+    block, where = task.block, (task.geometry, transform, task.generator)
+    if block.gates != "dual":
+        images = task.descent_stream()
+        return choose_gates(block.gates, block.n_gates, images, *where, task.callback)
+    kind = ProgramKind(regulariser=block.regulariser, loss=block.loss)
+    fixed = task
+
+    def solve(features: GatedFeatures) -> Solution:
+        """Solve the head; the first time, held-out images choose the beta of all rounds."""
+        nonlocal fixed
+        solver, _ = fixed.solver(len(features.gates))
+        solution = solver.solve(features, task.train, task.held_out, task.callback)
+        fixed = replace(task, block=replace(block, betas=solution.beta))
+        return solution
+
+    return dual_gates(block.n_gates, task.train, *where, kind, solve, callback=task.callback)
 
 
 def view_scores(block: TrainedBlock, task: BlockTask) -> Tensor:
