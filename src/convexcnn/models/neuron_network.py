@@ -143,8 +143,7 @@ class NeuronDescent:
 
     def default_steps(self) -> int:
         """Steps without other orders: more epochs for fewer images."""
-        fewest, most = EPOCHS
-        return self.batches * min(most, max(fewest, round(UPDATES / self.batches)))
+        return usual_steps(len(self.stream.images))
 
     def run(self, steps: int, callback: Callback | None = None) -> None:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
@@ -177,6 +176,13 @@ class NeuronDescent:
         while True:
             for images, targets in self.stream.shuffled(self.batch_size, self.generator):
                 yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
+
+
+def usual_steps(images: int) -> int:
+    """Steps on so many images without other orders."""
+    batches = -(-images // min(BATCH, images))
+    fewest, most = EPOCHS
+    return batches * min(most, max(fewest, round(UPDATES / batches)))
 
 
 def one_cycle(steps: int) -> Callable[[int], float]:
