@@ -32,22 +32,23 @@ NOT_PLANNED = (
 """Parameters of `fit` that say where things lie, which no cost depends on."""
 
 
-class Shape(click.ParamType):
-    """Channels, height and width with commas between them."""
+def read_shape(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, int, int] | None:
+    """Channels, height and width with commas between them.
 
-    name = "shape"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-            self.fail(
-                f"{value!r} is no shape; give channels,height,width such as 3,224,224", param, ctx
-            )
-        return tuple(int(part) for part in parts)
+    Raises:
+        BadParameter: anything else.
+    """
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(
+            f"{value!r} is no shape; give channels,height,width such as 3,224,224"
+        )
+    channels, height, width = map(int, parts)
+    return channels, height, width
 
 
 @click.command(name="plan", short_help="Foresee time, memory and disk of a training.")
@@ -56,7 +57,10 @@ class Shape(click.ParamType):
 @click.option("--images", type=POSITIVE, metavar="N", help="Training images, without DATA.")
 @click.option("--test-images", type=POSITIVE, metavar="N", help="Test images, without DATA.")
 @click.option(
-    "--shape", type=Shape(), metavar="C,H,W", help="Channels, height and width, without DATA."
+    "--shape",
+    callback=read_shape,
+    metavar="C,H,W",
+    help="Channels, height and width, without DATA.",
 )
 @click.option("--classes", type=POSITIVE, metavar="K", help="Number of classes, without DATA.")
 @click.option("--gpus", type=POSITIVE, metavar="G", help="Plan for so many GPUs, with --tflops.")

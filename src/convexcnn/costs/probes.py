@@ -66,7 +66,7 @@ def _nothing() -> None:
     """There is nothing to wait for on a processor."""
 
 
-def dense_rate(inner: int, side: int, device: str, dtype: torch.dtype) -> float:
+def dense_rate(inner: int, side: int, *, device: str, dtype: torch.dtype) -> float:
     """Operations per second of C += A' B with A and B (inner, side)."""
     left = torch.randn(inner, side, device=device, dtype=dtype)
     right = torch.randn(inner, side, device=device, dtype=dtype)
@@ -74,7 +74,7 @@ def dense_rate(inner: int, side: int, device: str, dtype: torch.dtype) -> float:
     return rate(lambda: out.addmm_(left.T, right), counts.product(side, inner, side), device)
 
 
-def thin_rate(columns: int, size: int, device: str, dtype: torch.dtype) -> float:
+def thin_rate(columns: int, size: int, *, device: str, dtype: torch.dtype) -> float:
     """Operations per second of Phi V and of L' Phi, for Phi (rows, size) too large for caches."""
     width = torch.empty(0, dtype=dtype).element_size()
     rows = max(64, THIN_BYTES // (width * size))
@@ -196,11 +196,11 @@ def block_cost(block: Block, geometry: PatchGeometry, device: str) -> BlockCost:
 
 
 def _dense(dtype: torch.dtype) -> Callable[..., float]:
-    return lambda shape, device: dense_rate(*shape, device, dtype)
+    return lambda shape, device: dense_rate(*shape, device=device, dtype=dtype)
 
 
 def _thin(dtype: torch.dtype) -> Callable[..., float]:
-    return lambda shape, device: thin_rate(*shape, device, dtype)
+    return lambda shape, device: thin_rate(*shape, device=device, dtype=dtype)
 
 
 def _features(dtype: torch.dtype) -> Callable[..., float]:

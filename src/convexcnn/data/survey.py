@@ -136,7 +136,7 @@ def _of_path(given: str, options: ReadOptions) -> DataSurvey:
             return _of_info(dataset_registry[f"cifar{cifar.n_classes}"])
         if (idx := idx_set_in(path)) is not None:
             return _of_info(next(i for i in dataset_registry.values() if i.source is idx))
-        return _of_files(given, list_folder(path)[0], options)
+        return _of_files(given, list_folder(path), options)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return _of_files(given, list_table(path), options)
     if path.is_file() and path.suffix.lower() == ".npz":
