@@ -20,11 +20,8 @@ from convexcnn.solvers.warm_path import NORM_PATH
 REFIT_STEPS = 8
 """Conjugate gradients from the optimum without the held-out images to the one with them."""
 
-MEASURES = 2
-"""Float64 passes that refinement takes: before and after one correction."""
-
-CORRECTION_STEPS = 4
-"""Conjugate gradients of that correction."""
+MEASURES = {"direct": 1, "kernel": 2, "cg": 2}
+"""Float64 passes that refinement takes; there is a correction between two of them."""
 
 BASIS_PASSES = 8
 """Times that a Lanczos vector moves to be orthogonal to another one."""
@@ -32,7 +29,7 @@ BASIS_PASSES = 8
 CG_PASSES = 25
 """Passes over the images for every group of betas of matrix-free conjugate gradients."""
 
-EVALUATIONS = 60
+EVALUATIONS = 75
 """Evaluations of the objective that L-BFGS takes for a beta."""
 
 ADMM_PASSES, ADMM_STEPS = 10, 20
@@ -49,10 +46,25 @@ UNFORESEEN = "how many steps it takes depends on the data: the time is a lower b
 
 @dataclass(frozen=True)
 class Path:
-    """How many betas there are, and how far the last is from the middle of the path."""
+    """How many betas there are, and how far the last is from the middle of the path.
+
+    Args:
+        betas: how many.
+        ratio: of the largest to the one in the (geometric) middle.
+    """
 
     betas: int
     ratio: float
+
+    @property
+    def steps(self) -> int:
+        """Steps of Lanczos that serve the whole path."""
+        return counts.lanczos_steps(self.ratio, PATH_TOLERANCE)
+
+    @property
+    def steps_of_one(self) -> int:
+        """Steps for the beta that is chosen, which mostly lies about half as far from the middle."""
+        return counts.lanczos_steps(self.ratio**0.5, PATH_TOLERANCE)
 
     @classmethod
     def of(cls, problem: Problem, default: tuple[float, ...] = DEFAULT_PATH) -> Path:
@@ -67,11 +79,10 @@ def direct(problem: Problem) -> list[Phase]:
     memory = 2 * held + 4.0 * problem.chunk * m
     vectors = _path_bytes(problem, m)
     factor = [moved(12.0 * m**2, divides=False), *_factorisation(m)]
-    steps = counts.lanczos_steps(path.ratio, PATH_TOLERANCE)
     phases = [
         Phase("statistics", tuple(_statistics(problem, rows.train)), memory - held),
         Phase("factorisation", tuple(factor), memory),
-        Phase("path", tuple(_lanczos(m, k, steps, path.betas)), memory + vectors),
+        Phase("path", tuple(_lanczos(m, k, path.steps, path.betas)), memory + vectors),
     ]
     conjugate = [*_solves(m, k, REFIT_STEPS), thin(m, m, k, times=REFIT_STEPS, divides=False)]
     if rows.held_out:
@@ -80,12 +91,8 @@ def direct(problem: Problem) -> list[Phase]:
         if problem.refit:
             refit = [*_statistics(problem, rows.held_out), *conjugate]
             phases.append(Phase("refit", tuple(refit), memory + vectors))
-    correction = [
-        *_solves(m, k, CORRECTION_STEPS),
-        thin(m, m, k, times=CORRECTION_STEPS, divides=False),
-    ]
     passes = rows.all if problem.refit else rows.train
-    refinement = [*_measure(problem, passes, MEASURES), *correction]
+    refinement = _measure(problem, passes, MEASURES["direct"])
     return [*phases, Phase("refinement", tuple(refinement), memory + vectors)]
 
 
@@ -101,21 +108,18 @@ def kernel(problem: Problem) -> list[Phase]:
     # Above the diagonal, further away than the bands reach, the kernel is never touched.
     memory = 4.0 * (0.5 * n**2 + 0.5 * BAND * n + 1.5 * problem.chunk * problem.size)
     vectors = _path_bytes(problem, n)
-    steps = counts.lanczos_steps(path.ratio, PATH_TOLERANCE)
     phases = [
         Phase("kernel", tuple(made), memory),
         Phase("factorisation", tuple(_factorisation(n)), memory),
-        Phase("path", tuple(_lanczos(rows.train, k, steps, path.betas)), memory + vectors),
+        Phase("path", tuple(_lanczos(rows.train, k, path.steps, path.betas)), memory + vectors),
     ]
     if rows.held_out and problem.refit:
         trailing = thin(n, n, k, times=0.5 * path.betas, divides=False)
-        again = counts.lanczos_steps(path.ratio, PATH_TOLERANCE)
-        refit = (trailing, *_lanczos(n, k, again, 1))
+            refit = (trailing, *_lanczos(n, k, path.steps_of_one, 1))
         phases.append(Phase("refit", refit, memory + vectors))
     once = [*problem.build(n, double=True), problem.thin(n, k, double=True)]
-    again = counts.lanczos_steps(path.ratio, PATH_TOLERANCE)
-    corrections = repeated([*_lanczos(n, k, again, 1), *once], MEASURES - 1)
-    refinement = [*once, *_measure(problem, n, MEASURES), *corrections]
+    corrections = repeated([*_lanczos(n, k, path.steps_of_one, 1), *once], MEASURES["kernel"] - 1)
+    refinement = [*once, *_measure(problem, n, MEASURES["kernel"]), *corrections]
     return [*phases, Phase("refinement", tuple(refinement), memory + vectors)]
 
 
@@ -139,7 +143,7 @@ def matrix_free(problem: Problem) -> list[Phase]:
         Phase("sketch", tuple(sketch), memory),
         Phase("coarse start", tuple(start), memory),
         Phase("path", tuple(walked), memory),
-        Phase("refinement", (*_measure(problem, passes, MEASURES), *last), memory),
+        Phase("refinement", (*_measure(problem, passes, MEASURES["cg"]), *last), memory),
     ]
 
 
@@ -298,6 +302,5 @@ def _again(problem: Problem, work: list[Work], memory: float) -> list[Phase]:
 def _path_bytes(problem: Problem, size: int) -> float:
     """Vectors of Lanczos, solutions of the path, and those of a measure in float64."""
     path = Path.of(problem)
-    steps = counts.lanczos_steps(path.ratio, PATH_TOLERANCE)
     measured = MEASURE_VECTORS * (problem.size + problem.rows.all)
-    return 4.0 * problem.classes * ((steps + 2 * path.betas) * size + measured)
+    return 4.0 * problem.classes * ((path.steps + 2 * path.betas) * size + measured)
