@@ -63,7 +63,7 @@ class Path:
 
     @property
     def steps_of_one(self) -> int:
-        """Steps for the beta that is chosen, which mostly lies about half as far from the middle."""
+        """Steps for the beta that is chosen, often half as far from the middle."""
         return counts.lanczos_steps(self.ratio**0.5, PATH_TOLERANCE)
 
     @classmethod
@@ -115,7 +115,7 @@ def kernel(problem: Problem) -> list[Phase]:
     ]
     if rows.held_out and problem.refit:
         trailing = thin(n, n, k, times=0.5 * path.betas, divides=False)
-            refit = (trailing, *_lanczos(n, k, path.steps_of_one, 1))
+        refit = (trailing, *_lanczos(n, k, path.steps_of_one, 1))
         phases.append(Phase("refit", refit, memory + vectors))
     once = [*problem.build(n, double=True), problem.thin(n, k, double=True)]
     corrections = repeated([*_lanczos(n, k, path.steps_of_one, 1), *once], MEASURES["kernel"] - 1)
