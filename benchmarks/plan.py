@@ -37,6 +37,19 @@ SETTINGS: dict[str, list[str]] = {
 }
 """Options that plan and fit share, by what the setting is an example of."""
 
+IMAGENET = [
+    *("--images", "1281167", "--test-images", "50000", "--shape", "3,224,224"),
+    *("--classes", "1000", "--model", "layerwise", "--blocks", "imagenet"),
+    *("--augment", "none", "--memory-gb", "400"),
+]
+H100 = ["--tflops", "989", "--bandwidth", "3350"]
+HARDWARE = {
+    "this machine": [],
+    "one H100-class GPU": ["--gpus", "1", *H100],
+    "eight H100-class GPUs": ["--gpus", "8", *H100],
+}
+"""What docs/scaling.md carries the plan to."""
+
 UNCOUNTED = ("data",)
 """Phases of a plan that the seconds of a run leave out."""
 
@@ -95,6 +108,17 @@ def compare(words: list[str], root: Path | None) -> dict[str, Any]:
     }
 
 
+def imagenet() -> dict[str, Any]:
+    """ImageNet at 224 pixels, foreseen for every hardware; nothing is trained."""
+    found = {}
+    for name, words in HARDWARE.items():
+        plan = planned([*IMAGENET, *words])
+        found[name] = {"command": f"convexcnn plan {' '.join([*IMAGENET, *words])}", **plan}
+        hours = plan["seconds"] / 3600
+        print(f"ImageNet, {name}: {hours:.3g} h, {plan['peak_memory_bytes'] / 1e9:.4g} GB")
+    return found
+
+
 def main() -> int:
     """Compare, print and write the numbers; return 1 if one is further off than it may be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -116,6 +140,7 @@ def main() -> int:
         "within": WITHIN,
         "reached": all(setting["reached"] for setting in settings.values()),
         "settings": settings,
+        "imagenet": imagenet(),
         "versions": versions(),
         "machine": machine(),
     }

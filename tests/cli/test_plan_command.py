@@ -69,6 +69,7 @@ def test_settings_come_from_a_file_and_options(
 
 def test_imagenet_without_having_it(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*NUMBERS, "--classes", "1000", "--model", "layerwise", "--blocks", "imagenet"]
+    words += ["--memory-gb", "1000"]
     found = planned(capsys, *words, *H100)
     assert found["hardware"]["gpus"] == 8
     assert found["data"]["files"] == 1_330_000

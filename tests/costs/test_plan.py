@@ -157,7 +157,6 @@ def test_what_fit_refuses_is_refused(model: Model, survey: DataSurvey, words: st
 
 def test_more_gpus_are_faster_but_not_at_one_factorisation() -> None:
     host = ThisMachine()
-    host.rates = dict.fromkeys([], 1.0)
     work = {divides: Work("products", 1e15, divides=divides) for divides in (True, False)}
     one, eight = (GivenGPUs(number, 989.0, 3350.0, host) for number in (1, 8))
     assert one.seconds(work[True]) == pytest.approx(8 * eight.seconds(work[True]))
@@ -178,7 +177,7 @@ def test_imagenet_is_planned_for_gpus_without_having_it() -> None:
             assert work.kind in HOST
             return 1.0
 
-    model = LayerwiseConvexCNN(blocks="imagenet")
+    model = LayerwiseConvexCNN(blocks="imagenet", memory_gb=1000)
     plans = [make_plan(model, MILLION, GivenGPUs(g, 989.0, 3350.0, Host())) for g in (1, 8)]
     assert plans[0].seconds > plans[1].seconds
     assert plans[0].flops == plans[1].flops > 1e16
