@@ -53,6 +53,11 @@ def drawn(
     return FeatureShape(geometry, rank, rank + 1, gates), features
 
 
+def means(shape: FeatureShape, calls: int = 1) -> float:
+    """Projections of the mean patch, one for every block of images: nothing beside the images."""
+    return calls * counts.product(1, shape.geometry.patch_dim, shape.rank)
+
+
 def images(geometry: PatchGeometry) -> torch.Tensor:
     return torch.randn(IMAGES, *geometry.image_shape)
 
@@ -60,7 +65,8 @@ def images(geometry: PatchGeometry) -> torch.Tensor:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_features(geometry: PatchGeometry) -> None:
     shape, features = drawn(geometry)
-    assert counted(lambda: features(images(geometry))) == IMAGES * counts.features(shape)
+    found = counted(lambda: features(images(geometry)))
+    assert found == IMAGES * counts.features(shape) + means(shape)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -79,7 +85,7 @@ def test_a_step_of_the_network_that_lends_gates(geometry: PatchGeometry) -> None
     program.zero_grad()
     targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
     found = counted(lambda: program.add_gradient(images(geometry), targets, 1.0))
-    assert found == IMAGES * counts.relu_descent(shape, CLASSES)
+    assert found == IMAGES * counts.relu_descent(shape, CLASSES) + means(shape)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -116,7 +122,7 @@ def test_sums_of_a_gram_matrix(band: int, monkeypatch: pytest.MonkeyPatch) -> No
     shape, features = drawn(EVEN)
     stream, m = stream_of(EVEN, 30), features.n_features
     sums = statistics.GramStatistics(features, CLASSES, torch.zeros(m), chunk=8)
-    expected = counts.gram(30, m, band) + 30 * counts.features(shape)
+    expected = counts.gram(30, m, band) + 30 * counts.features(shape) + means(shape, 4)
     assert counted(lambda: sums.add(stream)) == expected + counts.product(m, 30, CLASSES)
 
 

@@ -24,6 +24,7 @@ SHAPES = {
     "certificate features": SHAPE,
     "gate descent": SHAPE,
     "memory": None,
+    "host memory": None,
     "decoding": ((), (12, 10)),
     "descent": BLOCK,
     "responses": BLOCK,

@@ -13,7 +13,7 @@ from convexcnn.environment import machine
 from convexcnn.errors import SettingError
 from convexcnn.models.time_plan import BlockCost
 
-HOST = ("decoding", "certificate features", "certificate")
+HOST = ("decoding", "host memory", "certificate features", "certificate")
 """Kinds of work that the processor does, whatever the device."""
 
 SAME_AS = {"certificate": "thin products in float64"}
@@ -87,7 +87,7 @@ class ThisMachine:
         if work.files:
             return work.files / self.rate(work.kind, work.shape)
         if not work.flops:
-            return work.bytes / self.rate("memory")
+            return work.bytes / self.rate(work.kind)
         return work.flops / self.rate(work.kind, work.shape)
 
     def describe(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from convexcnn.costs.problem import moved
+from convexcnn.costs.problem import carried
 from convexcnn.costs.stack import StackPlan
 from convexcnn.costs.two_layer import convex_phases, feature_shape, non_convex_phases
 from convexcnn.costs.work import Hardware, Phase, Work
@@ -159,7 +159,7 @@ def _base(survey: DataSurvey) -> float:
 
 def _reading(survey: DataSurvey) -> Phase:
     """Image files are decoded; arrays are read, and checked twice by a fingerprint."""
-    work = [moved(4.0 * survey.n_bytes, divides=False)]
+    work = [carried(4.0 * survey.n_bytes)]
     if survey.n_files:
         shape = survey.files, survey.image_shape[1:]
         work.append(Work("decoding", files=survey.n_files, shape=shape, divides=False))

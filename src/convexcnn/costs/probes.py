@@ -217,6 +217,7 @@ MEASURES: dict[str, Callable[..., float]] = {
     "certificate features": lambda shape, device: plain_features_rate(shape),
     "gate descent": relu_descent_rate,
     "memory": lambda shape, device: memory_rate(device),
+    "host memory": lambda shape, device: memory_rate("cpu"),
     "decoding": lambda shape, device: decode_rate(*shape),
 }
 """Rates by kind: operations, bytes or files per second."""

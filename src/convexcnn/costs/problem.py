@@ -77,10 +77,10 @@ class Problem:
     def build(self, rows: float, *, double: bool = False) -> list[Work]:
         """Phi of so many rows, in float32 or float64."""
         if self.shape is None:
-            return [moved((12 if double else 4) * KNOWN_PASSES * rows * self.size)]
+            return [carried((12 if double else 4) * KNOWN_PASSES * rows * self.size)]
         kind = "features in float64" if double else "features"
         flops = rows * counts.features(self.shape)
-        return [Work(kind, flops, shape=self.shape), moved(4 * IMAGE_PASSES * rows * self.pixels)]
+        return [Work(kind, flops, shape=self.shape), carried(4 * IMAGE_PASSES * rows * self.pixels)]
 
     def thin(self, rows: float, columns: float, *, double: bool = False, times: float = 1) -> Work:
         """Products of Phi, or its transpose, with so many columns: Phi is read every time."""
@@ -88,8 +88,13 @@ class Problem:
 
 
 def moved(size: float, *, divides: bool = True) -> Work:
-    """Bytes that pass through memory and nothing else."""
+    """Bytes that pass through the memory of the device and nothing else."""
     return Work("memory", bytes=size, divides=divides)
+
+
+def carried(size: float) -> Work:
+    """Bytes that pass through the memory of the processor: images, maps and features on their way."""
+    return Work("host memory", bytes=size)
 
 
 def dense(

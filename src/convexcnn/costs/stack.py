@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from convexcnn.costs import counts, solving
-from convexcnn.costs.problem import Problem, Rows, moved
+from convexcnn.costs.problem import Problem, Rows, carried, moved
 from convexcnn.costs.two_layer import SOLVING, covariance, explained
 from convexcnn.costs.two_layer import gates as lent_gates
 from convexcnn.costs.work import BlockShape, FeatureShape, Hardware, Phase, Work
@@ -136,7 +136,7 @@ class StackPlan:
         if block.gates == "sgd":
             lent = Phase(
                 "gates",
-                (Work("descent", descent, shape=shape), moved(12.0 * reading)),
+                (Work("descent", descent, shape=shape), carried(12.0 * reading)),
                 maps.held + batch,
                 note=f"{steps * min(BATCH, kept) / kept:.1f} epochs",
             )
@@ -146,14 +146,14 @@ class StackPlan:
         phases = [
             self._whitening(geometry, kept, maps.held),
             lent,
-            Phase("responses", (pass_, moved(writing)), stays),
+            Phase("responses", (pass_, carried(writing)), stays),
             *self._head(shape, stays, HEAD_PATH, m),
         ]
         thin = 4.0 * n * k * m
         compared = 2 * 2.0 * rows.train * k * m if block.gates == "sgd" else 0.0
         problem = self._problem(shape, None, m, HEAD_PATH)
         scored = replace(problem.thin(1, k), flops=thin + compared)
-        phases.append(Phase("accuracy", (scored, moved(8.0 * rows.train * m)), stays))
+        phases.append(Phase("accuracy", (scored, carried(8.0 * rows.train * m)), stays))
         if self.certificate:
             phases.append(self._certified(problem, stays))
         named = [replace(phase, block=number) for phase in phases]
@@ -247,7 +247,7 @@ class StackPlan:
         rows, k = self.rows.train, problem.classes
         flops = (4 if problem.loss == "squared" else 6) * rows * problem.size * k
         shape = problem.thin(1, k, double=True).shape
-        work = Work("certificate", flops, shape=shape), moved(12.0 * rows * problem.size)
+        work = Work("certificate", flops, shape=shape), carried(12.0 * rows * problem.size)
         return Phase("certificate", work, stays + 24.0 * rows * k)
 
     def _tested(self, trained: int) -> Phase:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from convexcnn.certificates.further_neuron import ASCENT_IMAGES, MEASURED, PASSES, STARTS
 from convexcnn.costs import counts, solving
-from convexcnn.costs.problem import Problem, Rows, dense, moved
+from convexcnn.costs.problem import Problem, Rows, carried, dense, moved
 from convexcnn.costs.work import FeatureShape, Phase, Work, repeated
 from convexcnn.data.survey import DataSurvey
 from convexcnn.models.base import AUGMENTATIONS, WHITENING_IMAGES
@@ -146,7 +146,7 @@ def gates(strategy: str, shape: FeatureShape, survey: DataSurvey, views: int) ->
 def relu_descent(shape: FeatureShape, survey: DataSurvey, images: float) -> list[Work]:
     """Steps of a non-convex network that see so many images in all."""
     flops = images * counts.relu_descent(shape, survey.n_classes)
-    return [Work("gate descent", flops, shape=shape), moved(32.0 * images * survey.pixels)]
+    return [Work("gate descent", flops, shape=shape), carried(32.0 * images * survey.pixels)]
 
 
 def convex_descent(problem: Problem, epochs: int) -> Phase:
@@ -187,7 +187,7 @@ def _proof(
         climbing = Work("features", climbed * counts.features(starts), shape=starts)
         few = replace(shape, gates=MEASURED)
         measured = Work("certificate features", rows * counts.plain_features(few) / 2, shape=few)
-        reading = moved(8.0 * 8 * (rows + climbed) * survey.pixels)
+        reading = carried(8.0 * 8 * (rows + climbed) * survey.pixels)
         phases.append(Phase("further neuron", (climbing, measured, reading)))
     pairs = rows * counts.celled(geometry) * k * shape.gates * shape.dim
     if pairs <= NETWORK_WORK:
