@@ -23,7 +23,7 @@ H100 = ["--gpus", "8", "--tflops", "989", "--bandwidth", "3350"]
 def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that are said, not measured: a table of them is in tests/costs."""
     monkeypatch.setattr(hardware, "measure", lambda kind, shape, device: 1e9)
-    cost = BlockCost(1e-3, 1e-3, 100)
+    cost = BlockCost(1e-3, 1e-4, 1e-3, 100)
     monkeypatch.setattr(hardware, "block_cost", lambda block, geometry, device: cost)
 
 

@@ -33,7 +33,7 @@ class Unit:
         return 1e-9 * (work.flops + work.bytes + work.files)
 
     def block_cost(self, shape: BlockShape) -> BlockCost:
-        return BlockCost(1e-3, 1e-3, shape.geometry.n_cells * shape.block.n_gates)
+        return BlockCost(1e-3, 1e-4, 1e-3, shape.geometry.n_cells * shape.block.n_gates)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "unit"}

@@ -27,6 +27,7 @@ SHAPES = {
     "host memory": None,
     "decoding": ((), (12, 10)),
     "descent": BLOCK,
+    "passing": BLOCK,
     "responses": BLOCK,
 }
 
@@ -39,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_kind_has_a_shape_here() -> None:
-    assert set(probes.MEASURES) | {"descent", "responses"} == set(SHAPES)
+    assert set(probes.MEASURES) | {"descent", "passing", "responses"} == set(SHAPES)
     assert set(SAME_AS.values()) <= set(SHAPES)
 
 

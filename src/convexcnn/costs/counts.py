@@ -70,6 +70,11 @@ def neuron_responses(geometry: PatchGeometry, neurons: int) -> float:
     return convolved + product(geometry.n_cells, patches(geometry), neurons)
 
 
+def neuron_passing(geometry: PatchGeometry, neurons: int) -> float:
+    """One image on its way through a frozen block to a later one that learns: the convolution."""
+    return product(patches(geometry), geometry.patch_dim, neurons)
+
+
 def neuron_descent(geometry: PatchGeometry, neurons: int, classes: int) -> float:
     """One image in one step of the network of a stack's block: forwards, and twice backwards."""
     head = product(1, geometry.n_cells * neurons, classes)

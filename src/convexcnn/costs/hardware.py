@@ -19,7 +19,7 @@ HOST = ("decoding", "host memory", "certificate features", "certificate")
 SAME_AS = {"certificate": "thin products in float64"}
 """Kinds with the rate of another one."""
 
-BLOCK_COSTS = ("descent", "responses")
+BLOCK_COSTS = ("descent", "passing", "responses")
 """Kinds whose rate is that of a block of a stack, as ``BlockCost`` measures it."""
 
 PROBED_CLASSES = 2
@@ -34,6 +34,7 @@ PEAK_SHARES = {
     "features in float64": 1 / 15,
     "gate descent": 1 / 15,
     "descent": 1.0,
+    "passing": 1.0,
     "responses": 1 / 2,
 }
 """Peak rate of a kind on a GPU, as part of its bfloat16 rate.
@@ -72,6 +73,8 @@ class ThisMachine:
             return measure(kind, shape, "cpu" if kind in HOST else self.device)
         assert isinstance(shape, BlockShape)
         cost, neurons = self.block_cost(shape), shape.block.n_gates
+        if kind == "passing":
+            return counts.neuron_passing(shape.geometry, neurons) / cost.passing
         if kind == "responses":
             return counts.neuron_responses(shape.geometry, neurons) / cost.responses
         return counts.neuron_descent(shape.geometry, neurons, PROBED_CLASSES) / cost.descent
@@ -144,8 +147,9 @@ class GivenGPUs:
         geometry, neurons = shape.geometry, shape.block.n_gates
         descent = counts.neuron_descent(geometry, neurons, shape.classes) / self.rate("descent")
         responses = counts.neuron_responses(geometry, neurons) / self.rate("responses")
-        features = geometry.n_cells * neurons
-        return BlockCost(descent / self.gpus, responses / self.gpus, features)
+        passing = counts.neuron_passing(geometry, neurons) / self.rate("passing")
+        seconds = (one / self.gpus for one in (descent, passing, responses))
+        return BlockCost(*seconds, geometry.n_cells * neurons)
 
     def seconds(self, work: Work) -> float:
         """Foreseen time: limited by operations, or by memory."""

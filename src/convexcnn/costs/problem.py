@@ -93,7 +93,7 @@ def moved(size: float, *, divides: bool = True) -> Work:
 
 
 def carried(size: float) -> Work:
-    """Bytes that pass through the memory of the processor: images, maps and features on their way."""
+    """Bytes that pass through the memory of the processor: images and maps on their way."""
     return Work("host memory", bytes=size)
 
 

@@ -13,6 +13,7 @@ from convexcnn.costs.work import BlockShape, FeatureShape, Hardware, Phase, Work
 from convexcnn.data.survey import DataSurvey
 from convexcnn.models.base import AUGMENTATIONS, available_memory_gb
 from convexcnn.models.block_training import WHITENING_NUMBERS, block_solver, problem_size
+from convexcnn.models.gates import lending_epochs
 from convexcnn.models.layerwise import MAPS_SHARE, LayerwiseConvexCNN
 from convexcnn.models.neuron_network import BATCH, usual_steps
 from convexcnn.models.neuron_training import HEAD_PATH
@@ -134,9 +135,10 @@ class StackPlan:
         reading = steps * min(BATCH, kept) * pixels
         writing = 10.0 * next_size + 4.0 * views * pixels * 4 + 2 * phi
         if block.gates == "sgd":
+            learned = Work("descent", descent, shape=shape), carried(12.0 * reading)
             lent = Phase(
                 "gates",
-                (Work("descent", descent, shape=shape), carried(12.0 * reading)),
+                (*learned, *self._passed(number, steps * min(BATCH, kept))),
                 maps.held + batch,
                 note=f"{steps * min(BATCH, kept) / kept:.1f} epochs",
             )
@@ -174,7 +176,11 @@ class StackPlan:
         next_held = next_size if maps.fit(next_size) else 0.0
         self.disk = max(self.disk, next_size - next_held)
         phases = [self._whitening(geometry, kept, maps.held)] if block.whiten else []
-        phases.append(lent_gates(block.gates, features, inner, views))
+        lent = lent_gates(block.gates, features, inner, views)
+        if block.gates == "sgd":
+            seen = lending_epochs(kept) * kept
+            lent = replace(lent, work=(*lent.work, *self._passed(number, seen)))
+        phases.append(lent)
         phases += self._head(shape, maps.held, None, features.features, features)
         mirrored = n * (1 + self.augmentation.mirror)
         scored = (*problem.build(mirrored), problem.thin(mirrored, self.survey.n_classes))
@@ -193,6 +199,18 @@ class StackPlan:
             )
             phases.append(Phase("maps", written, maps.held + next_held))
         return [replace(phase, block=number) for phase in phases], _Maps(next_held, self.budget)
+
+    def _passed(self, number: int, images: float) -> list[Work]:
+        """Newly augmented images on their way through the blocks before, if there are views."""
+        earlier = list(self._shapes())[: number - 1] if self.rows.views > 1 else []
+        return [
+            Work(
+                "passing",
+                images * counts.neuron_passing(shape.geometry, shape.block.width),
+                shape=shape,
+            )
+            for shape in earlier
+        ]
 
     def _steps(self, number: int, block: Block, kept: int) -> int:
         if block.epochs is not None:
