@@ -11,6 +11,7 @@ from convexcnn.costs.probes import block_cost, measure
 from convexcnn.costs.work import BlockShape, Work
 from convexcnn.environment import machine
 from convexcnn.errors import SettingError
+from convexcnn.models.neuron_network import BATCH
 from convexcnn.models.time_plan import BlockCost
 
 HOST = ("decoding", "host memory", "certificate features", "certificate")
@@ -77,7 +78,7 @@ class ThisMachine:
             return counts.neuron_passing(shape.geometry, neurons) / cost.passing
         if kind == "responses":
             return counts.neuron_responses(shape.geometry, neurons) / cost.responses
-        return counts.neuron_descent(shape.geometry, neurons, PROBED_CLASSES) / cost.descent
+        return _descent(shape, PROBED_CLASSES) / cost.descent
 
     def block_cost(self, shape: BlockShape) -> BlockCost:
         """What a budget of minutes is shared by, measured as ``fit`` does it."""
@@ -145,7 +146,7 @@ class GivenGPUs:
     def block_cost(self, shape: BlockShape) -> BlockCost:
         """What a budget of minutes is shared by, from the operations of a block."""
         geometry, neurons = shape.geometry, shape.block.n_gates
-        descent = counts.neuron_descent(geometry, neurons, shape.classes) / self.rate("descent")
+        descent = _descent(shape, shape.classes) / self.rate("descent")
         responses = counts.neuron_responses(geometry, neurons) / self.rate("responses")
         passing = counts.neuron_passing(geometry, neurons) / self.rate("passing")
         seconds = (one / self.gpus for one in (descent, passing, responses))
@@ -169,3 +170,9 @@ class GivenGPUs:
             "efficiency": EFFICIENCY,
             "host": self.host.describe(),
         }
+
+
+def _descent(shape: BlockShape, classes: int) -> float:
+    """Operations of one image, with its part of the step that a batch takes."""
+    step = counts.neuron_step(shape.geometry, shape.block.n_gates) / BATCH
+    return counts.neuron_descent(shape.geometry, shape.block.n_gates, classes) + step

@@ -116,9 +116,8 @@ class StackPlan:
         """Whitening, descent, one pass for responses and maps, the head, its certificate."""
         block, geometry, k = shape.block, shape.geometry, self.survey.n_classes
         rows, n, m = self.rows, self.survey.n_train, geometry.n_cells * block.n_gates
-        pixels = geometry.image_shape[0] * geometry.image_shape[1] * geometry.image_shape[2]
+        pixels = _numbers_of(geometry)
         kept = rows.train // rows.views
-        steps = self._steps(number, block, kept)
         phi = 4.0 * (1 + rows.views) * n * m
         phi_held = phi if maps.fit(phi) else 0.0
         next_size = 0 if last else 2.0 * rows.views * n * _numbers(block, geometry)
@@ -126,28 +125,12 @@ class StackPlan:
         self.disk = max(self.disk, phi - phi_held + next_size - next_held)
         stays = maps.held + phi_held + next_held
         views = n * rows.views
-        descent = steps * (
-            min(BATCH, kept) * counts.neuron_descent(geometry, block.n_gates, k)
-            + counts.neuron_step(geometry, block.n_gates)
-        )
         responses = views * counts.neuron_responses(geometry, block.n_gates)
-        batch = 6.0 * min(BATCH, kept) * (pixels + counts.patches(geometry) * block.n_gates)
-        reading = steps * min(BATCH, kept) * pixels
         writing = 10.0 * next_size + 4.0 * views * pixels * 4 + 2 * phi
-        if block.gates == "sgd":
-            learned = Work("descent", descent, shape=shape), carried(12.0 * reading)
-            lent = Phase(
-                "gates",
-                (*learned, *self._passed(number, steps * min(BATCH, kept))),
-                maps.held + batch,
-                note=f"{steps * min(BATCH, kept) / kept:.1f} epochs",
-            )
-        else:
-            lent = Phase("gates", memory=maps.held + batch)
         pass_ = Work("responses", responses, shape=shape)
         phases = [
             self._whitening(geometry, kept, maps.held),
-            lent,
+            self._lent(number, shape, kept, maps.held),
             Phase("responses", (pass_, carried(writing)), stays),
             *self._head(shape, stays, HEAD_PATH, m),
         ]
@@ -161,15 +144,30 @@ class StackPlan:
         named = [replace(phase, block=number) for phase in phases]
         return named, _Maps(next_held, self.budget)
 
+    def _lent(self, number: int, shape: BlockShape, kept: int, held: float) -> Phase:
+        """Steps of the network that lends its neurons, on images taken through the blocks before."""
+        block, geometry = shape.block, shape.geometry
+        if block.gates != "sgd":
+            return Phase("gates", memory=held)
+        batch, pixels = min(BATCH, kept), _numbers_of(geometry)
+        steps = self._steps(number, block, kept)
+        images = steps * batch
+        flops = images * counts.neuron_descent(geometry, block.n_gates, self.survey.n_classes)
+        flops += steps * counts.neuron_step(geometry, block.n_gates)
+        work = Work("descent", flops, shape=shape), carried(12.0 * images * pixels)
+        memory = 6.0 * batch * (pixels + counts.patches(geometry) * block.n_gates)
+        note = f"{images / kept:.1f} epochs"
+        return Phase("gates", (*work, *self._passed(number, images)), held + memory, note=note)
+
     def _patch_block(
         self, number: int, shape: BlockShape, maps: _Maps, *, last: bool
     ) -> tuple[list[Phase], _Maps]:
         """Whitening, gates, the exact program, scores, certificate, maps."""
         block, geometry, n = shape.block, shape.geometry, self.survey.n_train
         dim = self._dim(shape)
-        features = FeatureShape(geometry, min(dim, geometry.patch_dim), dim, block.n_gates)
+        features = FeatureShape(geometry, dim - bool(block.whiten), dim, block.n_gates)
         kept, views = self.rows.train // self.rows.views, self.rows.views
-        pixels = geometry.image_shape[0] * geometry.image_shape[1] * geometry.image_shape[2]
+        pixels = _numbers_of(geometry)
         inner = replace(self.survey, n_train=kept, image_shape=geometry.image_shape)
         problem = self._problem(shape, features, features.features, None)
         next_size = 0 if last else 2.0 * views * n * _numbers(block, geometry)
@@ -226,7 +224,7 @@ class StackPlan:
     ) -> Problem:
         """The program of a head."""
         block, geometry = shape.block, shape.geometry
-        pixels = geometry.image_shape[0] * geometry.image_shape[1] * geometry.image_shape[2]
+        pixels = _numbers_of(geometry)
         if block.betas is not None:
             values = block.betas
             betas = (values,) if isinstance(values, (int, float)) else tuple(values)
@@ -281,6 +279,12 @@ class StackPlan:
             for shape in shapes
         ]
         return Phase("test images", tuple(work))
+
+
+def _numbers_of(geometry: PatchGeometry) -> int:
+    """Of what a block sees of one image."""
+    channels, height, width = geometry.image_shape
+    return channels * height * width
 
 
 def _numbers(block: Block, geometry: PatchGeometry) -> int:
