@@ -145,7 +145,7 @@ class StackPlan:
         return named, _Maps(next_held, self.budget)
 
     def _lent(self, number: int, shape: BlockShape, kept: int, held: float) -> Phase:
-        """Steps of the network that lends its neurons, on images taken through the blocks before."""
+        """Steps of the network that lends its neurons, on images taken through earlier blocks."""
         block, geometry = shape.block, shape.geometry
         if block.gates != "sgd":
             return Phase("gates", memory=held)
