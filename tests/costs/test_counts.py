@@ -134,8 +134,10 @@ def test_a_kernel(chunk: int) -> None:
     found = counted(lambda: solver._kernel(features, [stream], torch.zeros(m)))
     inner = counts.product(counts.kernel_columns(30, chunk), m, 1)
     built = counts.kernel_rebuilt(30, chunk) * counts.features(shape)
-    # Columns come in half chunks: the last one before a band ends may reach beyond it.
-    assert found == pytest.approx(inner + built, rel=0.1)
+    half = chunk // 2
+    stops = [min(30, start + chunk) for start in range(0, 30, chunk)]
+    blocks = [-(-min(30, half * (-(-stop // half) + 1)) // half) for stop in stops]
+    assert found == inner + built + means(shape, len(stops) + sum(blocks))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +182,6 @@ def test_steps_of_lanczos_are_enough() -> None:
 
 @pytest.mark.parametrize("size", [100, 3000, 20_000])
 def test_large_sizes_come_near_the_textbook(size: int) -> None:
-    assert counts.cholesky(size) <= 1.6 * size**3 / 3 + 1
+    assert counts.cholesky(size) <= 2 * size**3 / 3
     assert counts.factor_solve(size, 1) >= 2 * size**2
     assert size**2 <= counts.gram(1, size) <= size * (size + statistics.BAND)

@@ -108,17 +108,25 @@ def metric_gram(rows: int, size: int, block: int = GRAM_BLOCK) -> float:
     )
 
 
+def _bands(rows: int, chunk: int) -> list[tuple[int, int]]:
+    """Rows of every band of the lower triangle of Phi Phi', and columns in whole half chunks."""
+    half = max(1, chunk // 2)
+    stops = [min(rows, start + chunk) for start in range(0, rows, chunk)]
+    return [
+        (stop - start, min(rows, half * -(-stop // half)))
+        for start, stop in zip(range(0, rows, chunk), stops, strict=True)
+    ]
+
+
 def kernel_columns(rows: int, chunk: int) -> float:
-    """Pairs of rows whose inner product is made for the lower triangle of Phi Phi', by bands."""
-    return sum(
-        min(chunk, rows - start) * min(rows, start + chunk) for start in range(0, rows, chunk)
-    )
+    """Pairs of rows whose inner product is made: about n (n + chunk) / 2."""
+    return sum(height * width for height, width in _bands(rows, chunk))
 
 
 def kernel_rebuilt(rows: int, chunk: int) -> float:
-    """Rows of Phi that are built for it: every band once, and all rows up to it again."""
-    starts = range(0, rows, chunk)
-    return rows + sum(min(rows, start + chunk) for start in starts)
+    """Rows of Phi that are built for it: every band, and its columns with half a chunk beyond."""
+    half = max(1, chunk // 2)
+    return rows + sum(min(rows, width + half) for _, width in _bands(rows, chunk))
 
 
 def cholesky(size: int, block: int = BLOCK, band: int = BAND) -> float:

@@ -149,8 +149,12 @@ class GivenGPUs:
         descent = _descent(shape, shape.classes) / self.rate("descent")
         responses = counts.neuron_responses(geometry, neurons) / self.rate("responses")
         passing = counts.neuron_passing(geometry, neurons) / self.rate("passing")
-        seconds = (one / self.gpus for one in (descent, passing, responses))
-        return BlockCost(*seconds, geometry.n_cells * neurons)
+        return BlockCost(
+            descent / self.gpus,
+            passing / self.gpus,
+            responses / self.gpus,
+            geometry.n_cells * neurons,
+        )
 
     def seconds(self, work: Work) -> float:
         """Foreseen time: limited by operations, or by memory."""
