@@ -211,9 +211,10 @@ class StackPlan:
         ]
 
     def _steps(self, number: int, block: Block, kept: int) -> int:
+        batches = -(-kept // min(BATCH, kept))
         if block.epochs is not None:
-            return max(1, round(block.epochs * -(-kept // min(BATCH, kept))))
-        return self.time.steps(number, usual_steps(kept), min(BATCH, kept))
+            return max(1, round(block.epochs * batches))
+        return self.time.steps(number, usual_steps(batches), min(BATCH, kept))
 
     def _problem(
         self,

@@ -19,7 +19,7 @@ from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.sgd import SGD
 
-EXPLAINING = 2.0
+EXPLAINING = 1.0
 """Seconds for the pictures of a block in the report: ascents on pixels, and a few maps."""
 
 SCORED_PASSES = 3

@@ -143,7 +143,7 @@ class NeuronDescent:
 
     def default_steps(self) -> int:
         """Steps without other orders: more epochs for fewer images."""
-        return usual_steps(len(self.stream.images))
+        return usual_steps(self.batches)
 
     def run(self, steps: int, callback: Callback | None = None) -> None:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
@@ -178,9 +178,8 @@ class NeuronDescent:
                 yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
 
 
-def usual_steps(images: int) -> int:
-    """Steps on so many images without other orders."""
-    batches = -(-images // min(BATCH, images))
+def usual_steps(batches: int) -> int:
+    """Steps without other orders, of epochs of so many mini-batches."""
     fewest, most = EPOCHS
     return batches * min(most, max(fewest, round(UPDATES / batches)))
 
