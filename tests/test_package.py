@@ -23,6 +23,7 @@ ORDER = [
     "certificates",
     "solvers",
     "models",
+    "costs",
     "explain",
     "report",
     "cli",

@@ -59,6 +59,7 @@ class LazyGroup(click.Group):
         for name in (
             "demo",
             "fit",
+            "plan",
             "compare",
             "certify",
             "evaluate",

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 T = TypeVar("T")
 
-NETWORK_WORK = 3e11
-"""Multiplications that `fit` may spend on the ReLU network: about a minute."""
-
 FILTERS_FILE = "filters.safetensors"
 EXPLANATIONS_FILE = "explanations.safetensors"
 
@@ -133,7 +130,7 @@ def train(
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
-    from convexcnn.models.proof import prove
+    from convexcnn.models.proof import NETWORK_WORK, prove
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)

@@ -116,6 +116,25 @@ def read_images(
     )
 
 
+def common_kind(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:
+    """Channels, height and width that some files are read as, from their headers alone.
+
+    Args:
+        paths: at least one file; those that cannot be read are left out.
+        image_size: side that they are brought to; None if all must have one size.
+
+    Raises:
+        DataError: none can be read, or sizes differ.
+    """
+    found = {row: _attempt(_read_header, path) for row, path in enumerate(paths)}
+    headers = {row: one for row, one in found.items() if not isinstance(one, DataError)}
+    if not headers:
+        raise DataError(NONE_READABLE.format(len(paths)))
+    channels = 1 if all(header.grey for header in headers.values()) else 3
+    box = _common_size(paths, headers) if image_size is None else as_box(image_size)
+    return channels, *box
+
+
 def is_image_file(path: Path) -> bool:
     """Whether a file's name says that it is an image that can be read."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()

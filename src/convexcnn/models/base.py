@@ -44,6 +44,11 @@ class Augmentation:
     mirror: bool = False
     shifts: int = 0
 
+    @property
+    def views(self) -> int:
+        """Of every image, itself counted."""
+        return (1 + self.mirror) * (1 + self.shifts)
+
 
 AUGMENTATIONS = {
     "none": Augmentation(),

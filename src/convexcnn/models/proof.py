@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from convexcnn.models.two_layer import ConvexConvClassifier
 
 T = TypeVar("T")
+NETWORK_WORK = 3e11
+"""Multiplications that a training may spend on the ReLU network: about a minute."""
+
 GATHERED = 2e6
 """Cone constraints that are projected on all at once, by least squares; more come in blocks."""
 

@@ -105,7 +105,7 @@ class NonConvexConvClassifier(BlockClassifier):
                 f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
                 f"a beta of 0 or more"
             )
-        self._solver()
+        self.descent()
 
     def _train(
         self,
@@ -124,7 +124,7 @@ class NonConvexConvClassifier(BlockClassifier):
             beta=self.beta,
             generator=generator,
         )
-        self._solver().solve(
+        self.descent().solve(
             program, train, generator=generator, callback=self.callback, phase="sgd"
         )
         temperature = 1.0
@@ -141,7 +141,12 @@ class NonConvexConvClassifier(BlockClassifier):
             "n_train_": len(train.images),
         }
 
-    def _solver(self) -> SGD:
+    def descent(self) -> SGD:
+        """The solver by its name.
+
+        Raises:
+            SettingError: a name that is not known.
+        """
         if isinstance(self.solver, SGD):
             return self.solver
         if self.solver == "sgd":
