@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.distributed import ALONE, Processes
 
 SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
@@ -45,6 +46,7 @@ class ImageStream:
         places: (n,) where every image was before subsets were taken, which decides its shifts;
             None where none were.
         weights: (n,) positive weights of the images in the loss; None where all weigh one.
+        processes: that share the images. Each can ask for any of them, and walks through ``own``.
     """
 
     images: ImageRows
@@ -56,6 +58,26 @@ class ImageStream:
     shifts: int = 0
     weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
     places: NDArray[np.intp] | None = field(default=None, kw_only=True)
+    processes: Processes = field(default=ALONE, kw_only=True)
+
+    @property
+    def own(self) -> slice:
+        """The images that this process walks through: all, unless several share them."""
+        return self.processes.share(len(self.images))
+
+    @property
+    def own_rows(self) -> slice:
+        """The rows of these images in all their views."""
+        return slice(self.own.start * self.views, self.own.stop * self.views)
+
+    @property
+    def size(self) -> int:
+        """Number of these rows."""
+        return int(self.own_rows.stop) - int(self.own_rows.start)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """What all processes have of all rows (n, ...), from its own rows of each."""
+        return self.processes.gather(rows, len(self), self.own_rows)
 
     @property
     def views(self) -> int:
@@ -73,10 +95,10 @@ class ImageStream:
         return float(self.weights.sum()) * self.views
 
     def roots(self) -> Tensor | None:
-        """Square roots of the weights of all rows (rows, 1), float64; None where all weigh one."""
+        """Square roots of the weights of its own rows (rows, 1), float64; None without weights."""
         if self.weights is None:
             return None
-        roots = torch.from_numpy(np.sqrt(self.weights))[:, None].to(self.device)
+        roots = torch.from_numpy(np.sqrt(self.weights[self.own]))[:, None].to(self.device)
         return roots.repeat_interleave(self.views, 0)
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -119,13 +141,13 @@ class ImageStream:
         return every[places]
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the stream in order, in blocks of at most ``size`` rows, never parting views.
+        """Yield its own rows in order, in blocks of at most ``size``, never parting views.
 
         The order does not depend on ``size``: solvers walk through a stream in several sizes.
         """
-        step = max(1, size // self.views)
-        for start in range(0, len(self.images), step):
-            rows = slice(start, start + step)
+        step, end = max(1, size // self.views), self.own.stop
+        for start in range(self.own.start, end, step):
+            rows = slice(start, min(start + step, end))
             images, targets = self.block(rows)
             if self.views > 1:
                 views = [self.view(rows, images, number) for number in range(self.views)]

@@ -39,6 +39,7 @@ class ProblemSize:
         gates: g.
         dim: numbers per patch, d.
         classes: k.
+        processes: that share the images.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class ProblemSize:
     gates: int
     dim: int
     classes: int
+    processes: int = 1
 
     def with_gates(self, gates: int) -> ProblemSize:
         """The same with another number of gates."""
@@ -55,6 +57,11 @@ class ProblemSize:
     @property
     def features(self) -> int:
         return self.cells * self.gates * self.dim
+
+    @property
+    def own_rows(self) -> int:
+        """Of every process."""
+        return -(-self.rows // self.processes)
 
     @property
     def smaller_side(self) -> int:
@@ -87,7 +94,7 @@ def _streamed(size: ProblemSize, kind: ProgramKind) -> float:
 
 def _gathered(size: ProblemSize, kind: ProgramKind) -> float:
     """All patches, gate bits and Phi in float64."""
-    return 8.0 * size.rows * (size.patches * (size.dim + size.gates) + 2 * size.features)
+    return 8.0 * size.own_rows * (size.patches * (size.dim + size.gates) + 2 * size.features)
 
 
 def _ridge(needed: Callable[..., float]) -> Callable[[ProblemSize, ProgramKind], float]:
@@ -95,7 +102,7 @@ def _ridge(needed: Callable[..., float]) -> Callable[[ProblemSize, ProgramKind],
 
     def of(size: ProblemSize, kind: ProgramKind) -> float:
         chunk = rows_at_once(size.features)
-        return 1e9 * needed(size.rows, size.features, size.classes, chunk=chunk)
+        return 1e9 * needed(size.own_rows, size.features, size.classes, chunk=chunk)
 
     return of
 
@@ -112,7 +119,8 @@ def _patches(size: ProblemSize, kind: ProgramKind) -> float:
 
 def _in_metric(size: ProblemSize, kind: ProgramKind) -> float:
     """Phi and its Gram matrix in float32, two float64 matrices beside it, and scores."""
-    phi, scores = 4.0 * size.rows * size.features, 8.0 * 8 * size.rows * size.classes
+    rows = size.own_rows
+    phi, scores = 4.0 * rows * size.features, 8.0 * 8 * rows * size.classes
     return phi + 20.0 * size.features**2 + scores + _streamed(size, kind)
 
 
@@ -246,13 +254,17 @@ def choose_solver(
     Raises:
         SettingError: if none fits into the memory.
     """
-    names = solvers_for(kind) if names is None else names
+    if names is None:
+        names = solvers_for(kind, shared=size.processes > 1)
     fitting = [name for name in names if needed_gb(name, size, kind) <= budget_gb]
     derived = ("features", "smaller_side", "cone_rows")
     numbers = vars(size) | {name: getattr(size, name) for name in derived}
     for preference in PREFERENCES:
         if preference.solver in fitting and preference.suits(size, kind, tolerance):
-            return Choice(preference.solver, preference.because.format(**numbers))
+            reason = preference.because.format(**numbers)
+            if size.processes > 1:
+                reason += f" (of the solvers that {size.processes} processes can share)"
+            return Choice(preference.solver, reason)
     if fitting:
         name = min(fitting, key=lambda name: needed_gb(name, size, kind))
         return Choice(

@@ -63,6 +63,7 @@ class Direct(PathSolver):
     """
 
     name = "direct"
+    shares_images = True
 
     def solve(
         self,
@@ -71,7 +72,7 @@ class Direct(PathSolver):
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        self._check_choice(validation)
+        self._check_choice(train, validation)
         clock = PhaseClock(callback)
         statistics = GramStatistics(
             features, train.n_classes, pilot_mean(features, train), chunk=self.chunk

@@ -36,14 +36,16 @@ class GramStatistics:
         self.shift = shift
         self.chunk = chunk
         self.count = 0.0
-        self.target_square = 0.0
         self.gram = shift.new_zeros(size, size)
         self.cross = shift.new_zeros(size, n_classes)
         self.feature_sum = shift.new_zeros(size)
         self.target_sum = shift.new_zeros(n_classes)
+        self.target_square = shift.new_zeros((), dtype=torch.float64)
 
     def add(self, stream: ImageStream) -> None:
-        """Add every row of a stream."""
+        """Add every row of a stream, also those that other processes walk through."""
+        sums = self.gram, self.cross, self.feature_sum, self.target_sum, self.target_square
+        stream.processes.count_once(*sums)
         blocks = weighted_blocks(self.features, [stream], self.chunk, self.shift)
         for _, phi, targets, root in blocks:
             for left in range(0, phi.shape[1], BAND):
@@ -52,7 +54,8 @@ class GramStatistics:
             self.cross.addmm_(phi.T, targets)
             self.feature_sum += row_sum(root, phi)
             self.target_sum += row_sum(root, targets)
-            self.target_square += float(targets.square().sum())
+            self.target_square += targets.square().sum()
+        stream.processes.add_up(*sums)
         self.count += stream.total
 
     def centred(self) -> tuple[Tensor, Tensor]:
@@ -71,10 +74,10 @@ class GramStatistics:
 
     def centred_target_square(self) -> float:
         """Return sum |y - mean y|^2."""
-        return self.target_square - float(self.target_sum.square().sum()) / self.count
+        return float(self.target_square - self.target_sum.square().sum() / self.count)
 
 
 def pilot_mean(features: GatedFeatures, stream: ImageStream, images: int = 500) -> Tensor:
     """Return the mean feature vector (n_features,) of the first images of a stream."""
     block, _ = stream.block(slice(0, images))
-    return features(block).mean(0)
+    return stream.processes.agree(features(block).mean(0))

@@ -1,0 +1,275 @@
+"""The processes of a torchrun job: which images are whose, and sums over the images of all.
+
+Every process sees every image by number, so that random choices are the same everywhere, but walks
+only through its own share of them. What is summed over images is added up at the end of a pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from convexcnn.errors import DataError, RunError, SettingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it takes them for lost."""
+
+AT_ONCE = 2**24
+"""Numbers that are added up in one go: what that needs beside them stays small."""
+
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that torchrun sets for each of its processes."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process among those that share a training; by default the only one.
+
+    Args:
+        rank: of this process, from 0.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, n: int) -> slice:
+        """The part of n rows that is this process's own; parts differ by one row at most."""
+        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def add_up(self, *sums: Tensor) -> None:
+        """Replace tensors, in place, by their sums over all processes: the same bits everywhere.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.size == 1:
+            return
+        from torch import distributed
+
+        for total in sums:
+            whole = total.contiguous()
+            flat = whole.view(-1)
+            for start in range(0, len(flat), AT_ONCE):
+                with _others_answer():
+                    distributed.all_reduce(flat[start : start + AT_ONCE])
+            if whole is not total:
+                total.copy_(whole)
+
+    def total(self, number: float) -> float:
+        """The sum of a number over all processes, in float64.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.size == 1:
+            return number
+        import torch
+
+        together = torch.tensor([number], dtype=torch.float64)
+        self.add_up(together)
+        return float(together)
+
+    def count_once(self, *sums: Tensor) -> None:
+        """Zero sums that all processes hold everywhere but in one: adding up then keeps them."""
+        if not self.writes:
+            for total in sums:
+                total.zero_()
+
+    def gather(self, own: Tensor, rows: int, place: slice) -> Tensor:
+        """All rows (rows, ...), of which every process has those of a place of its own.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.size == 1:
+            return own
+        whole = own.new_zeros(rows, *own.shape[1:])
+        whole[place] = own
+        self.add_up(whole)
+        return whole
+
+    def agree(self, value: Tensor) -> Tensor:
+        """What the first process has, for all: processors may round differently.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.size == 1:
+            return value
+        from torch import distributed
+
+        value = value.contiguous()
+        with _others_answer():
+            distributed.broadcast(value, 0)
+        return value
+
+    def tell(self, message: bytes) -> bytes:
+        """What the first process says, of any length.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.size == 1:
+            return message
+        import torch
+
+        length = self.agree(torch.tensor([len(message)]))
+        text = torch.zeros(int(length), dtype=torch.uint8)
+        if self.writes and message:
+            text = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        return self.agree(text).numpy().tobytes() if len(text) else b""
+
+    def require_same(self, value: str, what: str) -> None:
+        """Compare what should be the same everywhere with the first process's.
+
+        Args:
+            value: of this process.
+            what: it is, in words.
+
+        Raises:
+            DataError: this process has another value.
+            RunError: another process has ended.
+        """
+        if self.tell(value.encode()) != value.encode():
+            raise DataError(
+                f"process {self.rank} of {self.size} has {what} that differs from the first "
+                "process's; give all hosts of a job the same"
+            )
+
+    def require_rows(self, rows: int, what: str) -> None:
+        """Raise DataError if there is not a row for every process."""
+        if rows < self.size:
+            raise DataError(
+                f"{rows} {what} are too few for {self.size} processes; start fewer processes"
+            )
+
+
+ALONE = Processes()
+_current = ALONE
+_store: Store | None = None
+
+
+def current() -> Processes:
+    """The processes that trainings share their images among: of this job once it is started."""
+    return _current
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Processes:
+    """What torchrun says of this process, in its environment; a single process without it.
+
+    Raises:
+        SettingError: variables that are not those of a launcher.
+    """
+    if any(name not in environment for name in NEEDED):
+        return ALONE
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    except ValueError:
+        rank, size = -1, 0
+    if not 0 <= rank < size:
+        raise SettingError(
+            f"RANK is {environment['RANK']!r} and WORLD_SIZE {environment['WORLD_SIZE']!r}; start "
+            "the processes of a job with torchrun, or unset these variables"
+        )
+    return Processes(rank, size)
+
+
+def here() -> tuple[int, int]:
+    """The number of this process on its machine, from 0, and how many of the job are there."""
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _current.size > 1 else 1
+    return (int(os.environ.get("LOCAL_RANK", "0")) if count > 1 else 0), count
+
+
+@contextmanager
+def job(timeout: timedelta = TIMEOUT) -> Iterator[Processes]:
+    """Share trainings among the processes that torchrun started, while the block runs.
+
+    Without torchrun nothing happens. All processes have to call the same methods: ``fit``,
+    ``certify`` and ``further_neuron`` of a model wait for one another, all others do not.
+
+    Args:
+        timeout: how long a process waits for the others.
+
+    Raises:
+        RunError: the processes do not find each other.
+    """
+    global _current, _store
+    processes = launched()
+    if processes.size == 1:
+        yield ALONE
+        return
+    import torch
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    backend = "gloo"
+    if torch.cuda.is_available() and distributed.is_nccl_available():
+        backend = "cpu:gloo,cuda:nccl"
+    with _others_answer("the processes of this job did not find each other"):
+        _store, _, _ = next(rendezvous("env://", timeout=timeout))
+        _store.set_timeout(timeout)
+        distributed.init_process_group(
+            backend,
+            store=distributed.PrefixStore("job", _store),  # type: ignore[attr-defined]
+            rank=processes.rank,
+            world_size=processes.size,
+            timeout=timeout,
+        )
+    _current = processes
+    try:
+        yield processes
+    finally:
+        _current = ALONE
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Let this process train and measure by itself while the block runs."""
+    global _current
+    before, _current = _current, ALONE
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def first_to_speak() -> bool:
+    """Whether no process of the job has said why it ends; asked once by each that fails."""
+    if _store is None:
+        return launched().writes
+    try:
+        return bool(_store.add("convexcnn/ending", 1) == 1)
+    except RuntimeError:  # the host of the store has ended
+        return True
+
+
+@contextmanager
+def _others_answer(trouble: str = "another process of this job has ended") -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
+        raise RunError(
+            f"{trouble}, or does not answer ({_short(cause)}); start the job again, with --resume "
+            "if it trains a stack"
+        ) from error
+
+
+def _short(cause: str) -> str:
+    """The cause without the place in torch's sources that it came from."""
+    return cause.rpartition("] ")[2][:120]
