@@ -6,14 +6,15 @@ only through its own share of them. What is summed over images is added up at th
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from convexcnn.errors import DataError, RunError, SettingError
+from convexcnn.errors import DataError, LostProcessError, SettingError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class Processes:
         """Replace tensors, in place, by their sums over all processes: the same bits everywhere.
 
         Raises:
-            RunError: another process has ended.
+            LostProcessError: another process has ended.
         """
         if self.size == 1:
             return
@@ -73,7 +74,7 @@ class Processes:
         """The sum of a number over all processes, in float64.
 
         Raises:
-            RunError: another process has ended.
+            LostProcessError: another process has ended.
         """
         if self.size == 1:
             return number
@@ -93,7 +94,7 @@ class Processes:
         """All rows (rows, ...), of which every process has those of a place of its own.
 
         Raises:
-            RunError: another process has ended.
+            LostProcessError: another process has ended.
         """
         if self.size == 1:
             return own
@@ -106,7 +107,7 @@ class Processes:
         """What the first process has, for all: processors may round differently.
 
         Raises:
-            RunError: another process has ended.
+            LostProcessError: another process has ended.
         """
         if self.size == 1:
             return value
@@ -121,7 +122,7 @@ class Processes:
         """What the first process says, of any length.
 
         Raises:
-            RunError: another process has ended.
+            LostProcessError: another process has ended.
         """
         if self.size == 1:
             return message
@@ -133,6 +134,18 @@ class Processes:
             text = torch.frombuffer(bytearray(message), dtype=torch.uint8)
         return self.agree(text).numpy().tobytes() if len(text) else b""
 
+    def same(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A table that JSON can hold, read by the first process alone.
+
+        Raises:
+            LostProcessError: another process has ended.
+        """
+        if self.size == 1:
+            return read()
+        text = json.dumps(read()) if self.writes else ""
+        table: dict[str, Any] = json.loads(self.tell(text.encode()))
+        return table
+
     def require_same(self, value: str, what: str) -> None:
         """Compare what should be the same everywhere with the first process's.
 
@@ -142,7 +155,7 @@ class Processes:
 
         Raises:
             DataError: this process has another value.
-            RunError: another process has ended.
+            LostProcessError: another process has ended.
         """
         if self.tell(value.encode()) != value.encode():
             raise DataError(
@@ -205,7 +218,7 @@ def job(timeout: timedelta = TIMEOUT) -> Iterator[Processes]:
         timeout: how long a process waits for the others.
 
     Raises:
-        RunError: the processes do not find each other.
+        LostProcessError: the processes do not find each other.
     """
     global _current, _store
     processes = launched()
@@ -238,6 +251,17 @@ def job(timeout: timedelta = TIMEOUT) -> Iterator[Processes]:
 
 
 @contextmanager
+def one_goes_first() -> Iterator[None]:
+    """Run the block in one process of every machine, then in the others: they find what it made."""
+    first = here()[0] == 0
+    if not first:
+        _current.total(0)
+    yield
+    if first:
+        _current.total(0)
+
+
+@contextmanager
 def apart() -> Iterator[None]:
     """Let this process train and measure by itself while the block runs."""
     global _current
@@ -263,13 +287,9 @@ def _others_answer(trouble: str = "another process of this job has ended") -> It
     try:
         yield
     except RuntimeError as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
-        raise RunError(
-            f"{trouble}, or does not answer ({_short(cause)}); start the job again, with --resume "
-            "if it trains a stack"
+        first, *_ = [*str(error).splitlines(), ""]
+        cause = first.rpartition("] ")[2][:120]  # without the place in torch's sources
+        raise LostProcessError(
+            f"{trouble}, or does not answer ({cause}); start the job again, with --resume if it "
+            "trains a stack"
         ) from error
-
-
-def _short(cause: str) -> str:
-    """The cause without the place in torch's sources that it came from."""
-    return cause.rpartition("] ")[2][:120]

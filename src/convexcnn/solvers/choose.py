@@ -181,6 +181,12 @@ PREFERENCES = (
         "smaller system",
     ),
     Preference(
+        "direct",
+        lambda size, kind, tolerance: size.processes > 1 and _coarse(tolerance),
+        "the Gram matrix of {features:,} features is a sum over the images of {processes} "
+        "processes, which the kernel of {rows:,} images is not",
+    ),
+    Preference(
         "cg",
         lambda size, kind, tolerance: _coarse(tolerance),
         "neither the Gram matrix of {features:,} features nor the kernel of {rows:,} images fits "
@@ -261,10 +267,7 @@ def choose_solver(
     numbers = vars(size) | {name: getattr(size, name) for name in derived}
     for preference in PREFERENCES:
         if preference.solver in fitting and preference.suits(size, kind, tolerance):
-            reason = preference.because.format(**numbers)
-            if size.processes > 1:
-                reason += f" (of the solvers that {size.processes} processes can share)"
-            return Choice(preference.solver, reason)
+            return Choice(preference.solver, preference.because.format(**numbers))
     if fitting:
         name = min(fitting, key=lambda name: needed_gb(name, size, kind))
         return Choice(
