@@ -1,6 +1,6 @@
 """One process of a job, or a single one: trains small models and writes what came out as JSON.
 
-    python job_worker.py OUT CASE...
+python job_worker.py OUT CASE...
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from convexcnn.distributed import job
-from convexcnn.models import ConvexConvClassifier
+from convexcnn.models import Block, ConvexConvClassifier
 from convexcnn.solvers.fista import Fista
 from small import stripes
-from tiny_models import convex, non_convex
+from tiny_models import convex, layerwise, non_convex
 
 IMAGES, LABELS = stripes(83)
 """Not divisible by 2 or 4."""
@@ -39,8 +39,28 @@ CASES: dict[str, dict[str, Any]] = {
 """Settings of classifiers, by name."""
 
 
-def outcome(name: str) -> dict[str, Any]:
+ON_NEURONS = [Block(stride=2, n_gates=6, gates="patches"), Block(n_gates=8, gates="patches")]
+STACKS: dict[str, dict[str, Any]] = {
+    "stack on patches": {},
+    "stack on neurons": {"blocks": ON_NEURONS, "augment": "flip+crop"},
+    "stack without views": {"blocks": ON_NEURONS, "augment": "none"},
+}
+"""Settings of stacks whose neurons are not learned: descent would amplify rounding."""
+
+
+def outcome(name: str) -> Any:
     """Train a case, and measure what has to be the same for any number of processes."""
+    if name in STACKS:
+        stack = layerwise(**STACKS[name]).fit(IMAGES, LABELS)
+        return [
+            {
+                "primal": block.certificate.primal,
+                "dual": block.certificate.dual,
+                "beta": block.beta,
+                "accuracy": block.measures["validation"]["accuracy"],
+            }
+            for block in stack.blocks_
+        ]
     if name == "non-convex":
         model = non_convex().fit(IMAGES, LABELS)
         return {"filters": model.filters_.double().norm().item(), "temperature": model.temperature_}

@@ -7,18 +7,24 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from convexcnn.distributed import ALONE, Processes, current, job, launched
 from convexcnn.errors import DataError, SettingError
-from job_worker import CASES, outcome
+from job_worker import CASES, STACKS, outcome
+from small import stripe_stream
 
 HERE = Path(__file__).parent
 FAST = ("direct, path", "cg, path", "learned gates", "weights", "lbfgs", "fista, group", "sgd")
-EVERY = (*CASES, "non-convex")
+EVERY = (*CASES, *STACKS, "non-convex")
+LONG = 600
+"""Seconds that no job here takes, even on a busy machine."""
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
@@ -53,9 +59,17 @@ def train(size: int, out: Path, names: tuple[str, ...]) -> dict:
     """Results of cases that so many processes train together."""
     processes = start(size, HERE / "job_worker.py", out, *names)
     for process in processes:
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=LONG)
         assert process.returncode == 0, errors
     return json.loads(out.read_text())
+
+
+def compare_stacks(found: list[dict], expected: list[dict], name: str) -> None:
+    assert len(found) == len(expected) > 1
+    for block, other in zip(found, expected, strict=True):
+        for number, tolerance in {"primal": 1e-6, "dual": 1e-6, "beta": 1e-5}.items():
+            assert block[number] == pytest.approx(other[number], rel=tolerance), (name, number)
+        assert block["accuracy"] == other["accuracy"], name
 
 
 def compare(found: dict, expected: dict, name: str) -> None:
@@ -72,8 +86,12 @@ def compare(found: dict, expected: dict, name: str) -> None:
 def test_shares_cover_all_rows_once(n: int, size: int) -> None:
     rows = list(range(n))
     shares = [rows[Processes(rank, size).share(n)] for rank in range(size)]
-    assert sum(shares, []) == rows
+    assert list(chain(*shares)) == rows
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_many_rows_are_shared_in_whole_blocks() -> None:
+    assert Processes(0, 3).cuts(1000) == (0, 320, 640, 1000)
 
 
 def test_one_process_adds_up_to_itself() -> None:
@@ -108,10 +126,18 @@ def test_the_environment_says_who_is_there(changes: dict, expected: Processes | 
         launched(found)
 
 
-def test_rows_for_every_process() -> None:
-    Processes(0, 3).require_rows(3, "images")
-    with pytest.raises(DataError, match="2 images are too few for 3 processes"):
-        Processes(0, 3).require_rows(2, "images")
+def test_every_process_keeps_its_own_images_of_a_subset() -> None:
+    stream = replace(stripe_stream(10), processes=Processes(1, 3))
+    assert stream.own == slice(3, 6)
+    assert stream.subset(np.array([0, 3, 4, 9])).own == slice(1, 3)
+    assert stream.subset(slice(None, None, 2)).own == slice(2, 3)
+
+
+def test_a_process_without_images_is_refused() -> None:
+    stream = replace(stripe_stream(3), processes=Processes(0, 3))
+    stream.require_shares()
+    with pytest.raises(DataError, match="2 training images are too few for 3 processes"):
+        stream.subset(slice(2)).require_shares()
 
 
 def test_two_processes_find_the_optimum_of_one(tmp_path: Path) -> None:
@@ -126,5 +152,7 @@ def test_any_number_of_processes_finds_the_same(size: int, tmp_path: Path) -> No
     together = train(size, tmp_path / "together.json", EVERY)
     for name in CASES:
         compare(together[name], outcome(name), name)
+    for name in STACKS:
+        compare_stacks(together[name], outcome(name), name)
     alone = outcome("non-convex")
     assert together["non-convex"] == pytest.approx(alone, rel=1e-6)

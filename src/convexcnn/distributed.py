@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others before it takes them for lost."""
 
+BLOCK = 32
+"""Images that are computed at once where the same bits matter."""
+
 AT_ONCE = 2**24
 """Numbers that are added up in one go: what that needs beside them stays small."""
 
@@ -47,9 +50,19 @@ class Processes:
         """Whether this is the one process that writes files and speaks."""
         return self.rank == 0
 
+    def cuts(self, n: int) -> tuple[int, ...]:
+        """Where the shares of n rows begin, one after the other, and where the last one ends.
+
+        Of many rows, shares begin at whole blocks: what is computed block by block, as one process
+        would, rounds as there.
+        """
+        block = BLOCK if n >= 2 * BLOCK * self.size else 1
+        return *(rank * n // (block * self.size) * block for rank in range(self.size)), n
+
     def share(self, n: int) -> slice:
-        """The part of n rows that is this process's own; parts differ by one row at most."""
-        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+        """The part of n rows that is this process's own."""
+        cuts = self.cuts(n)
+        return slice(cuts[self.rank], cuts[self.rank + 1])
 
     def add_up(self, *sums: Tensor) -> None:
         """Replace tensors, in place, by their sums over all processes: the same bits everywhere.
@@ -161,13 +174,6 @@ class Processes:
             raise DataError(
                 f"process {self.rank} of {self.size} has {what} that differs from the first "
                 "process's; give all hosts of a job the same"
-            )
-
-    def require_rows(self, rows: int, what: str) -> None:
-        """Raise DataError if there is not a row for every process."""
-        if rows < self.size:
-            raise DataError(
-                f"{rows} {what} are too few for {self.size} processes; start fewer processes"
             )
 
 

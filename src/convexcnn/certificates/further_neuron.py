@@ -168,9 +168,8 @@ def every_so_many(
     Of several processes, each has and gets the rows of its own images.
     """
     step = -(-len(stream.images) // images)
-    every = stream.gather(residual).view(len(stream.images), -1, residual.shape[1])
-    part = stream.subset(slice(None, None, step))
-    return part, every[::step][part.own].flatten(0, 1)
+    rows = residual.view(-1, stream.views, residual.shape[1])[-stream.own.start % step :: step]
+    return stream.subset(slice(None, None, step)), rows.flatten(0, 1)
 
 
 def search_starts(

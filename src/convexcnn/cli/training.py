@@ -96,7 +96,7 @@ def fit_run(
     processes.require_same(dataset.fingerprint(), f"data in {data}")
     if not processes.writes:
         work = train_stack if isinstance(estimator, LayerwiseConvexCNN) else train
-        work(estimator, dataset, None, together(), certificate=certificate)
+        work(estimator, dataset, run.folder, together(), certificate=certificate)
         return {}
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
@@ -129,7 +129,7 @@ def fit_run(
 def train(
     estimator: ConvexConvClassifier | NonConvexConvClassifier,
     dataset: ImageDataset,
-    folder: Path | None,
+    folder: Path,
     callback: Callback,
     *,
     certificate: bool,
@@ -139,12 +139,12 @@ def train(
     Args:
         estimator: not trained yet.
         dataset: what to train on, and to test on if there are test images.
-        folder: of the run; None in a process that shares the training and writes nothing.
+        folder: of the run, which only the first process of a job writes into.
         callback: called with every event.
         certificate: bound the distance from the optimum, where the program has such a bound.
 
     Returns:
-        `result.json` without settings and environment; nothing without a folder.
+        `result.json` without settings and environment; nothing in the other processes.
     """
     from safetensors.numpy import save_file
 
@@ -179,7 +179,7 @@ def train(
     if certificate and convex and _can_be_certified(estimator):
         split, others = dataset.train, None if test is None else test.images
         proof = prove(estimator, split.images, split.labels, others, timed, NETWORK_WORK).to_dict()
-    if folder is None:
+    if not all_.writes:
         return {}
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)

@@ -110,7 +110,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             processes=current(),
             **vars(AUGMENTATIONS[self.augment]),
         )
-        stream.processes.require_rows(len(images), "images")
+        stream.require_shares()
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
             trained = self._fit_stream(stream, generator)
@@ -190,8 +190,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         kept, held_out = train_validation_split(stream.labels, fraction, self.random_state or 0)
         if not len(held_out):
             raise DataError("y has too few images to hold any out; give betas=[one value]")
-        stream.processes.require_rows(len(kept), "training images")
-        return stream.subset(kept), stream.subset(held_out)
+        train = stream.subset(kept)
+        train.require_shares()
+        return train, stream.subset(held_out)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the scores of images.

@@ -107,14 +107,14 @@ class BlockTask:
         geometry = self.geometry
         per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
         order = torch.randperm(len(self.split.kept), generator=self.generator).numpy()
-        images, _ = self.train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
+        images, _ = self.train.sample(order[: max(1, int(WHITENING_NUMBERS / per_image))])
         return images
 
     def solver(
         self, gates: int, default_betas: Sequence[float] | None = None
     ) -> tuple[PathSolver, str]:
         """The exact solver of its head on so many gates, and why it was chosen."""
-        size = problem_size(self.block, self.geometry, len(self.stream), self.stream.n_classes)
+        size = problem_size(self.block, self.geometry, self.stream)
         block = self.block
         if block.betas is None:
             block = replace(block, betas=default_betas)
@@ -136,15 +136,16 @@ class BlockOutcome:
     maps: MapStream | None = None
 
 
-def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int) -> ProblemSize:
-    """The numbers that decide what the program of a block costs."""
+def problem_size(block: Block, geometry: PatchGeometry, stream: ImageStream) -> ProblemSize:
+    """The numbers that decide what the program of a block costs on the images of a stream."""
     dim, patches = 1, 1
     if block.head == "patches":
         patches = geometry.grid[0] * geometry.grid[1]
         dim = geometry.patch_dim
         if block.whiten is not None:
             dim = min(block.whiten, dim) + 1
-    return ProblemSize(rows, patches, geometry.n_cells, block.n_gates, dim, classes)
+    cells, gates, k = geometry.n_cells, block.n_gates, stream.n_classes
+    return ProblemSize(len(stream), patches, cells, gates, dim, k, stream.processes.size)
 
 
 def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[PathSolver, str]:

@@ -53,7 +53,7 @@ def choose_gates(
         return gaussian_gates(n_gates, geometry, transform, generator)
     if strategy == "patches":
         order = torch.randperm(len(stream.images), generator=generator).numpy()
-        images, _ = stream.block(order[:SAMPLE])
+        images, _ = stream.sample(order[:SAMPLE])
         return patch_gates(n_gates, images, geometry, transform, generator)
     if strategy == "sgd":
         return learned_gates(n_gates, stream, geometry, transform, generator, callback=callback)

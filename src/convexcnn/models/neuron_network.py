@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import pooled_relu
 from convexcnn.patches.stream import ImageStream
@@ -86,11 +87,19 @@ class NeuronNetwork:
         side = self.geometry.filter_size
         return filters.view(len(filters), -1, side, side), thresholds
 
-    def fit_scale(self, images: Tensor) -> None:
-        """Divide pooled responses by their spread on some images, once and for all."""
+    def fit_scale(self, images: Tensor, processes: Processes = ALONE) -> None:
+        """Divide pooled responses by their spread on some images, once and for all.
+
+        Args:
+            images: of a mini-batch, or a process's own share of them.
+            processes: that share the mini-batch.
+        """
         with torch.no_grad():
-            spread = pooled_relu(images, *self.filters(), self.geometry).std()
-        self.scale = 1 / max(float(spread), 1e-6)
+            pooled = pooled_relu(images, *self.filters(), self.geometry).double()
+        count = processes.total(pooled.numel())
+        mean = processes.total(float(pooled.sum())) / count
+        spread = (processes.total(float((pooled - mean).square().sum())) / count) ** 0.5
+        self.scale = 1 / max(spread, 1e-6)
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (n, k) of images in the precision of descent, channels last."""
@@ -98,26 +107,50 @@ class NeuronNetwork:
         result: Tensor = torch.addmm(self.bias, pooled.flatten(1), self.scale * self.head.T)
         return result
 
-    def train_once(self, images: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+    def train_once(
+        self, images: Tensor, targets: Tensor, processes: Processes = ALONE
+    ) -> tuple[float, Tensor]:
         """One step down the cross-entropy with smoothed labels.
 
         Args:
             images: (n, channels, height, width) in the precision of descent, channels last.
             targets: (n, k) one-hot.
+            processes: that share a mini-batch; each has its own images of it.
 
         Returns:
-            The loss and the scores (n, k) before the step.
+            The mean loss and the scores (n, k) before the step, of these images.
         """
+        if not len(images):  # the last mini-batch of an epoch can be smaller than the job
+            return self._step(0, 0.0, targets, processes)
         with torch.enable_grad():
             scores = self.scores(images)
             loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=SMOOTHING)
         torch.autograd.backward(loss)
+        return self._step(len(images), float(loss.detach()), scores.detach(), processes)
+
+    def _step(
+        self, images: int, loss: float, scores: Tensor, processes: Processes
+    ) -> tuple[float, Tensor]:
+        """Go along the gradients of so many images and of those of the other processes."""
+        self._average_gradients(images, processes)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
         with torch.no_grad():
             self.directions.div_(self.directions.norm(dim=1, keepdim=True))
-        return float(loss.detach()), scores.detach()
+        return loss, scores
+
+    def _average_gradients(self, images: int, processes: Processes) -> None:
+        """Make means over the images of each process those over the images of all."""
+        if processes.size == 1:
+            return
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        count = found[0].new_tensor([images])
+        together = torch.cat([*(images * gradient.flatten() for gradient in found), count])
+        processes.add_up(together)
+        shares = torch.split(together[:-1] / together[-1], [g.numel() for g in found])
+        for parameter, share in zip(self.parameters, shares, strict=True):
+            parameter.grad = share.view_as(parameter)
 
     def frozen_head(self) -> tuple[Tensor, Tensor]:
         """The head as weights (k, cells, g, 1) of pooled responses, and its bias (k,)."""
@@ -149,6 +182,7 @@ class NeuronDescent:
     def run(self, steps: int, callback: Callback | None = None) -> None:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
         network, start = self.network, time.perf_counter()
+        processes = self.stream.processes
         batches = self._batches()
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimiser, one_cycle(steps))
@@ -158,24 +192,28 @@ class NeuronDescent:
         for step in range(1, steps + 1):
             images, targets = next(batches)
             if step == 1:
-                network.fit_scale(images)
-            loss, scores = network.train_once(images, targets)
+                network.fit_scale(images, processes)
+            loss, scores = network.train_once(images, targets, processes)
             for schedule in schedules:
                 schedule.step()
             correct += float((scores.argmax(1) == targets.argmax(1)).sum())
             loss_sum, seen = loss_sum + loss * len(images), seen + len(images)
-            if callback is None or (step % LOG_EVERY and step != steps):
+            if step % LOG_EVERY and step != steps:
                 continue
+            loss_sum, correct, seen = map(processes.total, (loss_sum, correct, seen))
             event = {"phase": "network that lends neurons", "step": step, "steps": steps}
             event |= {"train_loss": loss_sum / seen, "train_accuracy": correct / seen}
-            callback(event | {"seconds": time.perf_counter() - start})
+            if callback is not None:
+                callback(event | {"seconds": time.perf_counter() - start})
             loss_sum = correct = seen = 0.0
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mini-batches without end, in the precision of descent and channels last."""
+        """Own shares of mini-batches, without end, in the precision of descent, channels last."""
         dtype = descent_dtype(self.stream.device)
         while True:
-            for images, targets in self.stream.shuffled(self.batch_size, self.generator):
+            for images, targets in self.stream.shuffled(
+                self.batch_size, self.generator, shared=True
+            ):
                 yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
 
 

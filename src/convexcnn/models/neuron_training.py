@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +51,11 @@ class Neurons:
     thresholds: Tensor
     head: tuple[Tensor, Tensor] | None = None
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Neurons:
+        """The same with its tensors changed."""
+        head = None if self.head is None else (change(self.head[0]), change(self.head[1]))
+        return Neurons(change(self.filters), change(self.thresholds), head)
+
 
 def train_neuron_block(task: BlockTask) -> BlockOutcome:
     """Train a block with head ``neurons``.
@@ -60,9 +65,10 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
         RunError: features or maps that no disk holds.
     """
     clock = PhaseClock(task.callback)
-    transform = fit_triangular_whitening(task.sample(), task.geometry)
+    processes = task.stream.processes
+    transform = fit_triangular_whitening(task.sample(), task.geometry).mapped(processes.agree)
     clock.lap("whitening")
-    neurons = _choose_neurons(task, transform)
+    neurons = _choose_neurons(task, transform).mapped(processes.agree)
     clock.lap("gates")
     k, cells, g = task.stream.n_classes, task.geometry.n_cells, len(neurons.filters)
     block = NeuronBlock(
@@ -77,7 +83,8 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    variance = float(torch.from_numpy(phi[0, task.split.kept[:SAMPLE]]).var(0).mean())
+    sample, _ = known_stream(phi[:1], task, task.split.kept).sample(slice(SAMPLE))
+    variance = float(sample.flatten(1).var(0).mean())
     solver, reason = task.solver(g, [variance * relative for relative in HEAD_PATH])
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
@@ -85,7 +92,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after = PhaseClock(task.callback)
     weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
     bias = solution.bias.to(weights).contiguous()
-    scores = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    scores = _scores(task, phi, weights, bias)
     measures = split_measures(scores, task)
     if neurons.head is not None:
         measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
@@ -102,7 +109,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after.lap("accuracy")
     if task.certificate:
         rows = _rows(phi, task)
-        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind)
+        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind, processes)
         block = replace(block, certificate=proof)
         after.lap("certificate")
     seconds = {**clock.seconds, **solution.seconds, **after.seconds}
@@ -136,11 +143,11 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
     """One pass over all views: pooled responses, and maps if a block follows.
 
     Returns:
-        Phi: (1 + views, n, cells g); the first is what predictions use: the mean of an image and
-        its mirror image if these train, else the image. The others are the views.
+        Phi: (1 + views, n, cells g) of its own images; the first is what predictions use: the mean
+        of an image and its mirror image if these train, else the image. The others are the views.
     """
-    stream, features = task.stream, block.features
-    views, n = stream.views, len(stream.images)
+    stream, features, own = task.stream, block.features, task.stream.own
+    views, n = stream.views, own.stop - own.start
     size = (1 + views, n, features.n_features)
     phi: NDArray[np.float32] = allocate(
         size, np.float32, task.maps_in_memory(4 * int(np.prod(size)))
@@ -155,15 +162,15 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
             in_memory=task.maps_in_memory(needed),
         )
     for rows, images in every_view(stream):
-        maps = []
+        maps, place = [], slice(rows.start - own.start, rows.stop - own.start)
         for number, view in enumerate(images, 1):
             responses = features.responses(view)
-            phi[number, rows] = features.pool(responses).cpu().numpy()
+            phi[number, place] = features.pool(responses).cpu().numpy()
             if store is not None:
                 maps.append(block.maps_of(responses))
         if store is not None:
             store.write(rows, maps)
-        phi[0, rows] = phi[1 : 2 + stream.mirror, rows].mean(0)
+        phi[0, place] = phi[1 : 2 + stream.mirror, place].mean(0)
     return phi, None if store is None else store.stream()
 
 
@@ -171,13 +178,13 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
     """Some images as feature vectors: in all views, or only as predictions use them.
 
     Args:
-        phi: (1 + views, n, m), or (1, n, m).
+        phi: (1 + views, n, m), or (1, n, m), of its own images.
         task: whose images they are.
         rows: which of them.
     """
     stream = task.stream
     parts = phi[1:] if len(phi) > 1 else phi
-    every = [MapRows(part[:, :, None, None], rows) for part in parts]
+    every = [MapRows(part[:, :, None, None], rows, stream.own.start) for part in parts]
     in_views = len(phi) > 1
     m = phi.shape[2]
     return MapStream(
@@ -189,17 +196,27 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
         stream.device,
         stream.shifts if in_views else 0,
         tuple(every[1:]),
+        processes=stream.processes,
+        cuts=stream.cuts_of(rows),
     )
 
 
+def _scores(task: BlockTask, phi: NDArray[np.float32], weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores (n, k) of all images by a head, from the features of its own."""
+    found = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    stream = task.stream
+    return stream.processes.gather(found, len(stream.images), stream.own)
+
+
 def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
-    """Phi and targets of the training images in all views, view by view."""
-    kept, k = task.split.kept, task.stream.n_classes
+    """Phi and targets of its own training images in all views, view by view."""
+    own, k = task.stream.own, task.stream.n_classes
+    kept = task.split.kept[task.train.own]
     for view in phi[1:]:
         for start in range(0, len(kept), CERTIFIED_AT_ONCE):
             rows = kept[start : start + CERTIFIED_AT_ONCE]
             labels = torch.from_numpy(task.stream.labels[rows])
-            yield torch.from_numpy(view[rows]), torch.nn.functional.one_hot(labels, k)
+            yield torch.from_numpy(view[rows - own.start]), torch.nn.functional.one_hot(labels, k)
 
 
 def _compare(
@@ -215,10 +232,8 @@ def _compare(
         Validation loss and accuracy of the learned head, its training objective, and that of the
         optimum (``optimal_objective``), both at ``beta``.
     """
-    weights, bias = (part.cpu() for part in head)
-    scores = torch.addmm(bias, torch.from_numpy(phi[0]), weights.flatten(1).T)
-    measures = split_measures(scores, task)["validation"]
-    loss = get_loss(task.block.loss)
+    measures = split_measures(_scores(task, phi, *head), task)["validation"]
+    loss, processes = get_loss(task.block.loss), task.stream.processes
     objectives = []
     for w, b in (head, solution):
         flat, constant = w.cpu().flatten(1), b.cpu()
@@ -226,5 +241,6 @@ def _compare(
         for part, targets in _rows(phi, task):
             total += float(loss.value(torch.addmm(constant, part, flat.T), targets.float()))
             rows += len(part)
-        objectives.append(total / rows + 0.5 * beta * float(flat.square().sum()))
+        mean = processes.total(total) / processes.total(rows)
+        objectives.append(mean + 0.5 * beta * float(flat.square().sum()))
     return {**measures, "objective": objectives[0], "optimal_objective": objectives[1]}

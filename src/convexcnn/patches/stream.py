@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.distributed import ALONE, Processes
+from convexcnn.errors import DataError
 
 SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
@@ -47,6 +49,7 @@ class ImageStream:
             None where none were.
         weights: (n,) positive weights of the images in the loss; None where all weigh one.
         processes: that share the images. Each can ask for any of them, and walks through ``own``.
+        cuts: where the shares of the processes begin, and the last one ends; None for even ones.
     """
 
     images: ImageRows
@@ -59,11 +62,22 @@ class ImageStream:
     weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
     places: NDArray[np.intp] | None = field(default=None, kw_only=True)
     processes: Processes = field(default=ALONE, kw_only=True)
+    cuts: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @property
     def own(self) -> slice:
         """The images that this process walks through: all, unless several share them."""
-        return self.processes.share(len(self.images))
+        cuts, rank = self.cuts or self.processes.cuts(len(self.images)), self.processes.rank
+        return slice(cuts[rank], cuts[rank + 1])
+
+    def require_shares(self) -> None:
+        """Raise DataError if a process has no image of its own."""
+        cuts = self.cuts or self.processes.cuts(len(self.images))
+        if min(later - cut for cut, later in pairwise(cuts)) < 1:
+            raise DataError(
+                f"{len(self.images)} training images are too few for {self.processes.size} "
+                "processes; start fewer processes"
+            )
 
     @property
     def own_rows(self) -> slice:
@@ -106,6 +120,10 @@ class ImageStream:
         images = torch.from_numpy(self.scaler.transform(self.images[rows])).to(self.device)
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
         return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
+
+    def sample(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """As ``block``, of any rows: all processes ask for the same ones, at the same time."""
+        return self.block(rows)
 
     def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
         """One view of the rows whose images are given; the same whenever it is asked for."""
@@ -156,13 +174,22 @@ class ImageStream:
                 targets = targets.repeat_interleave(self.views, 0)
             yield images, targets
 
-    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch of mini-batches in random order, each in a random view."""
+    def shuffled(
+        self, size: int, generator: torch.Generator, *, shared: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch of mini-batches in random order, each in a random view.
+
+        Args:
+            size: of a mini-batch.
+            generator: of the order and the views; the same in all processes.
+            shared: whether this process gets its own share of every mini-batch only.
+        """
         order = torch.randperm(len(self.images), generator=generator).numpy()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            images, targets = self.block(rows)
-            yield self.augmented(rows, images, generator), targets
+            images, targets = self.sample(rows)
+            own = self.processes.share(len(rows)) if shared else slice(None)
+            yield self.augmented(rows, images, generator)[own], targets[own]
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
         """The same stream over some of the images, in the same views."""
@@ -174,7 +201,16 @@ class ImageStream:
             labels=self.labels[rows],
             weights=weights,
             places=places[rows],
+            cuts=self.cuts_of(rows),
         )
+
+    def cuts_of(self, rows: slice | NDArray[np.intp]) -> tuple[int, ...] | None:
+        """The cuts of some of the images, in ascending order: every process keeps its own."""
+        if self.processes.size == 1:
+            return None
+        chosen = np.arange(len(self.images))[rows]
+        cuts = self.cuts or self.processes.cuts(len(self.images))
+        return tuple(np.searchsorted(chosen, cuts).tolist())
 
     def plain(self) -> ImageStream:
         """The images alone, without further views."""

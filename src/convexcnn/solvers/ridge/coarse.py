@@ -105,7 +105,7 @@ def coarse_solutions(
     Returns:
         (n_features, len(betas), k).
     """
-    images, _ = stream.block(slice(0, PATCH_IMAGES))
+    images, _ = stream.sample(slice(0, PATCH_IMAGES))
     coarse = CoarseFeatures(features, images, size, stream.processes)
     statistics = GramStatistics(coarse, stream.n_classes, pilot_mean(coarse, stream), chunk=chunk)
     statistics.add(stream)

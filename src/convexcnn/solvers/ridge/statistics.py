@@ -79,5 +79,5 @@ class GramStatistics:
 
 def pilot_mean(features: GatedFeatures, stream: ImageStream, images: int = 500) -> Tensor:
     """Return the mean feature vector (n_features,) of the first images of a stream."""
-    block, _ = stream.block(slice(0, images))
+    block, _ = stream.sample(slice(0, images))
     return stream.processes.agree(features(block).mean(0))
