@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,49 +19,18 @@ import torch
 from convexcnn.distributed import ALONE, Processes, current, job, launched
 from convexcnn.errors import DataError, SettingError
 from job_worker import CASES, STACKS, outcome
+from jobs import environment, finished, free_port, start
 from small import stripe_stream
 
 HERE = Path(__file__).parent
 FAST = ("direct, path", "cg, path", "learned gates", "weights", "lbfgs", "fista, group", "sgd")
 EVERY = (*CASES, *STACKS, "non-convex")
-LONG = 600
-"""Seconds that no job here takes, even on a busy machine."""
-
-
-def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun would set for one process."""
-    own = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
-    own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-    return os.environ | {name: str(value) for name, value in own.items()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(size: int, *command: str | Path) -> list[subprocess.Popen[str]]:
-    """Start a command in so many processes that find each other."""
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=environment(rank, size, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
 
 
 def train(size: int, out: Path, names: tuple[str, ...]) -> dict:
     """Results of cases that so many processes train together."""
-    processes = start(size, HERE / "job_worker.py", out, *names)
-    for process in processes:
-        _, errors = process.communicate(timeout=LONG)
-        assert process.returncode == 0, errors
+    for code, _, errors in finished(start(size, HERE / "job_worker.py", out, *names)):
+        assert code == 0, errors
     return json.loads(out.read_text())
 
 
@@ -156,3 +126,49 @@ def test_any_number_of_processes_finds_the_same(size: int, tmp_path: Path) -> No
         compare_stacks(together[name], outcome(name), name)
     alone = outcome("non-convex")
     assert together["non-convex"] == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces that a cable joins, at 10.83.7.1 and 10.83.7.2."""
+    if os.name != "posix" or os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and the command ip")
+
+    def ip(*words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+
+    names = "convexcnn-one", "convexcnn-two"
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable0", "netns", names[0], "type", "veth", "peer", "cable0", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "address", "add", f"10.83.7.{number}/24", "dev", "cable0")
+            for device in ("cable0", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.mark.slow
+def test_two_hosts_find_the_optimum_of_one(hosts: tuple[str, str], tmp_path: Path) -> None:
+    name, port, out = "direct, path", free_port(), tmp_path / "hosts.json"
+    words = [sys.executable, str(HERE / "job_worker.py"), str(out), name]
+    processes = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host, *words],
+            env=environment(rank, 2, port, "10.83.7.1")
+            | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "cable0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, host in enumerate(hosts)
+    ]
+    for code, _, errors in finished(processes):
+        assert code == 0, errors
+    compare(json.loads(out.read_text())[name], outcome(name), name)

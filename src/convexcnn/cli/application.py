@@ -115,6 +115,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else DONE)
     except Exception as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher may say what is known by now
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             _discard_output()
             sys.exit(FAILED)

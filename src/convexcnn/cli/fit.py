@@ -174,6 +174,9 @@ def command(
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
     blocks of a stack are kept in RUN.partial, and the same command continues, or
     'convexcnn fit DATA --out RUN --resume'.
+
+    Several processes share the images if torchrun starts them:
+    'torchrun --nproc-per-node 2 -m convexcnn fit DATA --out RUN'.
     """
     from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.cli.console import Callback, Console

@@ -117,6 +117,8 @@ def block_evidence(
             "there is no certificate for formulation relu-penalised: its minimiser need not be in "
             "the cones; train with formulation relu or gated"
         )
+    if model.formulation == "relu":  # its cones are gathered
+        stream = replace(stream, processes=ALONE)
     with torch.no_grad():
         if model.formulation == "relu" and _inequalities(model, stream) > GATHERED:
             return _streamed_evidence(model, stream)
