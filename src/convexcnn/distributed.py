@@ -278,10 +278,14 @@ def apart() -> Iterator[None]:
         _current = before
 
 
-def first_to_speak() -> bool:
-    """Whether no process of the job has said why it ends; asked once by each that fails."""
+def first_to_speak(processes: Processes) -> bool:
+    """Whether no process of the job has said why it ends; asked once by each that fails.
+
+    Args:
+        processes: this one among those that were launched, whether or not they have met.
+    """
     if _store is None:
-        return launched().writes
+        return processes.writes
     try:
         return bool(_store.add("convexcnn/ending", 1) == 1)
     except RuntimeError:  # the host of the store has ended

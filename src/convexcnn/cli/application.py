@@ -20,7 +20,7 @@ import click
 
 from convexcnn import __version__
 from convexcnn.cli.console import printable
-from convexcnn.distributed import first_to_speak, launched
+from convexcnn.distributed import ALONE, Processes, first_to_speak, launched
 from convexcnn.errors import ConvexcnnError, LostProcessError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -105,35 +105,36 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if args is None else args)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     warnings.showwarning = _show_warning
-    voice = sys.stderr
+    voice, processes = sys.stderr, ALONE
     # Read by torch's threads when they start: spinning ones lose a core to any busy neighbour.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _take_part_in_job(arguments)
+        processes = launched()
+        _take_part_in_job(processes, arguments)
         code = cli.main(arguments, prog_name="convexcnn", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else DONE)
     except Exception as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher may say what is known by now
+        if processes.size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends what ends already
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             _discard_output()
             sys.exit(FAILED)
         if "--debug" in options:
             traceback.print_exc()
         message, code = explain(error)
-        if _terminated and launched().size > 1:
+        if _terminated and processes.size > 1:
             message = f"another process of this job ended, or the job was cancelled: {message}"
-        if _speaks(error):
+        if _speaks(error, processes):
             click.echo(f"Error: {message}", file=voice)
         if "--json" in options:
             click.echo(json.dumps({"error": message}))
         sys.exit(code)
 
 
-def _take_part_in_job(arguments: Sequence[str]) -> None:
+def _take_part_in_job(processes: Processes, arguments: Sequence[str]) -> None:
     """Fall silent if this is not the first process of a job; refuse commands of one process."""
-    processes = launched()
     if processes.size == 1:
         return
     # Read by torch when it is imported; what it would say of a lost process is said here.
@@ -147,12 +148,12 @@ def _take_part_in_job(arguments: Sequence[str]) -> None:
         )
 
 
-def _speaks(error: Exception) -> bool:
+def _speaks(error: Exception, processes: Processes) -> bool:
     """Whether this process tells of an error: of a job, the first one that knows of any."""
     ended_by_others = isinstance(error, LostProcessError) or _terminated
-    if ended_by_others and not launched().writes:
+    if ended_by_others and not processes.writes:
         time.sleep(FIRST_WORD)  # the first process knows what was saved
-    return first_to_speak()
+    return first_to_speak(processes)
 
 
 def explain(error: Exception) -> tuple[str, int]:
