@@ -69,6 +69,19 @@ class ProblemSize:
         return min(self.features, self.rows)
 
     @property
+    def why_gram(self) -> str:
+        """What speaks for the Gram matrix, in words."""
+        if self.features > self.rows:
+            return (
+                f"the Gram matrix of {self.features:,} features is a sum over the images of "
+                f"{self.processes} processes, which the kernel of {self.rows:,} images is not"
+            )
+        return (
+            f"{self.features:,} features are fewer than {self.rows:,} images, so their Gram "
+            "matrix is the smaller system"
+        )
+
+    @property
     def cone_rows(self) -> int:
         """Constraints of (R)."""
         return 2 * self.classes * self.gates * self.patches * self.rows
@@ -170,21 +183,16 @@ def _coarse(tolerance: float) -> bool:
 PREFERENCES = (
     Preference(
         "direct",
-        lambda size, kind, tolerance: size.features <= size.rows and _coarse(tolerance),
-        "{features:,} features are fewer than {rows:,} images, so their Gram matrix is the "
-        "smaller system",
+        lambda size, kind, tolerance: (
+            (size.features <= size.rows or size.processes > 1) and _coarse(tolerance)
+        ),
+        "{why_gram}",
     ),
     Preference(
         "kernel",
         lambda size, kind, tolerance: size.features > size.rows and _coarse(tolerance),
         "{features:,} features are more than {rows:,} images, so the kernel of the images is the "
         "smaller system",
-    ),
-    Preference(
-        "direct",
-        lambda size, kind, tolerance: size.processes > 1 and _coarse(tolerance),
-        "the Gram matrix of {features:,} features is a sum over the images of {processes} "
-        "processes, which the kernel of {rows:,} images is not",
     ),
     Preference(
         "cg",
@@ -263,7 +271,7 @@ def choose_solver(
     if names is None:
         names = solvers_for(kind, shared=size.processes > 1)
     fitting = [name for name in names if needed_gb(name, size, kind) <= budget_gb]
-    derived = ("features", "smaller_side", "cone_rows")
+    derived = ("features", "smaller_side", "cone_rows", "why_gram")
     numbers = vars(size) | {name: getattr(size, name) for name in derived}
     for preference in PREFERENCES:
         if preference.solver in fitting and preference.suits(size, kind, tolerance):
