@@ -278,6 +278,11 @@ def apart() -> Iterator[None]:
         _current = before
 
 
+def met() -> bool:
+    """Whether the processes of this job have found each other."""
+    return _store is not None
+
+
 def first_to_speak(processes: Processes) -> bool:
     """Whether no process of the job has said why it ends; asked once by each that fails.
 
@@ -288,8 +293,8 @@ def first_to_speak(processes: Processes) -> bool:
         return processes.writes
     try:
         return bool(_store.add("convexcnn/ending", 1) == 1)
-    except RuntimeError:  # the host of the store has ended
-        return True
+    except RuntimeError:  # the first process, the host of the store, was lost
+        return processes.rank == 1
 
 
 @contextmanager

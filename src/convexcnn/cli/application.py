@@ -20,7 +20,7 @@ import click
 
 from convexcnn import __version__
 from convexcnn.cli.console import printable
-from convexcnn.distributed import ALONE, Processes, first_to_speak, launched
+from convexcnn.distributed import ALONE, Processes, first_to_speak, launched, met
 from convexcnn.errors import ConvexcnnError, LostProcessError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -130,6 +130,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             click.echo(f"Error: {message}", file=voice)
         if "--json" in options:
             click.echo(json.dumps({"error": message}))
+        if met() and processes.writes:
+            time.sleep(2 * FIRST_WORD)  # until the others know that it was said
         sys.exit(code)
 
 

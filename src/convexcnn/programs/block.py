@@ -117,7 +117,8 @@ class BlockProgram(ABC):
             processes: that share the parts of a batch; each is given all of it.
         """
         together = processes.size > 1
-        sums = images.new_zeros(PARTS if together else 1, sum(p.numel() for p in self.parameters))
+        size = sum(p.numel() for p in self.parameters)
+        sums = self.parameters[0].new_zeros(PARTS if together else 1, size)
         for part in range(PARTS)[processes.share(PARTS)]:
             self.zero_grad()
             rows = slice(part * len(images) // PARTS, (part + 1) * len(images) // PARTS)
