@@ -37,7 +37,8 @@ def train(size: int, out: Path, names: tuple[str, ...]) -> dict:
 def compare_stacks(found: list[dict], expected: list[dict], name: str) -> None:
     assert len(found) == len(expected) > 1
     for block, other in zip(found, expected, strict=True):
-        for number, tolerance in {"primal": 1e-6, "dual": 1e-6, "beta": 1e-5}.items():
+        # Cross-entropy is solved to 1e-3, and its dual value converges like the gap.
+        for number, tolerance in {"primal": 1e-6, "dual": 2e-5, "beta": 1e-6}.items():
             assert block[number] == pytest.approx(other[number], rel=tolerance), (name, number)
         assert block["accuracy"] == other["accuracy"], name
 

@@ -80,8 +80,7 @@ class Direct(PathSolver):
         statistics.add(train)
         clock.lap("statistics")
         gram, cross = statistics.centred()
-        total = float(gram.diagonal().sum()) / statistics.count
-        betas = relative_path(self.betas, total, features)
+        betas = relative_path(self.betas, statistics.variance(), features)
         shifts = [beta * statistics.count for beta in betas]
         factor = CholeskyFactor(gram, (min(shifts) * max(shifts)) ** 0.5)
         clock.lap("factorisation")

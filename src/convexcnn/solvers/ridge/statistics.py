@@ -14,7 +14,7 @@ BAND = 2048
 
 
 class GramStatistics:
-    """n, sum phi, sum y, sum |y|^2, Phi' Phi and Phi' Y, with phi shifted by a pilot mean.
+    """n, sums of phi, |phi|^2, y and |y|^2, Phi' Phi and Phi' Y, phi shifted by a pilot mean.
 
     Images that have weights count as often as their weights say, n included.
 
@@ -40,11 +40,12 @@ class GramStatistics:
         self.cross = shift.new_zeros(size, n_classes)
         self.feature_sum = shift.new_zeros(size)
         self.target_sum = shift.new_zeros(n_classes)
-        self.target_square = shift.new_zeros((), dtype=torch.float64)
+        self.square, self.target_square = shift.new_zeros(2, dtype=torch.float64)
 
     def add(self, stream: ImageStream) -> None:
         """Add every row of a stream, also those that other processes walk through."""
-        sums = self.gram, self.cross, self.feature_sum, self.target_sum, self.target_square
+        sums = self.gram, self.cross, self.feature_sum, self.target_sum
+        sums = *sums, self.square, self.target_square
         stream.processes.count_once(*sums)
         blocks = weighted_blocks(self.features, [stream], self.chunk, self.shift)
         for _, phi, targets, root in blocks:
@@ -54,6 +55,7 @@ class GramStatistics:
             self.cross.addmm_(phi.T, targets)
             self.feature_sum += row_sum(root, phi)
             self.target_sum += row_sum(root, targets)
+            self.square += torch.linalg.vector_norm(phi, dtype=torch.float64).square()
             self.target_square += targets.square().sum()
         stream.processes.add_up(*sums)
         self.count += stream.total
@@ -66,6 +68,11 @@ class GramStatistics:
         mean = self.feature_sum / self.count
         gram = torch.addr(self.gram, mean, mean, alpha=-self.count)
         return gram, self.cross - torch.outer(mean, self.target_sum)
+
+    def variance(self) -> float:
+        """Return the mean of |phi - mean|^2, in float64: default betas are multiples of it."""
+        mean = self.feature_sum.double() / self.count
+        return float(self.square / self.count - mean.square().sum())
 
     def intercept(self, weights: Tensor) -> Tensor:
         """Return the best b (k,) for weights V (n_features, k): mean y - V' mean phi."""
