@@ -102,13 +102,12 @@ class FeatureScale:
 def feature_scale(
     features: GatedFeatures, streams: Sequence[ImageStream], *, intercept: bool = True
 ) -> FeatureScale:
-    """Measure correlations and variance in one pass."""
-    gates, k = features.gates, streams[0].n_classes
-    cross = gates.new_zeros(k, features.n_features)
-    phi_sum = gates.new_zeros(features.n_features)
-    target_sum, square = gates.new_zeros(k), 0.0
+    """Measure correlations and variance in one pass; sums of blocks are float64."""
+    k, size = streams[0].n_classes, features.n_features
+    cross = features.gates.new_zeros(k, size, dtype=torch.float64)
+    phi_sum, target_sum, square = cross.new_zeros(size), cross.new_zeros(k), 0.0
     for _, phi, targets in feature_blocks(features, streams):
-        cross.addmm_(targets.T, phi)
+        cross += targets.T @ phi
         phi_sum += phi.sum(0)
         target_sum += targets.sum(0)
         square += float(phi.square().sum())

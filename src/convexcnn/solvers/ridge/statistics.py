@@ -44,8 +44,8 @@ class GramStatistics:
 
     def add(self, stream: ImageStream) -> None:
         """Add every row of a stream, also those that other processes walk through."""
-        sums = self.gram, self.cross, self.feature_sum, self.target_sum
-        sums = *sums, self.square, self.target_square
+        small = self.feature_sum, self.target_sum, self.square, self.target_square
+        sums = self.gram, self.cross, *small
         stream.processes.count_once(*sums)
         blocks = weighted_blocks(self.features, [stream], self.chunk, self.shift)
         for _, phi, targets, root in blocks:
