@@ -303,7 +303,8 @@ def _others_answer(trouble: str = "another process of this job has ended") -> It
         yield
     except RuntimeError as error:
         first, *_ = [*str(error).splitlines(), ""]
-        cause = first.rpartition("] ")[2][:120]  # without the place in torch's sources
+        # Without the place in torch's sources before it, and its guesses after it.
+        cause = first.rpartition("] ")[2].partition(". ")[0]
         raise LostProcessError(
             f"{trouble}, or does not answer ({cause}); start the job again, with --resume if it "
             "trains a stack"
