@@ -1,7 +1,7 @@
 """Claim: two processes have 1.7 times the throughput of one, and 1, 2, 4 agree to 1e-6.
 
-CIFAR-10 by the two-layer classifier (48 learned gates, squared loss with l2, a path of beta from one
-Gram matrix, refitted on all images) and its float64 certificate; or, with --stack, by the stack
+CIFAR-10 by the two-layer classifier (48 learned gates, squared loss with l2, a path of beta from
+one Gram matrix, refitted on all images) and its float64 certificate; or, with --stack, by the stack
 `small` with gates from patches, so that all programs are the same. Every process has one thread.
 Throughput is images over the seconds of training and certificate, without imports and reading.
 With fewer cores than processes, those of 4 share them: only their certificates say anything.

@@ -23,7 +23,7 @@ from jobs import environment, finished, free_port, start
 from small import stripe_stream
 
 HERE = Path(__file__).parent
-FAST = ("direct, path", "cg, path", "learned gates", "weights", "lbfgs", "fista, group", "sgd")
+FAST = ("direct, path", "learned gates", "lbfgs", "fista, group")
 EVERY = (*CASES, *STACKS, "non-convex")
 
 
