@@ -19,7 +19,7 @@ import torch
 from convexcnn.distributed import ALONE, Processes, current, job, launched
 from convexcnn.errors import DataError, SettingError
 from job_worker import CASES, STACKS, outcome
-from jobs import environment, finished, free_port, start
+from jobs import LONG, environment, finished, free_port, start
 from small import stripe_stream
 
 HERE = Path(__file__).parent
@@ -111,6 +111,7 @@ def test_a_process_without_images_is_refused() -> None:
         stream.subset(slice(2)).require_shares()
 
 
+@pytest.mark.timeout(LONG)
 def test_two_processes_find_the_optimum_of_one(tmp_path: Path) -> None:
     together = train(2, tmp_path / "two.json", FAST)
     for name in FAST:
@@ -118,6 +119,7 @@ def test_two_processes_find_the_optimum_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("size", [2, 4])
 def test_any_number_of_processes_finds_the_same(size: int, tmp_path: Path) -> None:
     together = train(size, tmp_path / "together.json", EVERY)
@@ -168,6 +170,7 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG)
 def test_two_hosts_find_the_optimum_of_one(hosts: tuple[str, str], tmp_path: Path) -> None:
     name, port, out = "direct, path", free_port(), tmp_path / "hosts.json"
     words = [sys.executable, str(HERE / "job_worker.py"), str(out), name]
