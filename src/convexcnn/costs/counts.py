@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 
 from convexcnn.costs.work import FeatureShape
+from convexcnn.models.lookahead_network import WIDTH, next_geometry
+from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.solvers.lbfgs import GRAM_BLOCK, ROWS_PER_FEATURE
 from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK
@@ -87,9 +89,33 @@ def neuron_step(geometry: PatchGeometry, neurons: int) -> float:
     Filters a_i = W u_i and the gradient by u_i; then X <- a X + (b X X' + c (X X')^2) X five times.
     """
     raw = geometry.patch_dim
-    short, long = min(neurons, raw), max(neurons, raw)
-    orthogonal = 2 * product(short, long, short) + product(short, short, short)
-    return 2 * product(neurons, raw, raw) + MUON_STEPS * orthogonal
+    return 2 * product(neurons, raw, raw) + orthogonalised(neurons, raw)
+
+
+def orthogonalised(rows: int, columns: int) -> float:
+    """An orthogonalised step on a matrix."""
+    short, long = min(rows, columns), max(rows, columns)
+    return MUON_STEPS * (2 * product(short, long, short) + product(short, short, short))
+
+
+def lookahead_descent(block: Block, geometry: PatchGeometry, classes: int) -> float:
+    """What the further convolution adds to that: forwards, and backwards to filters and maps."""
+    further = next_geometry(block, geometry)
+    return 3 * (neuron_responses(further, WIDTH) + product(1, further.n_cells * WIDTH, classes))
+
+
+def block_descent(block: Block, geometry: PatchGeometry, classes: int) -> float:
+    """One image in one step of the network that lends a block its neurons."""
+    further = lookahead_descent(block, geometry, classes) if block.gates == "lookahead" else 0.0
+    return neuron_descent(geometry, block.n_gates, classes) + further
+
+
+def block_step(block: Block, geometry: PatchGeometry) -> float:
+    """What a step of that network costs whatever the batch."""
+    own = neuron_step(geometry, block.n_gates)
+    if block.gates != "lookahead":
+        return own
+    return own + orthogonalised(WIDTH, next_geometry(block, geometry).patch_dim)
 
 
 def gram(rows: float, size: int, band: int = statistics.BAND) -> float:

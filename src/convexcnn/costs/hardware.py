@@ -178,5 +178,5 @@ class GivenGPUs:
 
 def _descent(shape: BlockShape, classes: int) -> float:
     """Operations of one image, with its part of the step that a batch takes."""
-    step = counts.neuron_step(shape.geometry, shape.block.n_gates) / BATCH
-    return counts.neuron_descent(shape.geometry, shape.block.n_gates, classes) + step
+    step = counts.block_step(shape.block, shape.geometry) / BATCH
+    return counts.block_descent(shape.block, shape.geometry, classes) + step

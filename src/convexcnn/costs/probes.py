@@ -191,7 +191,7 @@ def measure(kind: str, shape: object, device: str) -> float:
 def block_cost(block: Block, geometry: PatchGeometry, device: str) -> BlockCost:
     """What a budget of minutes is shared by, measured as ``fit`` does it."""
     with torch.no_grad(), fast_float32():
-        return BlockCost.of(block, geometry, device)
+        return BlockCost.of(block, geometry, device, last=False)
 
 
 def _dense(dtype: torch.dtype) -> Callable[..., float]:

@@ -48,8 +48,12 @@ class BlockShape:
     classes: int
 
     @classmethod
-    def of(cls, block: Block, geometry: PatchGeometry, classes: int) -> BlockShape:
-        return cls(replace(block, betas=None), geometry, classes)
+    def of(
+        cls, block: Block, geometry: PatchGeometry, classes: int, *, last: bool = False
+    ) -> BlockShape:
+        """The last block has nothing to look ahead to."""
+        gates = "sgd" if last and block.gates == "lookahead" else block.gates
+        return cls(replace(block, betas=None, gates=gates), geometry, classes)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def dual_gates(
 def objective_and_residual(
     features: GatedFeatures, stream: ImageStream, kind: ProgramKind, solution: Solution
 ) -> tuple[float, Tensor]:
-    """The objective of a solution and its centred residual (n, k), in one pass.
+    """The objective of a solution and its centred residual (n, k) of own rows, in one pass.
 
     Args:
         features: the operator Phi.
@@ -114,8 +114,8 @@ def objective_and_residual(
     parts = weights if kind.formulation == "relu" else weights[None]
     shaped = (part.reshape(stream.n_classes, *features.shape).double() for part in parts)
     penalty = sum(float(get_regulariser(kind.regulariser).value(part)) for part in shaped)
-    loss = float(get_loss(kind.loss).value(f, y)) / len(f)
-    residual = centred_residual(kind.loss, f, y, kind.intercept)
+    loss = stream.processes.total(float(get_loss(kind.loss).value(f, y))) / len(stream)
+    residual = centred_residual(kind.loss, f, y, kind.intercept, stream.processes)
     return loss + solution.beta * penalty, residual.to(features.gates)
 
 

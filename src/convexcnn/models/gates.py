@@ -57,7 +57,7 @@ def choose_gates(
     if strategy == "patches":
         order = torch.randperm(len(stream.images), generator=generator).numpy()
         per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
-        images, _ = stream.block(order[: max(1, min(SAMPLE, int(SAMPLE_NUMBERS / per_image)))])
+        images, _ = stream.sample(order[: max(1, min(SAMPLE, int(SAMPLE_NUMBERS / per_image)))])
         return patch_gates(n_gates, images, geometry, transform, generator)
     if strategy == "sgd":
         return learned_gates(n_gates, stream, geometry, transform, generator, callback=callback)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.split import train_validation_split
+from convexcnn.distributed import here
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import AUGMENTATIONS, ImageClassifier, available_memory_gb
 from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
@@ -25,6 +26,7 @@ from convexcnn.models.block_training import (
     block_solver,
     measure,
     problem_size,
+    sizes_of,
 )
 from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
 from convexcnn.models.head_combination import best_combination
@@ -132,16 +134,16 @@ class LayerwiseConvexCNN(ImageClassifier):
     def loss(self) -> str:  # type: ignore[override]
         """The loss of the last block, which the prediction is measured by."""
         blocks = getattr(self, "blocks_", None)
-        return (blocks[-1].settings if blocks else self._read_blocks()[-1]).loss
+        return (blocks[-1].settings if blocks else self.read_blocks()[-1]).loss
 
-    def _read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
+    def read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
         """The settings of every block."""
         instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
         return read_blocks(self.blocks, instead, image_shape)
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
-        blocks = self._read_blocks((channels, height, width))
+        blocks = self.read_blocks((channels, height, width))
         plan = self._plan(blocks, stream)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
@@ -166,7 +168,7 @@ class LayerwiseConvexCNN(ImageClassifier):
             weights = choose_heads(held_out, labels, block.loss)
             stacked = torch.einsum("b,bnk->nk", weights.float(), held_out)
             found.measures["stack"] = measure(stacked, labels, block.loss)
-            last = number == len(blocks) or plan.leaves_no_time_for(number + 1)
+            last = number == len(blocks) or not self._goes_on(plan, number + 1, stream)
             if not last:
                 clock = PhaseClock(self._callback_of(number))
                 stream = outcome.maps or self._freeze(found, stream, split)
@@ -204,6 +206,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         def steps(default: int) -> int:
             known = checkpoint.planned(number) if checkpoint else None
             found = known or plan.steps(number, default, batch)
+            found = int(stream.processes.tell(b"%d" % found))  # clocks differ
             if checkpoint is not None and known is None:
                 checkpoint.plan(number, found)
             return found
@@ -222,6 +225,11 @@ class LayerwiseConvexCNN(ImageClassifier):
             steps=steps,
             callback=self._callback_of(number),
         )
+
+    @staticmethod
+    def _goes_on(plan: TimePlan, number: int, stream: ImageStream) -> bool:
+        """Whether there is time for a block, by the clock of the first process."""
+        return stream.processes.tell(b"%d" % plan.leaves_no_time_for(number)) == b"0"
 
     def _plan(self, blocks: tuple[Block, ...], stream: ImageStream) -> TimePlan:
         """How the budget is shared; refuses, before any work, what cannot be trained."""
@@ -246,12 +254,14 @@ class LayerwiseConvexCNN(ImageClassifier):
             return None
         settings = self.centre, self.augment, self.validation_fraction, self.random_state
         return BlockCheckpoint(
-            Path(self.checkpoint), fingerprint(stream, blocks, self.certificates, *settings)
+            Path(self.checkpoint),
+            fingerprint(stream, blocks, self.certificates, *settings),
+            stream.processes,
         )
 
     @property
     def _budget_gb(self) -> float:
-        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
+        return self.memory_gb or MEMORY_SHARE * available_memory_gb() / here()[1]
 
     def _check_memory(self, blocks: tuple[Block, ...], stream: ImageStream) -> list[PatchGeometry]:
         """Refuse, before any work, blocks that do not fit the images or the memory."""
@@ -262,7 +272,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         _, channels, height, width = stream.images.shape
         geometries = plan_geometries(blocks, (channels, height, width))
         for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
-            size = problem_size(block, geometry, len(stream), stream.n_classes)
+            size = problem_size(block, geometry, *sizes_of(stream))
             try:
                 block_solver(block, size, (1 - MAPS_SHARE) * self._budget_gb)
             except SettingError as error:
@@ -280,6 +290,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         )
         if not len(split[1]):
             raise DataError("y has too few images to hold any out; give two of some class")
+        stream.subset(split[0]).require_shares()
         return Split(*split)
 
     def _callback_of(self, number: int) -> Callback | None:
