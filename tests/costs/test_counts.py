@@ -13,6 +13,9 @@ from convexcnn.certificates.certificate import GatedBlock, gated_features
 from convexcnn.costs import counts
 from convexcnn.costs.work import FeatureShape
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.distributed import ALONE
+from convexcnn.models import Block
+from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_network import NeuronNetwork
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
@@ -109,6 +112,19 @@ def test_a_step_of_a_block(neurons: int) -> None:
     assert found == pytest.approx(expected + counts.neuron_step(EVEN, neurons), rel=0.02)
 
 
+@pytest.mark.parametrize("downsample", ["none", "average"])
+def test_a_step_of_a_block_that_looks_ahead(downsample: str) -> None:
+    block, raw = Block(n_gates=8, gates="lookahead", downsample=downsample), EVEN.patch_dim
+    transform = PatchTransform(torch.zeros(raw), torch.eye(raw), 1.0)
+    generator = torch.Generator().manual_seed(0)
+    network = network_of(block, EVEN, transform, CLASSES, generator, last=False)
+    batch = images(EVEN).contiguous(memory_format=torch.channels_last)
+    targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
+    found = counted(lambda: network.train_once(batch, targets))
+    expected = IMAGES * counts.block_descent(block, EVEN, CLASSES) + counts.block_step(block, EVEN)
+    assert found == pytest.approx(expected, rel=0.03)
+
+
 def stream_of(geometry: PatchGeometry, rows: int) -> ImageStream:
     generator = np.random.default_rng(0)
     drawn = generator.integers(0, 255, (rows, *geometry.image_shape), np.uint8)
@@ -161,7 +177,7 @@ def test_a_factorisation_and_its_solves(
 @pytest.mark.parametrize(("rows", "size"), [(10, 20), (100, 5), (333, 9)])
 def test_the_metric_of_lbfgs(rows: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lbfgs, "GRAM_BLOCK", 4)
-    found = counted(lambda: lbfgs._gram(torch.randn(rows, size)))
+    found = counted(lambda: lbfgs._gram(torch.randn(rows, size), rows, ALONE))
     assert found == counts.metric_gram(rows, size, 4)
 
 
