@@ -30,5 +30,5 @@ def build_report(run_folder: Path) -> Path:
     for name, content in page.figure_files().items():
         write_atomically(run_folder / "figures" / name, content)
     report = run_folder / "report.html"
-    write_atomically(report, html.encode("utf-8"))
+    write_atomically(report, html.encode("utf-8", "replace"))
     return report

@@ -9,6 +9,10 @@ from pathlib import Path
 from convexcnn.errors import RunError
 
 
+LARGEST = 2**63 - 1
+"""Of whole numbers, which end up in arrays."""
+
+
 @dataclass(frozen=True)
 class Node:
     """One entry of a JSON document that knows where it stands."""
@@ -58,16 +62,21 @@ class Node:
         """The entry as a float; not-a-number is kept, for the page to show as a dash."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong("a number")
-        return float(self.value)
+        try:
+            return float(self.value)
+        except OverflowError:  # an int of more than 308 digits
+            raise self.wrong("a number that is not as large") from None
 
     def integer(self) -> int:
         """The entry as an int."""
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             raise self.wrong("a whole number")
+        if abs(self.value) > LARGEST:
+            raise self.wrong("a whole number that is not as large")
         return self.value
 
     def text(self) -> str:
         """The entry as a string."""
         if not isinstance(self.value, str):
             raise self.wrong("a string")
-        return self.value
+        return self.value.encode("utf-8", "replace").decode()  # JSON may hold half a character
