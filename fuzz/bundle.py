@@ -59,7 +59,9 @@ def write(parts: Mapping[str, bytes], folder: Path) -> None:
 def _write(folder: Path, name: str, content: bytes) -> None:
     steps = PurePosixPath(name).parts
     usable = 0 < len(steps) <= DEEPEST and not name.startswith("/") and "\0" not in name
-    if not usable or any(s == ".." or len(s.encode(errors="replace")) > LONGEST_NAME for s in steps):
+    if not usable or any(
+        s == ".." or len(s.encode(errors="replace")) > LONGEST_NAME for s in steps
+    ):
         return
     path = folder.joinpath(*steps)
     try:

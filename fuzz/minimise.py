@@ -1,6 +1,6 @@
 """Make findings as small as they can be, and print those that are still wrong.
 
-    python fuzz/minimise.py TARGET FILE...
+python fuzz/minimise.py TARGET FILE...
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def mutate(
         parts[name], parts[other] = parts[other], parts[name]
     elif kind < 0.09:
         content = parts.pop(name)
-        parts[change_bytes(name.encode(errors="replace"), chance, tokens).decode("latin-1")] = content
+        parts[change_bytes(name.encode(errors="replace"), chance, tokens).decode("latin-1")] = (
+            content
+        )
     else:
         parts[name] = _change(name, parts[name], chance, tokens, mutate_bytes)
     return bundle.pack(parts)[:LARGEST]

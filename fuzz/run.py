@@ -77,7 +77,9 @@ def _work(
     command = [sys.executable, str(HERE / "worker.py"), name, "--engine", engine]
     command += ["--seconds", str(seconds), "--corpus", str(corpus)]
     command += ["--findings", str(findings), "--stats", str(stats)]
-    ran = subprocess.run(command, env=environment(), capture_output=True, text=True, errors="replace")
+    ran = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, errors="replace"
+    )
     done = json.loads(stats.read_text("utf-8")) if stats.exists() else {}
     return done, ran.stdout + ran.stderr, ran.returncode
 
@@ -121,7 +123,7 @@ def record(name: str, done: dict[str, Any], left: list[str], engine: str, result
 
 
 def write_seeds(wanted: list[str]) -> None:
-    """Write the sound and the hostile inputs of targets (all if none), instead of those of before."""
+    """Write the sound and the hostile inputs of some targets, or all, in place of the old ones."""
     import bundle
     from targets import TARGETS
 
@@ -145,9 +147,13 @@ def main() -> int:
     parser.add_argument("target", nargs="?", choices=known, metavar="TARGET")
     parser.add_argument("--all", action="store_true", help="every reader")
     parser.add_argument("--list", action="store_true", help="name the targets and stop")
-    parser.add_argument("--write-seeds", action="store_true", help="write tests/fuzz_corpus and stop")
+    parser.add_argument(
+        "--write-seeds", action="store_true", help="write tests/fuzz_corpus and stop"
+    )
     parser.add_argument("--minutes", type=float, default=30.0, help="processor time of each reader")
-    parser.add_argument("--until", action="store_true", help="count the minutes of earlier runs too")
+    parser.add_argument(
+        "--until", action="store_true", help="count the minutes of earlier runs too"
+    )
     parser.add_argument("--corpus", type=Path, default=HERE / "corpus", help="folder to go on from")
     parser.add_argument("--engine", choices=("atheris", "hypothesis"))
     parser.add_argument("--out", type=Path, default=RESULTS, help="results to add to")

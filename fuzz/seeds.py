@@ -11,17 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import bundle
 import numpy as np
 from PIL import Image
+
+import bundle
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "report")]
 
-import official_files
 import synthetic_runs
-from small import stripes
-from tiny_models import TINY_BLOCKS, TINY_NEURONS, convex, layerwise, non_convex
+
+import official_files
 
 CLASSES = ("ash", "beech")
 Seeds = tuple[bundle.Parts, ...]
@@ -97,7 +97,8 @@ def idx() -> Seeds:
 
 
 def npz() -> Seeds:
-    images, labels = stripes(8, size=3)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 1, 3, 3), np.uint8), np.arange(8) % 3
     arrays: tuple[dict[str, Any], ...] = (
         {"images": images, "labels": labels},
         {"images": images[:, 0], "labels": labels, "classes": np.array(["a", "b", "ü"])},
@@ -184,6 +185,8 @@ def folder() -> Seeds:
 
 def models() -> Seeds:
     from convexcnn.models import save_model
+    from small import stripes
+    from tiny_models import TINY_BLOCKS, TINY_NEURONS, convex, layerwise, non_convex
 
     images, labels = stripes(12, n_classes=2)
     trained = (
@@ -206,7 +209,7 @@ def settings() -> Seeds:
         "formulation = 'relu'\nregulariser = \"group\"\nbetas = 1e-3\nlimit = 100\n",
         "formulation = 'non-convex'\nn_filters = 8\nbeta = 0.1\nskip_bad = true\n",
         "model = 'layerwise'\nblocks = 'small'\nbaselines = 'alexnet,vgg11'\n",
-        "model = 'layerwise'\nblocks = [{n_gates = 4, betas = 0.1}, {stride = 2, head = 'patches'}]\n",
+        "model = 'layerwise'\nblocks = [{n_gates = 4, betas = 0.1}, {head = 'patches'}]\n",
         "device = 'cpu'\nmemory_gb = 2.5\nsolver = 'fista'\ntolerance = 1e-4\naugment = 'flip'\n",
         "[table]\nx = 1979-05-27T07:32:00Z\n",
     )
@@ -218,6 +221,9 @@ FINGERPRINT = "0" * 64
 
 def checkpoints() -> Seeds:
     """The first block of two stacks, as it is kept."""
+    from small import stripes
+    from tiny_models import TINY_BLOCKS, TINY_NEURONS, layerwise
+
     images, labels = stripes(12, n_classes=2)
     seeds = []
     for stack in (TINY_BLOCKS[:2], TINY_NEURONS):
@@ -283,9 +289,7 @@ def escapes() -> Seeds:
     )
 
 
-def _archive(
-    name: str, form: int, kind: bytes = tarfile.REGTYPE, target: str = ""
-) -> bundle.Parts:
+def _archive(name: str, form: int, kind: bytes = tarfile.REGTYPE, target: str = "") -> bundle.Parts:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         info = tarfile.TarInfo(name)

@@ -1,4 +1,7 @@
-"""What is fuzzed: every reader of the library with its sound inputs and the words of its format."""
+"""What is fuzzed: every reader of the library with its sound inputs and the words of its format.
+
+Readers of data start without torch: what a target alone needs is imported where it is read.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import bundle
 import numpy as np
-import seeds
 
-from convexcnn.cli.run_folder import read_result
-from convexcnn.cli.settings import combine, make_estimator
-from convexcnn.data import ImageScaler, load_dataset, read_images
+import bundle
+import seeds
+from convexcnn.data import load_dataset, read_images
 from convexcnn.data.download import unpack
 from convexcnn.errors import ConvexcnnError
-from convexcnn.models import load_model
-from convexcnn.models.block_checkpoint import BlockCheckpoint
-from convexcnn.patches.stream import ImageStream
-from convexcnn.report import build_report
-from small import stripes
-from tiny_models import TINY_BLOCKS, TINY_NEURONS
 
 MOST_PIXELS = 10_000
 """Of images that a model from a hostile file is tried on."""
@@ -32,7 +27,7 @@ def no_parts() -> bundle.Parts:
 
 @dataclass(frozen=True)
 class Target:
-    """A reader.
+    """A reader, whose imports are done by the first call.
 
     Args:
         read: called with the folder that holds the files of an input.
@@ -86,6 +81,8 @@ def read_pictures(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> None:
+    from convexcnn.models import load_model
+
     model = load_model(folder)
     if np.prod(model.image_shape_, dtype=object) <= MOST_PIXELS:
         with np.errstate(all="ignore"):  # huge weights may overflow
@@ -93,11 +90,19 @@ def read_model(folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> None:
+    from convexcnn.cli.settings import combine, make_estimator
+
     for path in folder.iterdir():
         make_estimator(combine(path, {}))
 
 
 def read_checkpoint(folder: Path) -> None:
+    from convexcnn.data import ImageScaler
+    from convexcnn.models.block_checkpoint import BlockCheckpoint
+    from convexcnn.patches.stream import ImageStream
+    from small import stripes
+    from tiny_models import TINY_BLOCKS, TINY_NEURONS
+
     images, labels = stripes(12, n_classes=2)
     stream = ImageStream(images, labels, 2, ImageScaler.fit(images))
     checkpoint = BlockCheckpoint(folder, seeds.FINGERPRINT)
@@ -118,6 +123,9 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> None:
+    from convexcnn.cli.run_folder import read_result
+    from convexcnn.report import build_report
+
     each(lambda: read_result(folder), lambda: build_report(folder))
 
 
@@ -145,13 +153,30 @@ NPY_WORDS = (
 )
 PICTURE_WORDS = (
     *(b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"acTL", b"fcTL", b"eXIf"),
-    *(b"\xff\xd8", b"\xff\xe1\0\x40Exif\0\0", b"\xff\xc0", b"\xff\xc2", b"\xff\xda", b"VP8X", b"ANMF"),
+    *(
+        b"\xff\xd8",
+        b"\xff\xe1\0\x40Exif\0\0",
+        b"\xff\xc0",
+        b"\xff\xc2",
+        b"\xff\xda",
+        b"VP8X",
+        b"ANMF",
+    ),
     *(b"MM\0*", b"II*\0", b"BM", b"VP8L", b"ICCP", b"RIFF", b"\x7f\xff\xff\xff", b"\0\1\x86\xa0"),
 )
 SETTING_WORDS = (
     *(b"n_gates = ", b"betas = ", b"blocks = ", b"filter_size = ", b"seed = ", b"limit = "),
     *(b"nan", b"inf", b"-inf", b"true", b"'x'", b"[1, 'a']", b"{}", b"1979-05-27", b"07:32:00"),
-    *(b"[a]\n", b"[[a]]\n", b"a.b = 1\n", b"'''", b"\\u0000", b"1_000", b"0xff", b"class_weight = "),
+    *(
+        b"[a]\n",
+        b"[[a]]\n",
+        b"a.b = 1\n",
+        b"'''",
+        b"\\u0000",
+        b"1_000",
+        b"0xff",
+        b"class_weight = ",
+    ),
     *(b"callback = 1\n", b"augment = ", b"device = ", b"baselines = ", b"epochs = ", b"pool = "),
 )
 TENSOR_WORDS = (
@@ -165,9 +190,7 @@ TAR_WORDS = (
 
 TARGETS: dict[str, Target] = {
     "cifar-binary": Target(load_dataset, seeds.cifar_binary, seeds.cifar_binary_base),
-    "cifar-pickle": Target(
-        load_dataset, seeds.cifar_pickle, seeds.cifar_pickle_base, PICKLE_WORDS
-    ),
+    "cifar-pickle": Target(load_dataset, seeds.cifar_pickle, seeds.cifar_pickle_base, PICKLE_WORDS),
     "idx": Target(load_dataset, seeds.idx, seeds.idx_base, (b"\0\0\x08\3", b"\x1f\x8b\x08")),
     "npz": Target(lambda folder: load_dataset(folder / "x.npz"), seeds.npz, tokens=NPY_WORDS),
     "table": Target(read_table, seeds.table, seeds.pictures_base, (b"path", b"label", b"split")),

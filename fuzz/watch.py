@@ -1,4 +1,4 @@
-"""What a reader may do with a hostile file: raise a documented error, in bounded time and memory."""
+"""What a reader may do with a hostile file: raise a documented error, in time and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import bundle
-
 from convexcnn.errors import ConvexcnnError
 
 SLOWEST_SECONDS = 10.0
@@ -130,7 +129,8 @@ class Watch:
             where = Path(os.path.realpath(os.fsdecode(path)))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             return True  # no path: nothing can be opened by it
-        return where == self._folder or self._folder in where.parents
+        compiled = where.parent.name == "__pycache__"  # by the first import of a module
+        return compiled or where == self._folder or self._folder in where.parents
 
 
 _at_work: Watch | None = None

@@ -1,6 +1,6 @@
 """One process that feeds a target: guided by coverage where atheris is there, by hypothesis else.
 
-    python fuzz/worker.py TARGET --engine atheris --seconds S --corpus DIR --findings DIR --stats FILE
+    python fuzz/worker.py TARGET --engine E --seconds S --corpus DIR --findings DIR --stats FILE
 
 Findings are kept as files and the search goes on; the statistics are written every few seconds, so
 that nothing is lost however this process ends.
@@ -23,7 +23,13 @@ from typing import Any
 
 REGRESSIONS = Path(__file__).resolve().parents[1] / "tests" / "fuzz_corpus"
 INSTRUMENTED = [
-    *("convexcnn.data", "convexcnn.models", "convexcnn.report", "convexcnn.cli", "convexcnn.patches"),
+    *(
+        "convexcnn.data",
+        "convexcnn.models",
+        "convexcnn.report",
+        "convexcnn.cli",
+        "convexcnn.patches",
+    ),
     *("pickletools", "gzip", "zipfile", "tarfile", "csv", "tomllib", "json"),
     *("PIL", "numpy.lib._format_impl", "numpy.lib._npyio_impl", "safetensors"),
 ]
@@ -80,11 +86,14 @@ class Kept:
 def by_coverage(target: Any, kept: Kept, corpus: Path) -> None:
     """Let atheris (libFuzzer) choose inputs by what they reach."""
     import atheris
+
     from mutations import LARGEST, mutate
 
     def mutator(data: bytes, longest: int, seed: int) -> bytes:
         chance = random.Random(seed)
-        return mutate(data, chance, target.tokens, lambda part: _by_atheris(atheris, part))[:longest]
+        return mutate(data, chance, target.tokens, lambda part: _by_atheris(atheris, part))[
+            :longest
+        ]
 
     options = [
         f"-max_len={LARGEST}",
@@ -108,6 +117,7 @@ def by_hypothesis(target: Any, kept: Kept, corpus: Path) -> None:
     """Let hypothesis draw a sound or an earlier input, and changes to it."""
     from hypothesis import HealthCheck, given, seed, settings
     from hypothesis import strategies as st
+
     from mutations import mutate
 
     places = (corpus, REGRESSIONS / corpus.name)
@@ -140,18 +150,25 @@ def main() -> None:
         import atheris
 
         with atheris.instrument_imports(include=INSTRUMENTED):
-            import targets
+            target, feed = _prepare(options.target)
     else:
-        import targets
-    import watch
-
-    warnings.simplefilter("ignore")
-    target = targets.TARGETS[options.target]
-    watch.limit_this_process()
-    feed = watch.Watch(target.read, target.base())
+        target, feed = _prepare(options.target)
     kept = Kept(feed, options.findings, options.stats, options.engine, options.seconds)
     search = by_coverage if options.engine == "atheris" else by_hypothesis
     search(target, kept, options.corpus)
+
+
+def _prepare(name: str) -> tuple[Any, Any]:
+    """A target and its watch, with everything imported that reading needs."""
+    import targets
+    import watch
+
+    warnings.simplefilter("ignore")
+    target = targets.TARGETS[name]
+    sound = sorted((REGRESSIONS / name).glob("sound-*"))[0].read_bytes()
+    watch.Watch(target.read, target.base())(sound)
+    watch.limit_this_process()
+    return target, watch.Watch(target.read, target.base())
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import bundle
 import minimise
-import pytest
+from convexcnn.data import limits
+from convexcnn.errors import DataError
 from mutations import LARGEST, mutate
 from targets import TARGETS
 from watch import PRETENDED_MEMORY, Watch
-
-from convexcnn.data import limits
-from convexcnn.errors import DataError
 
 CORPUS = Path(__file__).parent / "fuzz_corpus"
 INPUTS = sorted(

@@ -127,7 +127,7 @@ def _metrics(event: Mapping[str, Any]) -> str:
 
 
 def _plain_progress(note: Callable[[str], None]) -> Callback:
-    last_title, last_time = "", 0.0
+    start, last_title, last_time = time.monotonic(), "", 0.0
 
     def callback(event: dict[str, Any]) -> None:
         nonlocal last_title, last_time
@@ -137,8 +137,8 @@ def _plain_progress(note: Callable[[str], None]) -> Callback:
             return
         last_title, last_time = title, now
         count = f" {event['step']}/{event['steps']}" if event.get("steps") else ""
-        seconds = f"  ({duration(event['seconds'])})" if "seconds" in event else ""
-        note(f"{title}{count}  {_metrics(event)}".rstrip() + seconds)
+        # since the start, as clocks of parts of the work would seem to run backwards
+        note(f"{title}{count}  {_metrics(event)}".rstrip() + f"  ({duration(now - start)})")
 
     return callback
 

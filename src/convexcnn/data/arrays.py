@@ -23,6 +23,7 @@ from convexcnn.errors import DataError
 
 NPZ_KEYS = ("images", "labels", "test_images", "test_labels", "classes")
 
+
 def dataset_from_arrays(
     images: Any,
     labels: Any,

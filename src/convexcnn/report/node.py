@@ -8,7 +8,6 @@ from pathlib import Path
 
 from convexcnn.errors import RunError
 
-
 LARGEST = 2**63 - 1
 """Of whole numbers, which end up in arrays."""
 
