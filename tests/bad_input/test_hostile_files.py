@@ -20,7 +20,14 @@ from convexcnn.cli.application import main
 from convexcnn.data.download import unpack
 from convexcnn.errors import DataError
 
-MARKUP = ["<script>alert(1)", '"><img src=x onerror=alert(2)>', "a&amp;b", "{{ 7 * 7 }}"]
+MARKUP = [
+    "<script>alert(1)",
+    '"><img src=x onerror=alert(2)>',
+    "a&amp;b",
+    "{{ 7 * 7 }}",
+    "two\nlines",
+    "$\\x{",
+]
 SMALL = ["--filter-size", "3", "--gates", "gaussian", "--n-gates", "2", "--whiten", "4"]
 
 
@@ -44,9 +51,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
     rows = ["path,label"]
-    for number in range(24):
+    for number in range(36):
         name = MARKUP[number % len(MARKUP)]
-        path = picture(tmp_path / f"{number}.png", colour=10 * number)
+        path = picture(tmp_path / f"{number}.png", colour=7 * number)
         quoted = name.replace('"', '""')
         rows.append(f'{path.name},"{quoted}"')
     (tmp_path / "data.csv").write_text("\n".join(rows))
@@ -77,7 +84,7 @@ def test_class_folders_whose_names_are_no_text_are_trained_on(tmp_path, capsys):
         ("evaluate", trained, data),
         ("certify", trained, data),
         ("predict", trained, data, "--csv", tmp_path / "labels.csv"),
-        ("explain", trained, data),
+        ("explain", trained, data, "--out", tmp_path / "why"),
     ):
         code, _, said = run(capsys, *arguments)
         assert code == 0, said

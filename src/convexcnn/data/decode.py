@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -173,9 +173,15 @@ def _open(path: Path) -> Image:
 
 def _read_header(path: Path) -> _Header:
     with _open(path) as image:
-        sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+        sideways = _exif(image).get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
         height, width = (image.width, image.height) if sideways else (image.height, image.width)
         return _Header(height, width, image.mode in GREY_MODES)
+
+
+def _exif(image: Image) -> Mapping[int, object]:
+    """What a camera noted; of a PNG only what is before the pixels, which would all be decoded."""
+    late = image.format == "PNG" and "exif" not in image.info
+    return {} if late else image.getexif()
 
 
 def _common_size(files: Sequence[Path], headers: dict[int, _Header]) -> tuple[int, int]:
