@@ -9,7 +9,11 @@ from convexcnn.models import Block, time_plan
 from convexcnn.models.time_plan import MOST_EPOCHS, SPARE, BlockCost, TimePlan
 from convexcnn.patches.extract import PatchGeometry
 
-COSTS = [BlockCost(1e-4, 1e-4, 100), BlockCost(3e-4, 1e-4, 200), BlockCost(1e-4, 1e-4, 100)]
+COSTS = [
+    BlockCost(1e-4, 2e-5, 1e-4, 100),
+    BlockCost(3e-4, 4e-5, 1e-4, 200),
+    BlockCost(1e-4, 3e-5, 1e-4, 100),
+]
 
 
 @pytest.fixture
@@ -32,7 +36,9 @@ def test_all_blocks_get_as_many_epochs(clock):
     found = plan(2.0)
     steps = found.steps(1, 7, 100)
     epochs = steps * 100 / 10_000
-    spent = epochs * 10_000 * sum(cost.descent for cost in COSTS) + fixed(range(1, 4))
+    # Blocks 2 and 3 see images that went through block 1, and block 3 those of block 2 as well.
+    passing = 2 * COSTS[0].passing + COSTS[1].passing
+    spent = epochs * 10_000 * (sum(cost.descent for cost in COSTS) + passing) + fixed(range(1, 4))
     assert spent == pytest.approx(SPARE * 120, rel=0.01)
     clock[0] = epochs * 10_000 * COSTS[0].descent + fixed(range(1, 2))
     assert found.steps(2, 7, 100) == pytest.approx(steps, abs=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convexcnn.models.fresh_maps import FreshMaps
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.program_settings import ProgramSettings
 from convexcnn.models.stack_settings import Block
@@ -48,6 +49,8 @@ class BlockTask:
 
     Args:
         block: settings.
+        pixels: all images.
+        earlier: the blocks before, in their order.
         stream: all images as the block sees them.
         split: which of them train.
         generator: source of every random choice.
@@ -61,6 +64,8 @@ class BlockTask:
     """
 
     block: Block
+    pixels: ImageStream
+    earlier: tuple[TrainedBlock, ...]
     stream: ImageStream
     split: Split
     generator: torch.Generator
@@ -74,6 +79,19 @@ class BlockTask:
     @property
     def train(self) -> ImageStream:
         return self.stream.subset(self.split.kept)
+
+    def descent_stream(self, dtype: torch.dtype = torch.float32) -> ImageStream:
+        """Training images whose mini-batches are augmented anew in every epoch.
+
+        Args:
+            dtype: precision of mini-batches of maps.
+        """
+        train = self.train
+        if not isinstance(train, MapStream) or train.views == 1:
+            return train
+        stored = {f.name: getattr(train, f.name) for f in fields(train)}
+        pixels = self.pixels.subset(self.split.kept)
+        return FreshMaps(**stored, pixels=pixels, earlier=self.earlier, dtype=dtype)
 
     @property
     def held_out(self) -> ImageStream:

@@ -21,9 +21,6 @@ from convexcnn.patches.stream import ImageStream
 MAPPED_AT_ONCE = 32
 """Images whose maps are computed at once, always the same ones: rounding depends on it."""
 
-MAP_SHIFT = 14
-"""Pixels of a side for every pixel that maps are shifted by in training."""
-
 FLAT = 1e-12
 """Variance, relative to the mean square, below which a channel counts as constant."""
 
@@ -75,22 +72,11 @@ class MapStream(ImageStream):
     def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
         return self._standardised(self.view_maps[number - 1], rows) if number else images
 
-    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch of mini-batches in random order, each in one of the views.
-
-        With shifted views maps are shifted too, by at most one in fourteen of their pixels.
-        """
-        every = (self.images, *self.view_maps)[: self.views]
-        reach = min(self.images.shape[2:]) // MAP_SHIFT if self.shifts else 0
-        order = torch.randperm(len(self.images), generator=generator).numpy()
-        for start in range(0, len(order), size):
-            number = int(torch.randint(self.views, (), generator=generator))
-            rows = order[start : start + size]
-            maps, targets = replace(self, images=every[number]).block(rows)
-            if reach:
-                down, right = torch.randint(2 * reach + 1, (2,), generator=generator).tolist()
-                maps = moved(maps, down - reach, right - reach)
-            yield maps, targets
+    def augmented(
+        self, rows: slice | NDArray[np.int64], images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """One of the stored views, the same of all rows."""
+        return self.view(rows, images, int(torch.randint(self.views, (), generator=generator)))
 
     def subset(self, rows: slice | NDArray[np.intp]) -> MapStream:
         images, labels = self.images.subset(rows), self.labels[rows]
@@ -207,21 +193,11 @@ class MapStore:
         )
 
 
-def standardise(maps: Tensor, scaler: ImageScaler) -> Tensor:
+def standardise(maps: Tensor, scaler: ImageScaler, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standardise maps (b, channels, height, width) where they are, to the bits of a stream."""
-    mean = torch.tensor(scaler.mean, dtype=torch.float32, device=maps.device)
-    inverse = torch.tensor(1 / np.asarray(scaler.scale), dtype=torch.float32, device=maps.device)
-    return maps.to(torch.float32, copy=True).sub_(mean[:, None, None]).mul_(inverse[:, None, None])
-
-
-def moved(maps: Tensor, down: int, right: int) -> Tensor:
-    """Move maps (n, channels, height, width) together; what comes into view is 0, the mean."""
-    out = torch.zeros_like(maps)
-    height, width = maps.shape[2:]
-    to = slice(max(0, down), height + min(0, down)), slice(max(0, right), width + min(0, right))
-    at = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
-    out[:, :, to[0], to[1]] = maps[:, :, at[0], at[1]]
-    return out
+    mean = torch.tensor(scaler.mean, dtype=dtype, device=maps.device)
+    inverse = torch.tensor(1 / np.asarray(scaler.scale), dtype=dtype, device=maps.device)
+    return maps.to(dtype, copy=True).sub_(mean[:, None, None]).mul_(inverse[:, None, None])
 
 
 def _scaler_of(moments: Tensor) -> ImageScaler:

@@ -131,13 +131,14 @@ class LayerwiseConvexCNN(ImageClassifier):
         split = self._held_out(stream)
         labels = stream.labels[split.held_out]
         trained: list[TrainedBlock] = []
+        pixels = stream
         heads: list[Tensor] = []
         weights = torch.ones(1, dtype=torch.float64)
         for number, block in enumerate(blocks, 1):
             outcome = checkpoint.load(number, block, stream) if checkpoint else None
             finished = outcome is not None
             if outcome is None:
-                task = self._task(number, blocks, stream, split, plan, checkpoint)
+                task = self._task(blocks, tuple(trained), (pixels, stream), split, plan, checkpoint)
                 task.generator.manual_seed(seeds[number - 1])
                 outcome = TRAINERS[block.head](task)
             found = outcome.block
@@ -172,14 +173,15 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def _task(
         self,
-        number: int,
         blocks: tuple[Block, ...],
-        stream: ImageStream,
+        earlier: tuple[TrainedBlock, ...],
+        streams: tuple[ImageStream, ImageStream],
         split: Split,
         plan: TimePlan,
         checkpoint: BlockCheckpoint | None,
     ) -> BlockTask:
-        """The training of one block on the maps of the one before."""
+        """The training of the next block: ``streams`` are the images, and the maps it sees."""
+        number, (pixels, stream) = len(earlier) + 1, streams
         batch = min(BATCH, len(split.kept))
 
         def steps(default: int) -> int:
@@ -191,6 +193,8 @@ class LayerwiseConvexCNN(ImageClassifier):
 
         return BlockTask(
             blocks[number - 1],
+            pixels,
+            earlier,
             stream,
             split,
             torch.Generator(),

@@ -12,6 +12,7 @@ from torch import Tensor
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.certificates.certify_neurons import certify_neurons, neuron_rows
 from convexcnn.models.base import check_shapes
+from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts
 from convexcnn.patches.responses import NeuronFeatures
@@ -67,6 +68,17 @@ class NeuronBlock(TrainedBlock):
     def maps_of(self, responses: Tensor) -> Tensor:
         """Its maps from the responses (n, g, rows, columns) that its features are pooled from."""
         return downsampled(responses, self.settings.downsample).half()
+
+    def rough_images(self, images: Tensor) -> Tensor:
+        assert self.scaler is not None, "the last block hands no maps on"
+        dtype = images.dtype
+        neurons = self.filters.to(dtype), self.thresholds.to(dtype)
+        features = NeuronFeatures(self.geometry, *neurons)
+        pieces = [
+            downsampled(features.responses(piece), self.settings.downsample)
+            for piece in torch.split(images, features.block_size)
+        ]
+        return torch.cat([standardise(maps, self.scaler, dtype) for maps in pieces])
 
     def without_maps(self) -> Self:
         return replace(self, scaler=None)

@@ -21,7 +21,7 @@ from convexcnn.models.block_training import (
 from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.neuron_block import NeuronBlock
-from convexcnn.models.neuron_network import NeuronDescent, NeuronNetwork
+from convexcnn.models.neuron_network import NeuronDescent, NeuronNetwork, descent_dtype
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
@@ -120,7 +120,8 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
         side = geometry.filter_size
         return Neurons(filters.view(len(filters), -1, side, side), thresholds)
     network = NeuronNetwork(geometry, transform, block.n_gates, task.stream.n_classes, generator)
-    descent = NeuronDescent(network, task.train, generator)
+    images = task.descent_stream(descent_dtype(task.stream.device))
+    descent = NeuronDescent(network, images, generator)
     if block.epochs is None:
         steps = task.steps(descent.default_steps())
     else:

@@ -31,11 +31,11 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
         SettingError: a program that does not fit into the memory.
     """
     block, clock = task.block, PhaseClock(task.callback)
-    train, geometry = task.train, task.geometry
+    train, geometry, settings = task.train, task.geometry, (block.gates, block.n_gates)
     transform = _fit_transform(task).to(train.device)
     clock.lap("whitening")
     gates = choose_gates(
-        block.gates, block.n_gates, train, geometry, transform, task.generator, task.callback
+        *settings, task.descent_stream(), geometry, transform, task.generator, task.callback
     )
     clock.lap("gates")
     features = GatedFeatures(geometry, transform, gates)

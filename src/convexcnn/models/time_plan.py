@@ -40,11 +40,13 @@ class BlockCost:
 
     Args:
         descent: seconds per image and epoch of the network that lends its neurons.
+        passing: seconds per image that descent of a later block takes to get through this one.
         responses: seconds per view of one image.
         features: of its head, cells g.
     """
 
     descent: float
+    passing: float
     responses: float
     features: int
 
@@ -63,14 +65,19 @@ class BlockCost:
         for _ in range(PROBED_STEPS):
             network.train_once(rough, torch.eye(2, device=device)[torch.arange(BATCH) % 2])
         descent = (time.perf_counter() - start) / (PROBED_STEPS * BATCH)
-        filters, thresholds = (part.detach() for part in network.filters())
-        features = NeuronFeatures(geometry, filters, thresholds)
+        neurons = [part.detach() for part in network.filters()]
+        features = NeuronFeatures(geometry, *neurons)
+        rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
+        start = time.perf_counter()
+        for piece in torch.split(rough, rough_features.block_size):
+            rough_features.responses(piece).add_(1)
+        passing = (time.perf_counter() - start) / BATCH
         start = time.perf_counter()
         found = features.responses(images[:PROBED_IMAGES])
         features.pool(found)
         found.half().cpu()
         responses = (time.perf_counter() - start) / PROBED_IMAGES
-        return cls(descent, responses, features.n_features)
+        return cls(descent, passing, responses, features.n_features)
 
     def fixed_seconds(self, images: int, views: int, classes: int) -> float:
         """Foreseen time of everything but descent."""
@@ -128,8 +135,9 @@ class TimePlan:
         if self.minutes is None:
             return default
         left, units = SPARE * 60 * self.minutes - self.elapsed, 0.0
-        for cost in self.costs[number - 1 :]:
+        for place, cost in enumerate(self.costs[number - 1 :], number - 1):
             left -= cost.fixed_seconds(self.images, self.views, self.classes)
-            units += self.images * cost.descent
+            passing = sum(before.passing for before in self.costs[:place])
+            units += self.images * (cost.descent + (passing if self.views > 1 else 0.0))
         epochs = min(MOST_EPOCHS, left / units)
         return max(1, math.floor(epochs * self.images / batch))

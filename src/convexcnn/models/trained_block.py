@@ -136,6 +136,10 @@ class TrainedBlock(ABC):
         assert self.scaler is not None, "the last block hands no maps on"
         return standardise(self.maps(images), self.scaler)
 
+    def rough_images(self, images: Tensor) -> Tensor:
+        """``next_images`` in the precision of the images, where that is enough."""
+        return self.next_images(images.float()).to(images.dtype)
+
     def to(self, device: str) -> Self:
         found = {name: getattr(self, name) for name in (f.name for f in fields(self))}
         return replace(self, **{k: v.to(device) for k, v in found.items() if hasattr(v, "to")})

@@ -101,8 +101,9 @@ class ImageStream:
             largest = self._largest_shift
             offsets = torch.randint(2 * largest + 1, (len(images), 2), generator=generator)
             images = shifted(images, (offsets - largest).to(images.device))
-        if self.mirror and torch.rand((), generator=generator) < 0.5:
-            images = images.flip(3)
+        if self.mirror:
+            mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
 
     @property

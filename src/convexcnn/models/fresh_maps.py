@@ -1,0 +1,38 @@
+"""The maps of newly augmented images: what descent sees, where exact programs see stored views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexcnn.models.frozen_maps import MapStream
+from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.patches.stream import ImageStream
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshMaps(MapStream):
+    """A stream of maps whose mini-batches are augmented as images, anew in every epoch.
+
+    They are taken through the frozen blocks every time, which costs a part of what learning from
+    them does, and no memory; ``blocks`` and ``view`` are those of the stored maps.
+
+    Args:
+        pixels: the images that the maps are of.
+        earlier: the blocks before, in their order.
+        dtype: precision of the maps in mini-batches, and of the convolutions that make them.
+    """
+
+    pixels: ImageStream
+    earlier: tuple[TrainedBlock, ...]
+    dtype: torch.dtype = torch.float32
+
+    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in self.pixels.shuffled(size, generator):
+            maps = images.to(self.dtype)
+            for block in self.earlier:
+                maps = block.rough_images(maps)
+            yield maps, targets
