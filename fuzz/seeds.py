@@ -211,12 +211,16 @@ def settings() -> Seeds:
         "model = 'layerwise'\nblocks = 'small'\nbaselines = 'alexnet,vgg11'\n",
         "model = 'layerwise'\nblocks = [{n_gates = 4, betas = 0.1}, {head = 'patches'}]\n",
         "device = 'cpu'\nmemory_gb = 2.5\nsolver = 'fista'\ntolerance = 1e-4\naugment = 'flip'\n",
-        "[table]\nx = 1979-05-27T07:32:00Z\n",
     )
     return tuple({"x.toml": text.encode()} for text in texts)
 
 
 FINGERPRINT = "0" * 64
+
+
+def tables_of_settings() -> Seeds:
+    """Settings that are not flat."""
+    return ({"x.toml": b"[table]\nx = 1979-05-27T07:32:00Z\n"},)
 
 
 def checkpoints() -> Seeds:

@@ -197,7 +197,9 @@ TARGETS: dict[str, Target] = {
     "folder": Target(read_folder, seeds.folder, tokens=(b"train/", b"val/", b"images/", b".png")),
     "picture": Target(read_pictures, seeds.picture, tokens=PICTURE_WORDS),
     "model": Target(read_model, seeds.models, tokens=TENSOR_WORDS),
-    "settings": Target(read_settings, seeds.settings, tokens=SETTING_WORDS),
+    "settings": Target(
+        read_settings, seeds.settings, tokens=SETTING_WORDS, hostile=seeds.tables_of_settings
+    ),
     "checkpoint": Target(read_checkpoint, seeds.checkpoints, tokens=TENSOR_WORDS),
     "run": Target(read_run, seeds.runs, tokens=TENSOR_WORDS),
     "archive": Target(read_archive, seeds.archives, tokens=TAR_WORDS, hostile=seeds.escapes),
