@@ -14,6 +14,7 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -39,7 +40,7 @@ SLOW_UNIT_SECONDS = 60
 
 @dataclass
 class Kept:
-    """Writes findings, the smallest of every kind, and statistics; ends the process in time."""
+    """Writes findings, the smallest of every kind, and statistics."""
 
     watch: Any
     findings: Path
@@ -54,12 +55,12 @@ class Kept:
         finding = self.watch(data)
         if finding is not None:
             self.keep(finding)
-        late = time.process_time() - self.started > self.seconds
-        if late or time.monotonic() - self.written > STATISTICS_SECONDS:
+        if self.late() or time.monotonic() - self.written > STATISTICS_SECONDS:
             self.write_statistics()
-        if late:
-            sys.stderr.flush()
-            os._exit(0)  # libFuzzer has no other way out, and knows no processor time
+
+    def late(self) -> bool:
+        """Whether the processor time is spent."""
+        return time.process_time() - self.started > self.seconds
 
     def keep(self, finding: Any) -> None:
         name = "".join(c if c.isalnum() else "-" for c in finding.key)
@@ -105,7 +106,13 @@ def by_coverage(target: Any, kept: Kept, corpus: Path) -> None:
         "-verbosity=1",
     ]
     arguments = [sys.argv[0], *options, str(corpus), str(REGRESSIONS / corpus.name)]
-    atheris.Setup(arguments, kept.feed, custom_mutator=mutator)
+
+    def feed(data: bytes) -> None:
+        kept.feed(data)
+        if kept.late():
+            os.kill(os.getpid(), signal.SIGUSR1)  # libFuzzer's own way to end in peace
+
+    atheris.Setup(arguments, feed, custom_mutator=mutator)
     atheris.Fuzz()
 
 
@@ -134,6 +141,8 @@ def by_hypothesis(target: Any, kept: Kept, corpus: Path) -> None:
             for change in changes:
                 data = mutate(data, change, target.tokens)
             kept.feed(data)
+            if kept.late():
+                os._exit(0)  # hypothesis would take an exception for a finding
 
         attempt()
 

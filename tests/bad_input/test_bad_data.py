@@ -27,6 +27,7 @@ from official_files import (
 
 IMAGES = np.zeros((12, 8, 8), np.uint8)
 LABELS = np.arange(12) % 3
+NO_TEXT = np.arange(0x110000, 0x110003, dtype=np.uint32).view("U1")
 Prepare = Callable[[Path], object]
 
 
@@ -150,6 +151,9 @@ NPZ = [
     Bad("data info bad.npz", "labels have shape (12, 3)", arrays(labels=np.eye(3)[LABELS])),
     Bad("data info bad.npz", "NaN or fractions", arrays(labels=LABELS + 0.5)),
     Bad("data info bad.npz", "NaN or fractions", arrays(labels=np.full(12, np.nan))),
+    Bad("data info bad.npz", "no UTF-8", arrays(labels=np.array([b"\xff", b"b", b"c"])[LABELS])),
+    Bad("data info bad.npz", "characters that do not exist", arrays(labels=NO_TEXT[LABELS])),
+    Bad("data info bad.npz", "classes hold characters", arrays(classes=NO_TEXT)),
     Bad("data info bad.npz", "labels hold complex128", arrays(labels=LABELS * 1j)),
     Bad("data info bad.npz", "one class only", arrays(labels=np.zeros(12, int))),
     Bad("data info bad.npz", "X holds <U1", arrays(images=np.full((12, 8, 8), "a"))),

@@ -51,9 +51,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
     rows = ["path,label"]
-    for number in range(36):
+    for number in range(24):
         name = MARKUP[number % len(MARKUP)]
-        path = picture(tmp_path / f"{number}.png", colour=7 * number)
+        path = picture(tmp_path / f"{number}.png", colour=10 * number)
         quoted = name.replace('"', '""')
         rows.append(f'{path.name},"{quoted}"')
     (tmp_path / "data.csv").write_text("\n".join(rows))

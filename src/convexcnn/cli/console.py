@@ -52,7 +52,9 @@ class Console:
 
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left", overflow="fold")
+            table.add_column(
+                Text(printable(column)), justify="right" if number else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
