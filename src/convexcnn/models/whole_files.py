@@ -40,7 +40,7 @@ def read_tensors(path: Path, content: bytes | None = None) -> dict[str, Tensor]:
         tensors = load_file(path) if content is None else load(content)
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}); train the model again") from error
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
