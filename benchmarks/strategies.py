@@ -1,7 +1,7 @@
 """Claim: where a block's gates come from decides its accuracy, and learned ones win at every depth.
 
 The same stack on CIFAR-10, once per strategy of gates: same widths, images, views, seed and minutes
-at most. Strategies that learn (sgd, dual) spend the minutes as the budget's plan shares them;
+at most. What learns (sgd, lookahead, dual) spends the minutes as the budget is shared among blocks;
 the others need no descent and end before. Held-out training images choose every beta, test images
 nothing.
 
@@ -27,7 +27,7 @@ from convexcnn.report.results import FitResult
 from convexcnn.report.run_files import read_run
 
 HERE = Path(__file__).parent
-STRATEGIES = ("gaussian", "patches", "dual", "sgd")
+STRATEGIES = ("gaussian", "patches", "dual", "sgd", "lookahead")
 SHARED = ("data", "versions", "machine", "seed")
 Result = dict[str, Any]
 

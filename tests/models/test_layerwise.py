@@ -264,7 +264,7 @@ def test_the_presets_fit_small_pictures():
 
 
 def test_the_number_of_gates_can_be_set_for_all_blocks():
-    assert [block.n_gates for block in read_blocks("small", {"n_gates": 5})] == [5, 5, 5]
+    assert [block.n_gates for block in read_blocks("small", {"n_gates": 5})] == [5] * 4
     model = stack(blocks="small", n_gates=3, gates="patches", tolerance=0.01, regulariser="group")
     for block in model.fit(IMAGES, LABELS).blocks_:
         settings = block.settings
@@ -275,7 +275,7 @@ def test_the_number_of_gates_can_be_set_for_all_blocks():
 CASES = [
     (
         {"blocks": "huge"},
-        "blocks 'huge' is not known; choose one of small, medium, vgg11, imagenet, or give a list",
+        "blocks 'huge' is not known; choose one of small, vgg11, imagenet, or give a list",
     ),
     ({"blocks": []}, "blocks is empty; give at least one Block"),
     ({"blocks": [3]}, "block 1 is 3; give a Block, or a mapping of filter_size"),

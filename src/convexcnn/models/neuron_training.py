@@ -21,23 +21,21 @@ from convexcnn.models.block_training import (
 )
 from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
 from convexcnn.models.gates import choose_gates
+from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.neuron_columns import as_filters, dual_neurons
-from convexcnn.models.neuron_network import (
-    BATCH,
-    NeuronDescent,
-    NeuronNetwork,
-    default_steps,
-    descent_dtype,
-)
+from convexcnn.models.neuron_network import BATCH, NeuronDescent, default_steps, descent_dtype
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import get_regulariser
 from convexcnn.solvers.result import PhaseClock
 
-LEARNED = ("sgd", "dual")
+LEARNED = ("sgd", "lookahead", "dual")
 """Strategies of gates that go through the images for a number of steps."""
+
+PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
+"""Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""
 
 SAMPLE = 5000
 """Images that the spread of features and of maps is taken from."""
@@ -69,7 +67,8 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
         RunError: features or maps that no disk holds.
     """
     clock = PhaseClock(task.callback)
-    transform = fit_triangular_whitening(task.sample(), task.geometry)
+    share = MAPS_REGULARISATION if task.earlier else PIXELS_REGULARISATION
+    transform = fit_triangular_whitening(task.sample(), task.geometry, regularisation=share)
     clock.lap("whitening")
     neurons = _choose_neurons(task, transform)
     clock.lap("gates")
@@ -134,7 +133,9 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     if block.gates == "dual":
         gates = dual_neurons(task, transform, images, batch, steps)
         return Neurons(*as_filters(gates, transform, geometry))
-    network = NeuronNetwork(geometry, transform, block.n_gates, task.stream.n_classes, generator)
+    network = network_of(
+        block, geometry, transform, task.stream.n_classes, generator, last=task.last
+    )
     NeuronDescent(network, images, generator).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
