@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convexcnn.certificates.certificate import GatedBlock, gated_features
 from convexcnn.costs import counts
-from convexcnn.costs.work import FeatureShape
+from convexcnn.costs.work import BlockShape, FeatureShape
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.models.neuron_network import NeuronNetwork
+from convexcnn.models import Block
+from convexcnn.models.lookahead_network import network_of
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.responses import NeuronFeatures
@@ -96,17 +97,21 @@ def test_responses(geometry: PatchGeometry) -> None:
     assert found == IMAGES * counts.neuron_responses(geometry, 6)
 
 
+@pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("neurons", [4, 40])
-def test_a_step_of_a_block(neurons: int) -> None:
+def test_a_step_of_a_block(neurons: int, last: bool) -> None:
     raw = EVEN.patch_dim
     transform = PatchTransform(torch.zeros(raw), torch.eye(raw), 1.0)
     generator = torch.Generator().manual_seed(0)
-    network = NeuronNetwork(EVEN, transform, neurons, CLASSES, generator)
+    block = Block(n_gates=neurons, gates="lookahead", pooling=1)
+    shape = BlockShape.of(block, EVEN, CLASSES, last=last)
+    network = network_of(block, EVEN, transform, CLASSES, generator, last=last)
     batch = images(EVEN).contiguous(memory_format=torch.channels_last)
     targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
     found = counted(lambda: network.train_once(batch, targets))
-    expected = IMAGES * counts.neuron_descent(EVEN, neurons, CLASSES)
-    assert found == pytest.approx(expected + counts.neuron_step(EVEN, neurons), rel=0.02)
+    expected = IMAGES * counts.neuron_descent(EVEN, neurons, CLASSES, shape.beyond)
+    expected += counts.neuron_step(EVEN, neurons, shape.beyond)
+    assert found == pytest.approx(expected, rel=0.02)
 
 
 def stream_of(geometry: PatchGeometry, rows: int) -> ImageStream:

@@ -120,7 +120,7 @@ def test_a_budget_is_spent() -> None:
     survey, machine = replace(SMALL, n_train=20_000), Unit(1e12)
     found = make_plan(LayerwiseConvexCNN(budget=10), survey, machine)
     steps = [phase for phase in found.phases if phase.name == "gates"]
-    assert len(steps) == 3
+    assert len(steps) == 4
     assert all("epochs" in phase.note for phase in steps)
     more = make_plan(LayerwiseConvexCNN(budget=20), survey, machine)
     assert more.flops > found.flops

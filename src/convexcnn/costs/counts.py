@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from convexcnn.costs.work import FeatureShape
+from convexcnn.models.lookahead_network import WIDTH
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.solvers.lbfgs import GRAM_BLOCK, ROWS_PER_FEATURE
 from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK
@@ -75,21 +76,42 @@ def neuron_passing(geometry: PatchGeometry, neurons: int) -> float:
     return product(patches(geometry), geometry.patch_dim, neurons)
 
 
-def neuron_descent(geometry: PatchGeometry, neurons: int, classes: int) -> float:
-    """One image in one step of the network of a stack's block: forwards, and twice backwards."""
+def neuron_descent(
+    geometry: PatchGeometry, neurons: int, classes: int, beyond: PatchGeometry | None = None
+) -> float:
+    """One image in one step of the network of a stack's block: forwards, and twice backwards.
+
+    Args:
+        geometry: where its patches and pooling cells lie.
+        neurons: g.
+        classes: k.
+        beyond: the same of a further convolution, which also passes its gradient on to the maps.
+    """
     head = product(1, geometry.n_cells * neurons, classes)
-    return 2 * neuron_responses(geometry, neurons) + 3 * head
+    own = 2 * neuron_responses(geometry, neurons) + 3 * head
+    if beyond is None:
+        return own
+    back = product(patches(beyond), beyond.patch_dim, WIDTH)
+    further_head = product(1, beyond.n_cells * WIDTH, classes)
+    return own + 2 * neuron_responses(beyond, WIDTH) + back + 3 * further_head
 
 
-def neuron_step(geometry: PatchGeometry, neurons: int) -> float:
+def neuron_step(
+    geometry: PatchGeometry, neurons: int, beyond: PatchGeometry | None = None
+) -> float:
     """What a step of that network costs whatever the batch: filters in pixels, and their step.
 
-    Filters a_i = W u_i and the gradient by u_i; then X <- a X + (b X X' + c (X X')^2) X five times.
+    Filters a_i = W u_i and the gradient by u_i; those of a further convolution are in pixels.
     """
     raw = geometry.patch_dim
-    short, long = min(neurons, raw), max(neurons, raw)
-    orthogonal = 2 * product(short, long, short) + product(short, short, short)
-    return 2 * product(neurons, raw, raw) + MUON_STEPS * orthogonal
+    further = 0.0 if beyond is None else _orthogonal(WIDTH, beyond.patch_dim)
+    return 2 * product(neurons, raw, raw) + _orthogonal(neurons, raw) + further
+
+
+def _orthogonal(rows: int, columns: int) -> float:
+    """X <- a X + (b X X' + c (X X')^2) X, five times."""
+    short, long = min(rows, columns), max(rows, columns)
+    return MUON_STEPS * (2 * product(short, long, short) + product(short, short, short))
 
 
 def gram(rows: float, size: int, band: int = statistics.BAND) -> float:

@@ -16,7 +16,7 @@ from convexcnn.models.block_training import WHITENING_NUMBERS, block_solver, pro
 from convexcnn.models.gates import lending_epochs
 from convexcnn.models.layerwise import MAPS_SHARE, LayerwiseConvexCNN
 from convexcnn.models.neuron_network import BATCH, usual_steps
-from convexcnn.models.neuron_training import HEAD_PATH
+from convexcnn.models.neuron_training import HEAD_PATH, LEARNED
 from convexcnn.models.program_settings import MEMORY_SHARE
 from convexcnn.models.stack_settings import Block, plan_geometries, read_blocks
 from convexcnn.models.time_plan import TimePlan
@@ -81,8 +81,9 @@ class StackPlan:
         self.parameters = 0
 
     def _shapes(self) -> Iterator[BlockShape]:
-        for block, geometry in zip(self.blocks, self.geometries, strict=True):
-            yield BlockShape.of(block, geometry, self.survey.n_classes)
+        k, pairs = self.survey.n_classes, zip(self.blocks, self.geometries, strict=True)
+        for number, (block, geometry) in enumerate(pairs, 1):
+            yield BlockShape.of(block, geometry, k, last=number == len(self.blocks))
 
     def phases(self) -> list[Phase]:
         """All phases, those of blocks that a budget leaves no time for left out."""
@@ -135,7 +136,7 @@ class StackPlan:
             *self._head(shape, stays, HEAD_PATH, m),
         ]
         thin = 4.0 * n * k * m
-        compared = 2 * 2.0 * rows.train * k * m if block.gates == "sgd" else 0.0
+        compared = 2 * 2.0 * rows.train * k * m if block.gates in LEARNED else 0.0
         problem = self._problem(shape, None, m, HEAD_PATH)
         scored = replace(problem.thin(1, k), flops=thin + compared)
         phases.append(Phase("accuracy", (scored, carried(8.0 * rows.train * m)), stays))
@@ -147,13 +148,14 @@ class StackPlan:
     def _lent(self, number: int, shape: BlockShape, kept: int, held: float) -> Phase:
         """Steps of the network that lends its neurons, on images taken through earlier blocks."""
         block, geometry = shape.block, shape.geometry
-        if block.gates != "sgd":
+        if block.gates not in LEARNED:
             return Phase("gates", memory=held)
         batch, pixels = min(BATCH, kept), _numbers_of(geometry)
         steps = self._steps(number, block, kept)
         images = steps * batch
-        flops = images * counts.neuron_descent(geometry, block.n_gates, self.survey.n_classes)
-        flops += steps * counts.neuron_step(geometry, block.n_gates)
+        where, beyond = (geometry, block.n_gates), shape.beyond
+        flops = images * counts.neuron_descent(*where, shape.classes, beyond)
+        flops += steps * counts.neuron_step(*where, beyond)
         work = Work("descent", flops, shape=shape), carried(12.0 * images * pixels)
         memory = 6.0 * batch * (pixels + counts.patches(geometry) * block.n_gates)
         note = f"{images / kept:.1f} epochs"

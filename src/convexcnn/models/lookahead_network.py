@@ -46,8 +46,7 @@ class LookaheadNetwork(NeuronNetwork):
     ) -> None:
         super().__init__(geometry, transform, block.n_gates, n_classes, generator)
         self.downsample = block.downsample
-        shape = block.next_shape(geometry, block.n_gates)
-        self.next = PatchGeometry(shape, 3, 1, 1, min(block.pooling, *shape[1:]))
+        self.next = further_geometry(block, geometry)
         device = self.directions.device
         second = torch.randn(WIDTH, self.next.patch_dim, generator=generator)
         self.second = (second / second.norm(dim=1, keepdim=True)).to(device)
@@ -95,6 +94,12 @@ class LookaheadNetwork(NeuronNetwork):
             for rows in (self.directions, self.second):
                 rows.div_(rows.norm(dim=1, keepdim=True))
         return float(own_loss.detach()), own.detach()
+
+
+def further_geometry(block: Block, geometry: PatchGeometry) -> PatchGeometry:
+    """Where the patches of the further convolution lie, on the maps of a block."""
+    shape = block.next_shape(geometry, block.n_gates)
+    return PatchGeometry(shape, 3, 1, 1, min(block.pooling, *shape[1:]))
 
 
 def network_of(
