@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "environment",
     "callbacks",
+    "distributed",
     "data",
     "patches",
     "programs",

@@ -11,10 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convexcnn.certificates.certificate import GatedBlock, gated_features
 from convexcnn.costs import counts
-from convexcnn.costs.work import BlockShape, FeatureShape
+from convexcnn.costs.work import FeatureShape
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.distributed import ALONE
 from convexcnn.models import Block
 from convexcnn.models.lookahead_network import network_of
+from convexcnn.models.neuron_network import NeuronNetwork
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.responses import NeuronFeatures
@@ -97,21 +99,30 @@ def test_responses(geometry: PatchGeometry) -> None:
     assert found == IMAGES * counts.neuron_responses(geometry, 6)
 
 
-@pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("neurons", [4, 40])
-def test_a_step_of_a_block(neurons: int, last: bool) -> None:
+def test_a_step_of_a_block(neurons: int) -> None:
     raw = EVEN.patch_dim
     transform = PatchTransform(torch.zeros(raw), torch.eye(raw), 1.0)
     generator = torch.Generator().manual_seed(0)
-    block = Block(n_gates=neurons, gates="lookahead", pooling=1)
-    shape = BlockShape.of(block, EVEN, CLASSES, last=last)
-    network = network_of(block, EVEN, transform, CLASSES, generator, last=last)
+    network = NeuronNetwork(EVEN, transform, neurons, CLASSES, generator)
     batch = images(EVEN).contiguous(memory_format=torch.channels_last)
     targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
     found = counted(lambda: network.train_once(batch, targets))
-    expected = IMAGES * counts.neuron_descent(EVEN, neurons, CLASSES, shape.beyond)
-    expected += counts.neuron_step(EVEN, neurons, shape.beyond)
-    assert found == pytest.approx(expected, rel=0.02)
+    expected = IMAGES * counts.neuron_descent(EVEN, neurons, CLASSES)
+    assert found == pytest.approx(expected + counts.neuron_step(EVEN, neurons), rel=0.02)
+
+
+@pytest.mark.parametrize("downsample", ["none", "average"])
+def test_a_step_of_a_block_that_looks_ahead(downsample: str) -> None:
+    block, raw = Block(n_gates=8, gates="lookahead", downsample=downsample), EVEN.patch_dim
+    transform = PatchTransform(torch.zeros(raw), torch.eye(raw), 1.0)
+    generator = torch.Generator().manual_seed(0)
+    network = network_of(block, EVEN, transform, CLASSES, generator, last=False)
+    batch = images(EVEN).contiguous(memory_format=torch.channels_last)
+    targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
+    found = counted(lambda: network.train_once(batch, targets))
+    expected = IMAGES * counts.block_descent(block, EVEN, CLASSES) + counts.block_step(block, EVEN)
+    assert found == pytest.approx(expected, rel=0.03)
 
 
 def stream_of(geometry: PatchGeometry, rows: int) -> ImageStream:
@@ -166,7 +177,7 @@ def test_a_factorisation_and_its_solves(
 @pytest.mark.parametrize(("rows", "size"), [(10, 20), (100, 5), (333, 9)])
 def test_the_metric_of_lbfgs(rows: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lbfgs, "GRAM_BLOCK", 4)
-    found = counted(lambda: lbfgs._gram(torch.randn(rows, size)))
+    found = counted(lambda: lbfgs._gram(torch.randn(rows, size), rows, ALONE))
     assert found == counts.metric_gram(rows, size, 4)
 
 

@@ -13,7 +13,7 @@ from convexcnn.models import Block
 from convexcnn.patches.extract import PatchGeometry
 
 SHAPE = FeatureShape(PatchGeometry((3, 8, 8), 3, 2, 0, 1), 4, 5, 3)
-BLOCK = BlockShape.of(Block(n_gates=4), PatchGeometry((3, 8, 8), 3, 1, 1, 2), 10, last=True)
+BLOCK = BlockShape.of(Block(n_gates=4), PatchGeometry((3, 8, 8), 3, 1, 1, 2), 10)
 SHAPES = {
     "products": (40, 24),
     "products in float64": (40, 24),

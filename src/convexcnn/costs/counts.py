@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 
 from convexcnn.costs.work import FeatureShape
-from convexcnn.models.lookahead_network import WIDTH
+from convexcnn.models.lookahead_network import WIDTH, next_geometry
+from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.solvers.lbfgs import GRAM_BLOCK, ROWS_PER_FEATURE
 from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK
@@ -76,42 +77,45 @@ def neuron_passing(geometry: PatchGeometry, neurons: int) -> float:
     return product(patches(geometry), geometry.patch_dim, neurons)
 
 
-def neuron_descent(
-    geometry: PatchGeometry, neurons: int, classes: int, beyond: PatchGeometry | None = None
-) -> float:
-    """One image in one step of the network of a stack's block: forwards, and twice backwards.
-
-    Args:
-        geometry: where its patches and pooling cells lie.
-        neurons: g.
-        classes: k.
-        beyond: the same of a further convolution, which also passes its gradient on to the maps.
-    """
+def neuron_descent(geometry: PatchGeometry, neurons: int, classes: int) -> float:
+    """One image in one step of the network of a stack's block: forwards, and twice backwards."""
     head = product(1, geometry.n_cells * neurons, classes)
-    own = 2 * neuron_responses(geometry, neurons) + 3 * head
-    if beyond is None:
-        return own
-    back = product(patches(beyond), beyond.patch_dim, WIDTH)
-    further_head = product(1, beyond.n_cells * WIDTH, classes)
-    return own + 2 * neuron_responses(beyond, WIDTH) + back + 3 * further_head
+    return 2 * neuron_responses(geometry, neurons) + 3 * head
 
 
-def neuron_step(
-    geometry: PatchGeometry, neurons: int, beyond: PatchGeometry | None = None
-) -> float:
+def neuron_step(geometry: PatchGeometry, neurons: int) -> float:
     """What a step of that network costs whatever the batch: filters in pixels, and their step.
 
-    Filters a_i = W u_i and the gradient by u_i; those of a further convolution are in pixels.
+    Filters a_i = W u_i and the gradient by u_i; then X <- a X + (b X X' + c (X X')^2) X five times.
     """
     raw = geometry.patch_dim
-    further = 0.0 if beyond is None else _orthogonal(WIDTH, beyond.patch_dim)
-    return 2 * product(neurons, raw, raw) + _orthogonal(neurons, raw) + further
+    return 2 * product(neurons, raw, raw) + orthogonalised(neurons, raw)
 
 
-def _orthogonal(rows: int, columns: int) -> float:
-    """X <- a X + (b X X' + c (X X')^2) X, five times."""
+def orthogonalised(rows: int, columns: int) -> float:
+    """An orthogonalised step on a matrix."""
     short, long = min(rows, columns), max(rows, columns)
     return MUON_STEPS * (2 * product(short, long, short) + product(short, short, short))
+
+
+def lookahead_descent(block: Block, geometry: PatchGeometry, classes: int) -> float:
+    """What the further convolution adds to that: forwards, and backwards to filters and maps."""
+    further = next_geometry(block, geometry)
+    return 3 * (neuron_responses(further, WIDTH) + product(1, further.n_cells * WIDTH, classes))
+
+
+def block_descent(block: Block, geometry: PatchGeometry, classes: int) -> float:
+    """One image in one step of the network that lends a block its neurons."""
+    further = lookahead_descent(block, geometry, classes) if block.gates == "lookahead" else 0.0
+    return neuron_descent(geometry, block.n_gates, classes) + further
+
+
+def block_step(block: Block, geometry: PatchGeometry) -> float:
+    """What a step of that network costs whatever the batch."""
+    own = neuron_step(geometry, block.n_gates)
+    if block.gates != "lookahead":
+        return own
+    return own + orthogonalised(WIDTH, next_geometry(block, geometry).patch_dim)
 
 
 def gram(rows: float, size: int, band: int = statistics.BAND) -> float:

@@ -83,7 +83,7 @@ class ThisMachine:
     def block_cost(self, shape: BlockShape) -> BlockCost:
         """What a budget of minutes is shared by, measured as ``fit`` does it."""
         if shape not in self._costs:
-            self._costs[shape] = block_cost(shape, self.device)
+            self._costs[shape] = block_cost(shape.block, shape.geometry, self.device)
         return self._costs[shape]
 
     def seconds(self, work: Work) -> float:
@@ -178,6 +178,5 @@ class GivenGPUs:
 
 def _descent(shape: BlockShape, classes: int) -> float:
     """Operations of one image, with its part of the step that a batch takes."""
-    where = shape.geometry, shape.block.n_gates
-    step = counts.neuron_step(*where, shape.beyond) / BATCH
-    return counts.neuron_descent(*where, classes, shape.beyond) + step
+    step = counts.block_step(shape.block, shape.geometry) / BATCH
+    return counts.block_descent(shape.block, shape.geometry, classes) + step

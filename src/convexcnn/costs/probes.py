@@ -13,9 +13,11 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import GatedBlock, gated_features
 from convexcnn.costs import counts
-from convexcnn.costs.work import BlockShape, FeatureShape
+from convexcnn.costs.work import FeatureShape
 from convexcnn.data.decode import read_images
+from convexcnn.models.stack_settings import Block
 from convexcnn.models.time_plan import BlockCost
+from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.gates import gaussian_gates
 from convexcnn.patches.operator import GatedFeatures
@@ -186,10 +188,10 @@ def measure(kind: str, shape: object, device: str) -> float:
         return MEASURES[kind](shape, device)
 
 
-def block_cost(shape: BlockShape, device: str) -> BlockCost:
+def block_cost(block: Block, geometry: PatchGeometry, device: str) -> BlockCost:
     """What a budget of minutes is shared by, measured as ``fit`` does it."""
     with torch.no_grad(), fast_float32():
-        return BlockCost.of(shape.block, shape.geometry, device, last=shape.last)
+        return BlockCost.of(block, geometry, device, last=False)
 
 
 def _dense(dtype: torch.dtype) -> Callable[..., float]:

@@ -12,17 +12,19 @@ from convexcnn.costs.two_layer import gates as lent_gates
 from convexcnn.costs.work import BlockShape, FeatureShape, Hardware, Phase, Work
 from convexcnn.data.survey import DataSurvey
 from convexcnn.models.base import AUGMENTATIONS, available_memory_gb
-from convexcnn.models.block_training import WHITENING_NUMBERS, block_solver, problem_size
+from convexcnn.models.block_training import HEAD_PATH, WHITENING_NUMBERS, block_solver, problem_size
 from convexcnn.models.gates import lending_epochs
 from convexcnn.models.layerwise import MAPS_SHARE, LayerwiseConvexCNN
-from convexcnn.models.neuron_network import BATCH, usual_steps
-from convexcnn.models.neuron_training import HEAD_PATH, LEARNED
+from convexcnn.models.neuron_network import BATCH, default_steps
 from convexcnn.models.program_settings import MEMORY_SHARE
-from convexcnn.models.stack_settings import Block, plan_geometries, read_blocks
+from convexcnn.models.stack_settings import Block, plan_geometries
 from convexcnn.models.time_plan import TimePlan
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.choose import needed_gb
+
+LENT = ("sgd", "lookahead")
+"""Strategies of gates that a network lends."""
 
 EXPLAINING = 1.5
 """Seconds per block for its pictures in the report."""
@@ -62,7 +64,7 @@ class StackPlan:
         certificate: bool,
     ) -> None:
         self.survey, self.hardware, self.certificate = survey, hardware, certificate
-        self.blocks = read_blocks(model.blocks, model.n_gates, survey.image_shape)
+        self.blocks = model.read_blocks(survey.image_shape)
         self.geometries = plan_geometries(self.blocks, survey.image_shape)
         self.augmentation = AUGMENTATIONS[model.augment]
         self.rows = Rows.of(survey.n_train, self.augmentation.views, model.validation_fraction)
@@ -81,9 +83,10 @@ class StackPlan:
         self.parameters = 0
 
     def _shapes(self) -> Iterator[BlockShape]:
-        k, pairs = self.survey.n_classes, zip(self.blocks, self.geometries, strict=True)
+        pairs = zip(self.blocks, self.geometries, strict=True)
         for number, (block, geometry) in enumerate(pairs, 1):
-            yield BlockShape.of(block, geometry, k, last=number == len(self.blocks))
+            last = number == len(self.blocks)
+            yield BlockShape.of(block, geometry, self.survey.n_classes, last=last)
 
     def phases(self) -> list[Phase]:
         """All phases, those of blocks that a budget leaves no time for left out."""
@@ -136,7 +139,7 @@ class StackPlan:
             *self._head(shape, stays, HEAD_PATH, m),
         ]
         thin = 4.0 * n * k * m
-        compared = 2 * 2.0 * rows.train * k * m if block.gates in LEARNED else 0.0
+        compared = 2 * 2.0 * rows.train * k * m if block.gates in LENT else 0.0
         problem = self._problem(shape, None, m, HEAD_PATH)
         scored = replace(problem.thin(1, k), flops=thin + compared)
         phases.append(Phase("accuracy", (scored, carried(8.0 * rows.train * m)), stays))
@@ -148,14 +151,13 @@ class StackPlan:
     def _lent(self, number: int, shape: BlockShape, kept: int, held: float) -> Phase:
         """Steps of the network that lends its neurons, on images taken through earlier blocks."""
         block, geometry = shape.block, shape.geometry
-        if block.gates not in LEARNED:
+        if block.gates not in LENT:
             return Phase("gates", memory=held)
         batch, pixels = min(BATCH, kept), _numbers_of(geometry)
         steps = self._steps(number, block, kept)
         images = steps * batch
-        where, beyond = (geometry, block.n_gates), shape.beyond
-        flops = images * counts.neuron_descent(*where, shape.classes, beyond)
-        flops += steps * counts.neuron_step(*where, beyond)
+        flops = images * counts.block_descent(block, geometry, self.survey.n_classes)
+        flops += steps * counts.block_step(block, geometry)
         work = Work("descent", flops, shape=shape), carried(12.0 * images * pixels)
         memory = 6.0 * batch * (pixels + counts.patches(geometry) * block.n_gates)
         note = f"{images / kept:.1f} epochs"
@@ -216,7 +218,7 @@ class StackPlan:
         batches = -(-kept // min(BATCH, kept))
         if block.epochs is not None:
             return max(1, round(block.epochs * batches))
-        return self.time.steps(number, usual_steps(batches), min(BATCH, kept))
+        return self.time.steps(number, default_steps(batches), min(BATCH, kept))
 
     def _problem(
         self,

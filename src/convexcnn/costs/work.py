@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from convexcnn.models.lookahead_network import further_geometry
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.time_plan import BlockCost
 from convexcnn.patches.extract import PatchGeometry
@@ -42,24 +41,19 @@ class BlockShape:
         block: its settings, without betas, which have no part in it.
         geometry: where patches and pooling cells lie.
         classes: k.
-        last: whether no block follows.
     """
 
     block: Block
     geometry: PatchGeometry
     classes: int
-    last: bool
 
     @classmethod
-    def of(cls, block: Block, geometry: PatchGeometry, classes: int, *, last: bool) -> BlockShape:
-        return cls(replace(block, betas=None), geometry, classes, last)
-
-    @property
-    def beyond(self) -> PatchGeometry | None:
-        """Patches of the further convolution that is learned and thrown away, if there is one."""
-        if self.block.gates != "lookahead" or self.last:
-            return None
-        return further_geometry(self.block, self.geometry)
+    def of(
+        cls, block: Block, geometry: PatchGeometry, classes: int, *, last: bool = False
+    ) -> BlockShape:
+        """The last block has nothing to look ahead to."""
+        gates = "sgd" if last and block.gates == "lookahead" else block.gates
+        return cls(replace(block, betas=None, gates=gates), geometry, classes)
 
 
 @dataclass(frozen=True)

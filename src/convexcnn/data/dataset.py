@@ -136,7 +136,7 @@ class ImageDataset:
             block = images[start : start + 4096]
             digest.update(np.ascontiguousarray(block, dtype=little_endian).data)
         digest.update(labels.astype("<i8").tobytes())
-        digest.update("\n".join(self.classes).encode())
+        digest.update("\n".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def limit(self, n: int, seed: int = 0) -> ImageDataset:

@@ -7,8 +7,9 @@ keeps its upper 8 bits, and a camera's EXIF rotation is applied.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import Images
-from convexcnn.data.limits import MAX_IMAGE_PIXELS, check_fits
+from convexcnn.data.limits import MAX_IMAGE_PIXELS, check_fits, machine_memory
 from convexcnn.data.resize import as_box, cover
 from convexcnn.errors import DataError
 
@@ -32,6 +33,8 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 EXIF_SIDEWAYS = (5, 6, 7, 8)
 USUAL_SIZE = 64
+BYTES_PER_PIXEL = 24
+"""What a large image takes while it is decoded, laid over white and resized."""
 NONE_READABLE = "none of {} images can be read; give at least one JPEG or PNG that can"
 LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
 
@@ -87,13 +90,9 @@ def read_images(
     """
     files = [Path(path) for path in paths]
     box = None if image_size is None else as_box(image_size)
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and large images
-        headers = {
-            row: header
-            for row, header in enumerate(pool.map(partial(_attempt, _read_header), files))
-            if _is_sound(header, skip_bad)
-        }
+        headers = _read_headers(files, skip_bad)
         if not headers:
             raise DataError(NONE_READABLE.format(len(files)))
         if channels is None:
@@ -104,10 +103,12 @@ def read_images(
         images = np.empty((len(headers), channels, *box), np.uint8)
         decode = partial(_attempt, partial(_decode, channels=channels, box=box))
         kept: list[int] = []
-        for row, pixels in zip(headers, pool.map(decode, [files[i] for i in headers]), strict=True):
-            if _is_sound(pixels, skip_bad):
-                images[len(kept)] = pixels
-                kept.append(row)
+        with ThreadPoolExecutor(_threads(headers.values())) as pool:
+            decoded = pool.map(decode, [files[row] for row in headers])
+            for row, pixels in zip(headers, decoded, strict=True):
+                if _is_sound(pixels, skip_bad):
+                    images[len(kept)] = pixels
+                    kept.append(row)
     if not kept:
         raise DataError(NONE_READABLE.format(len(files)))
     skipped = sorted(set(range(len(files))) - set(kept))
@@ -126,13 +127,29 @@ def common_kind(paths: Sequence[Path], image_size: int | None) -> tuple[int, int
     Raises:
         DataError: none can be read, or sizes differ.
     """
-    found = {row: _attempt(_read_header, path) for row, path in enumerate(paths)}
-    headers = {row: one for row, one in found.items() if not isinstance(one, DataError)}
+    headers = _read_headers(paths, skip_bad=True)
     if not headers:
         raise DataError(NONE_READABLE.format(len(paths)))
     channels = 1 if all(header.grey for header in headers.values()) else 3
     box = _common_size(paths, headers) if image_size is None else as_box(image_size)
     return channels, *box
+
+
+def _read_headers(files: Sequence[Path], skip_bad: bool) -> dict[int, _Header]:
+    """The headers of all files that have a sound one, by place in the list."""
+    with ThreadPoolExecutor() as pool:
+        return {
+            row: header
+            for row, header in enumerate(pool.map(partial(_attempt, _read_header), files))
+            if _is_sound(header, skip_bad)
+        }
+
+
+def _threads(headers: Iterable[_Header]) -> int:
+    """As many threads as there are processors, or as may hold the largest image at once."""
+    largest = max(header.height * header.width for header in headers)
+    at_once = machine_memory() // (4 * largest * BYTES_PER_PIXEL)
+    return max(1, min(os.cpu_count() or 1, at_once))
 
 
 def is_image_file(path: Path) -> bool:
@@ -142,9 +159,9 @@ def is_image_file(path: Path) -> bool:
 
 def _attempt(read: Callable[[Path], Found], path: Path) -> Found | DataError:
     """What ``read`` finds in the file, or an error that names it."""
-    if not path.is_file():
-        return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
     try:
+        if not path.is_file():
+            return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
         return read(path)
     except Exception as error:  # decoders raise nearly anything on damaged files
         return DataError(
@@ -174,9 +191,15 @@ def _open(path: Path) -> Image:
 
 def _read_header(path: Path) -> _Header:
     with _open(path) as image:
-        sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+        sideways = _exif(image).get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
         height, width = (image.width, image.height) if sideways else (image.height, image.width)
         return _Header(height, width, image.mode in GREY_MODES)
+
+
+def _exif(image: Image) -> Mapping[int, object]:
+    """What a camera noted; of a PNG only what is before the pixels, which would all be decoded."""
+    late = image.format == "PNG" and "exif" not in image.info
+    return {} if late else image.getexif()
 
 
 def _common_size(files: Sequence[Path], headers: dict[int, _Header]) -> tuple[int, int]:

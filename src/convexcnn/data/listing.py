@@ -23,6 +23,10 @@ TEST_NAMES = ("test", "val", "validation", "valid")
 """What the split to test on may be called; the first that is there is used."""
 
 
+MOST_DIGITS = 18
+"""Longer labels are names: Python reads no number of thousands of digits."""
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How image files are read.
@@ -113,7 +117,7 @@ def divide(
 def class_order(labels: Iterable[str]) -> list[str]:
     """The different labels: by value if all are whole numbers, alphabetically otherwise."""
     different = set(labels)
-    if all(label.isdecimal() for label in different):
+    if all(label.isdecimal() and len(label) <= MOST_DIGITS for label in different):
         return sorted(different, key=lambda label: (int(label), label))
     return sorted(different)
 

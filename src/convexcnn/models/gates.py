@@ -23,8 +23,8 @@ LEARNING_RATE = 8e-3
 LENDING_WIDTH, UPDATES, BATCH_SIZE = 256, 750, 500
 """Of the network that lends gates: filters, mini-batches at most, and images in each."""
 
-SAMPLE = 2000
-"""Images that patches are drawn from."""
+SAMPLE, SAMPLE_NUMBERS = 2000, 2e8
+"""Images that patches are drawn from, and numbers in all their patches, at most."""
 
 
 def choose_gates(
@@ -51,12 +51,13 @@ def choose_gates(
         SettingError: if the strategy is not known.
     """
     if strategy == "dual":
-        raise SettingError("gates dual alternates with the solver of a ConvexConvClassifier only")
+        raise SettingError("gates dual alternate with a solver; call dual_gates instead")
     if strategy == "gaussian":
         return gaussian_gates(n_gates, geometry, transform, generator)
     if strategy == "patches":
         order = torch.randperm(len(stream.images), generator=generator).numpy()
-        images, _ = stream.block(order[:SAMPLE])
+        per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
+        images, _ = stream.sample(order[: max(1, min(SAMPLE, int(SAMPLE_NUMBERS / per_image)))])
         return patch_gates(n_gates, images, geometry, transform, generator)
     if strategy == "sgd":
         return learned_gates(n_gates, stream, geometry, transform, generator, callback=callback)

@@ -111,7 +111,7 @@ def load_model(folder: Path | str) -> ImageClassifier:
 
 
 def _write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8", "replace"))
 
 
 def config_file(folder: Path) -> Path | None:
@@ -121,7 +121,7 @@ def config_file(folder: Path) -> Path | None:
 
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
-_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def _plain_parameters(model: ImageClassifier) -> dict[str, Any]:

@@ -129,8 +129,11 @@ class NonConvexConvClassifier(BlockClassifier):
         )
         temperature = 1.0
         if held_out is not None:
-            blocks = held_out.plain().blocks(program.block_size)
-            scores = torch.cat([program.scores(images) for images, _ in blocks])
+            plain = held_out.plain()
+            blocks = plain.blocks(program.block_size)
+            nothing = program.bias.new_empty(0, stream.n_classes)
+            scores = torch.cat([nothing, *(program.scores(images) for images, _ in blocks)])
+            scores = plain.gather(scores)
             temperature = self._temperature(scores, held_out.labels)
         return {
             "filters_": program.filters,

@@ -196,6 +196,7 @@ class ConvexConvClassifier(BlockClassifier):
             gates=self.n_gates or DEFAULT_GATES,
             dim=transform.dim,
             classes=stream.n_classes,
+            processes=stream.processes.size,
         )
         n_gates = self.n_gates or settings.affordable_gates(size)
         where = stream, geometry, transform, generator
@@ -205,6 +206,7 @@ class ConvexConvClassifier(BlockClassifier):
             gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
         else:
             gates = choose_gates(self.gates, n_gates, *where, self.callback)
+        gates = stream.processes.agree(gates)
         clock.lap("gates")
         features = GatedFeatures(geometry, transform, gates, self.pool)
         if settings.descends:
