@@ -67,7 +67,7 @@ def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert (result["model"], result["formulation"], len(result["blocks"])) == (
         "layerwise",
         "gated",
-        3,
+        4,
     )
     for block in result["blocks"]:
         assert block["gates"] == 3
@@ -83,7 +83,7 @@ def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert "block 2: certificate" in result["phases"]
     page = (trained / "report.html").read_text("utf-8")
     assert "Accuracy against depth" in page
-    assert page.count("Optimal among") == 3
+    assert page.count("Optimal among") == 4
 
 
 def test_fit_prints_every_block(
@@ -167,9 +167,9 @@ def test_without_certificates_and_test_images(
         capsys, "fit", folder / "data.npz", "--out", tmp_path / "run", *STACK, "--no-certificate"
     )
     assert code == 0
-    assert [block["certificate"] for block in found["blocks"]] == [None] * 3
+    assert [block["certificate"] for block in found["blocks"]] == [None] * 4
     code, again = printed(capsys, "certify", tmp_path / "run", folder / "data.npz")
-    assert (code, again["recorded"]) == (0, [None] * 3)
+    assert (code, again["recorded"]) == (0, [None] * 4)
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,10 @@ def test_test_images_are_explained(
 def test_a_block_that_is_not_there_is_named(
     data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = ("--data", data, "--test-index", "0", "--block", "4")
+    images = ("--data", data, "--test-index", "0", "--block", "5")
     code, found = printed(capsys, "explain", trained, *images)
     assert code == 2
-    assert "the stack has blocks 1 to 3" in found["error"]
+    assert "the stack has blocks 1 to 4" in found["error"]
 
 
 def test_an_interrupted_run_goes_on_after_its_finished_blocks(
@@ -305,4 +305,4 @@ def test_a_budget_ends_a_stack(
     assert len(found["blocks"]) == 1
     assert found["settings"]["budget"] == 1e-6
     code, found = printed(capsys, "certify", run, data)
-    assert (code, len(found["blocks"])) == (0, 1)
+    assert (code, len(found["blocks"])) == (0, 1), found

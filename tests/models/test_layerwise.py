@@ -264,15 +264,15 @@ def test_the_presets_fit_small_pictures():
 
 
 def test_the_number_of_gates_can_be_set_for_all_blocks():
-    assert [block.n_gates for block in read_blocks("small", 5)] == [5, 5, 5]
+    assert [block.n_gates for block in read_blocks("small", 5)] == [5] * 4
     model = stack(blocks="small", n_gates=3).fit(IMAGES, LABELS)
-    assert [block.n_gates for block in model.blocks_] == [3, 3, 3]
+    assert [block.n_gates for block in model.blocks_] == [3] * 4
 
 
 CASES = [
     (
         {"blocks": "huge"},
-        "blocks 'huge' is not known; choose one of small, medium, vgg11, imagenet, or give a list",
+        "blocks 'huge' is not known; choose one of small, vgg11, imagenet, or give a list",
     ),
     ({"blocks": []}, "blocks is empty; give at least one Block"),
     ({"blocks": [3]}, "block 1 is 3; give a Block, or a mapping of filter_size"),

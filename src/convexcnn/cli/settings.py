@@ -22,7 +22,7 @@ FORMULATIONS = ("gated", "relu", "relu-penalised", "non-convex")
 
 MODELS = ("two-layer", "layerwise")
 
-STACKS = ("small", "medium", "vgg11", "imagenet")
+STACKS = ("small", "vgg11", "imagenet")
 """The names of `models.stack_settings.PRESETS`."""
 
 SOLVERS = (

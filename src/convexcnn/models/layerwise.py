@@ -59,8 +59,8 @@ class LayerwiseConvexCNN(ImageClassifier):
     Oyallon 2019; Sahiner et al. 2024).
 
     Args:
-        blocks: ``small`` (three blocks), ``medium`` (five), ``vgg11`` (eight), or a list of
-            ``Block``.
+        blocks: ``small`` (four blocks), ``vgg11`` (eight), ``imagenet`` (five, for large images),
+            or a list of ``Block``.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
         centre: whether every image loses its mean first.
         augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``. With mirror
@@ -218,8 +218,10 @@ class LayerwiseConvexCNN(ImageClassifier):
         geometries = self._check_memory(blocks, stream)
         costs = []
         if self.budget is not None:
-            pairs = zip(blocks, geometries, strict=True)
-            costs = [BlockCost.of(*pair, stream.device) for pair in pairs]
+            costs = [
+                BlockCost.of(block, geometry, stream.device, last=number == len(blocks))
+                for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1)
+            ]
         return TimePlan(
             self.budget,
             costs,

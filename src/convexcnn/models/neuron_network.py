@@ -80,6 +80,11 @@ class NeuronNetwork:
     def parameters(self) -> list[Tensor]:
         return [self.directions, self.thresholds, self.head, self.bias]
 
+    @property
+    def unit_rows(self) -> list[Tensor]:
+        """What has rows of unit norm after every step."""
+        return [self.directions]
+
     def filters(self) -> tuple[Tensor, Tensor]:
         """Neurons (g, channels, f, f) and thresholds (g,) in (scaled) pixels."""
         gates = torch.cat([self.directions, self.thresholds[:, None]], 1)
@@ -137,19 +142,22 @@ class NeuronNetwork:
             optimiser.step()
             optimiser.zero_grad()
         with torch.no_grad():
-            self.directions.div_(self.directions.norm(dim=1, keepdim=True))
+            for rows in self.unit_rows:
+                rows.div_(rows.norm(dim=1, keepdim=True))
         return loss, scores
 
     def _average_gradients(self, images: int, processes: Processes) -> None:
         """Make means over the images of each process those over the images of all."""
         if processes.size == 1:
             return
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        groups = (group for optimiser in self.optimisers for group in optimiser.param_groups)
+        trained: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         count = found[0].new_tensor([images])
         together = torch.cat([*(images * gradient.flatten() for gradient in found), count])
         processes.add_up(together)
         shares = torch.split(together[:-1] / together[-1], [g.numel() for g in found])
-        for parameter, share in zip(self.parameters, shares, strict=True):
+        for parameter, share in zip(trained, shares, strict=True):
             parameter.grad = share.view_as(parameter)
 
     def frozen_head(self) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,9 @@ from convexcnn.models.block_training import (
 )
 from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
 from convexcnn.models.gates import choose_gates
+from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
-from convexcnn.models.neuron_network import NeuronDescent, NeuronNetwork, descent_dtype
+from convexcnn.models.neuron_network import NeuronDescent, descent_dtype
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
@@ -29,6 +30,12 @@ from convexcnn.solvers.result import PhaseClock
 
 HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
 """Default betas of a head, relative to the mean variance of its features."""
+
+LEARNED = ("sgd", "lookahead")
+"""Strategies of gates that are learned by descent."""
+
+PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
+"""Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""
 
 SAMPLE = 5000
 """Images that the spread of features and of maps is taken from."""
@@ -66,7 +73,9 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     """
     clock = PhaseClock(task.callback)
     processes = task.stream.processes
-    transform = fit_triangular_whitening(task.sample(), task.geometry).mapped(processes.agree)
+    share = MAPS_REGULARISATION if task.earlier else PIXELS_REGULARISATION
+    transform = fit_triangular_whitening(task.sample(), task.geometry, regularisation=share)
+    transform = transform.mapped(processes.agree)
     clock.lap("whitening")
     neurons = _choose_neurons(task, transform).mapped(processes.agree)
     clock.lap("gates")
@@ -119,14 +128,16 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
 def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     """Filters by the block's strategy, in white coordinates."""
     block, geometry, generator = task.block, task.geometry, task.generator
-    if block.gates != "sgd":
+    if block.gates not in LEARNED:
         gates = choose_gates(
             block.gates, block.n_gates, task.train, geometry, transform, generator, task.callback
         )
         filters, thresholds = transform.to_filters(gates)
         side = geometry.filter_size
         return Neurons(filters.view(len(filters), -1, side, side), thresholds)
-    network = NeuronNetwork(geometry, transform, block.n_gates, task.stream.n_classes, generator)
+    network = network_of(
+        block, geometry, transform, task.stream.n_classes, generator, last=task.last
+    )
     images = task.descent_stream(descent_dtype(task.stream.device))
     descent = NeuronDescent(network, images, generator)
     if block.epochs is None:

@@ -11,7 +11,7 @@ from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.programs.losses import LOSSES
 
-BLOCK_GATES = ("gaussian", "patches", "sgd")
+BLOCK_GATES = ("gaussian", "patches", "sgd", "lookahead")
 """Strategies that a block can take its gates from."""
 
 HEADS = ("neurons", "patches")
@@ -31,7 +31,9 @@ class Block:
         stride: distance between patches, in pixels; the next maps have a pixel per patch.
         padding: zeros around the maps, in pixels.
         n_gates: number of gates, g.
-        gates: ``gaussian``, ``patches`` or ``sgd``, as for ConvexConvClassifier.
+        gates: ``gaussian``, ``patches`` or ``sgd``, as for ConvexConvClassifier; or ``lookahead``
+            (head ``neurons``): learned together with one more convolution on the maps, which is
+            thrown away, so that they serve the next block, too; in the last block, ``sgd``.
         head: ``neurons``: V_i is a multiple of gate i, so that the head is linear in the pooled
             ReLU responses of the gates, and all of them are channels of the next maps.
             ``patches``: V_i is free, so that the head is linear in whole gated patches; g d
@@ -85,6 +87,8 @@ class Block:
                     f"{name} {getattr(self, name)!r} is not known to a block; choose one of "
                     f"{', '.join(known)}"
                 )
+        if self.gates == "lookahead" and self.head != "neurons":
+            raise SettingError(f"gates 'lookahead' is for head neurons; head is {self.head!r}")
         if self.whiten is not None and self.whiten < 1:
             raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
         values = [self.betas] if isinstance(self.betas, (int, float)) else self.betas
@@ -112,30 +116,21 @@ class Block:
 Blocks = str | Sequence[Block | Mapping[str, Any]]
 
 
-def _vgg11() -> tuple[Block, ...]:
-    """Eight 3x3 blocks, halved in size after the 1st, 2nd, 4th and 6th."""
-    widths = (64, 128, 256, 256, 512, 512, 512, 512)
-    halved = (0, 1, 3, 5)
+def _convolutions(widths: Sequence[int], halved: Sequence[int]) -> tuple[Block, ...]:
+    """Blocks of 3x3 filters; maps are halved after the blocks with these numbers."""
     return tuple(
-        Block(n_gates=width, downsample="average" if number in halved else "none")
-        for number, width in enumerate(widths)
+        Block(
+            n_gates=width,
+            gates="lookahead",
+            downsample="average" if number in halved else "none",
+        )
+        for number, width in enumerate(widths, 1)
     )
 
 
 PRESETS: dict[str, tuple[Block, ...]] = {
-    "small": (
-        Block(filter_size=6, stride=2, padding=0, n_gates=96, pooling=4),
-        Block(n_gates=192, pooling=3, downsample="average"),
-        Block(n_gates=256),
-    ),
-    "medium": (
-        Block(filter_size=6, stride=2, padding=0, n_gates=128, pooling=4),
-        Block(n_gates=256, pooling=3, downsample="average"),
-        Block(n_gates=384),
-        Block(n_gates=384),
-        Block(n_gates=512),
-    ),
-    "vgg11": _vgg11(),
+    "small": _convolutions((64, 128, 256, 512), halved=(1, 2, 3)),
+    "vgg11": _convolutions((64, 128, 256, 256, 512, 512, 512, 512), halved=(1, 2, 4, 6)),
     "imagenet": (
         Block(filter_size=8, stride=4, padding=2, n_gates=64, pooling=4, downsample="average"),
         Block(n_gates=128, pooling=4, downsample="average"),
