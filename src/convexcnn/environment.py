@@ -63,19 +63,32 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def resident_bytes() -> int:
+    """Return the resident memory of this process now, in bytes; its peak where that is not told."""
+    return _status_bytes("VmRSS:") or peak_memory_bytes()
+
+
 def peak_memory_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes.
 
     On Linux the kernel's own high-water mark is read, because `getrusage` there also remembers
     the parent process that this one was forked from.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (found := _status_bytes("VmHWM:")) is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status_bytes(key: str) -> int | None:
+    """A size that the kernel tells about this process; None where it does not."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    for line in status.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def _processor_name() -> str:

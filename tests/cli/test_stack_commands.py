@@ -67,7 +67,7 @@ def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert (result["model"], result["formulation"], len(result["blocks"])) == (
         "layerwise",
         "gated",
-        3,
+        4,
     )
     for block in result["blocks"]:
         assert block["gates"] == 3
@@ -83,7 +83,7 @@ def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert "block 2: certificate" in result["phases"]
     page = (trained / "report.html").read_text("utf-8")
     assert "Accuracy against depth" in page
-    assert page.count("Optimal among") == 3
+    assert page.count("Optimal among") == 4
 
 
 def test_fit_prints_every_block(
@@ -167,9 +167,69 @@ def test_without_certificates_and_test_images(
         capsys, "fit", folder / "data.npz", "--out", tmp_path / "run", *STACK, "--no-certificate"
     )
     assert code == 0
-    assert [block["certificate"] for block in found["blocks"]] == [None] * 3
+    assert [block["certificate"] for block in found["blocks"]] == [None] * 4
     code, again = printed(capsys, "certify", tmp_path / "run", folder / "data.npz")
-    assert (code, again["recorded"]) == (0, [None] * 3)
+    assert (code, again["recorded"]) == (0, [None] * 4)
+
+
+BLOCKS = """
+model = "layerwise"
+tolerance = 0.01
+
+[[blocks]]
+n_gates = 4
+gates = "dual"
+epochs = 2
+regulariser = "nuclear"
+
+[[blocks]]
+n_gates = 3
+gates = "patches"
+head = "patches"
+whiten = 0
+pooling = 1
+"""
+
+
+def test_blocks_with_settings_of_their_own_come_from_a_file_and_go_back_to_one(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "blocks.toml").write_text(BLOCKS, "utf-8")
+    run = tmp_path / "run"
+    code, found = printed(
+        capsys, "fit", data, "--out", run, "--config", tmp_path / "blocks.toml", "--seed", "3"
+    )
+    assert code == 0
+    kinds = [(block["strategy"], block["regulariser"], block["head"]) for block in found["blocks"]]
+    assert kinds == [("dual", "nuclear", "neurons"), ("patches", "l2", "patches")]
+    assert all(block["certificate"]["relative_gap"] <= 0.01 for block in found["blocks"])
+    again = tmp_path / "again"
+    assert finish("fit", data, "--out", again, "--config", run / "config.toml") == 0
+    name = "model.safetensors"
+    assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "complaint"),
+    [
+        ("blocks = 3", "blocks is 3; give a name, or a list of Block"),
+        ("blocks = []", "blocks is empty; give at least one Block"),
+        ("[blocks]\nn_gates = 3", "[blocks] is a table"),
+        ("[[blocks]]\n[[blocks]]\ncolour = 1", "block 2 is {'colour': 1}; give a Block, or"),
+        ("[[blocks]]\nn_gates = 'many'", "block 1: n_gates is 'many'; give a whole number"),
+        ("[[blocks]]\nwhiten = -1", "block 1: whiten is -1; keep at least 1 direction"),
+        ("[[blocks]]\nregulariser = 'l7'", "block 1: regulariser 'l7' is not known to a block"),
+    ],
+)
+def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, blocks: str, complaint: str
+) -> None:
+    config = tmp_path / "blocks.toml"
+    config.write_text(f"model = 'layerwise'\n{blocks}\n", "utf-8")
+    code, found = printed(capsys, "fit", data, "--out", tmp_path / "run", "--config", config)
+    assert code == 2
+    assert complaint in found["error"]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -215,10 +275,10 @@ def test_test_images_are_explained(
 def test_a_block_that_is_not_there_is_named(
     data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = ("--data", data, "--test-index", "0", "--block", "4")
+    images = ("--data", data, "--test-index", "0", "--block", "5")
     code, found = printed(capsys, "explain", trained, *images)
     assert code == 2
-    assert "the stack has blocks 1 to 3" in found["error"]
+    assert "the stack has blocks 1 to 4" in found["error"]
 
 
 def test_an_interrupted_run_goes_on_after_its_finished_blocks(
@@ -305,4 +365,4 @@ def test_a_budget_ends_a_stack(
     assert len(found["blocks"]) == 1
     assert found["settings"]["budget"] == 1e-6
     code, found = printed(capsys, "certify", run, data)
-    assert (code, len(found["blocks"])) == (0, 1)
+    assert (code, len(found["blocks"])) == (0, 1), found

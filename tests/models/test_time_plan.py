@@ -32,16 +32,26 @@ def fixed(numbers: range) -> float:
     return sum(COSTS[n - 1].fixed_seconds(10_000, 2, 10) for n in numbers)
 
 
-def test_all_blocks_get_as_many_epochs(clock):
-    found = plan(2.0)
-    steps = found.steps(1, 7, 100)
-    epochs = steps * 100 / 10_000
+def test_all_blocks_get_as_many_seconds(clock):
+    found, steps = plan(2.0), []
     # Blocks 2 and 3 see images that went through block 1, and block 3 those of block 2 as well.
-    passing = 2 * COSTS[0].passing + COSTS[1].passing
-    spent = epochs * 10_000 * (sum(cost.descent for cost in COSTS) + passing) + fixed(range(1, 4))
-    assert spent == pytest.approx(SPARE * 120, rel=0.01)
-    clock[0] = epochs * 10_000 * COSTS[0].descent + fixed(range(1, 2))
-    assert found.steps(2, 7, 100) == pytest.approx(steps, abs=1)
+    passing = [0.0, COSTS[0].passing, COSTS[0].passing + COSTS[1].passing]
+    for number, (cost, before) in enumerate(zip(COSTS, passing, strict=True), 1):
+        steps.append(found.steps(number, 7, 100))
+        seconds = steps[-1] * 100 * (cost.descent + before)
+        assert seconds == pytest.approx((SPARE * 120 - fixed(range(1, 4))) / 3, rel=0.01)
+        clock[0] += seconds + fixed(range(number, number + 1))
+    assert clock[0] == pytest.approx(SPARE * 120, rel=0.01)
+    assert steps[0] > 2 * steps[1]
+
+
+def test_what_a_block_leaves_goes_to_the_others(clock):
+    found = TimePlan(5.0, COSTS, images=10_000, views=2, classes=10)
+    share = (SPARE * 300 - fixed(range(1, 4))) / 3
+    assert found.steps(1, 7, 100) == MOST_EPOCHS * 100
+    clock[0] = MOST_EPOCHS * 10_000 * COSTS[0].descent + fixed(range(1, 2))
+    seconds = found.steps(2, 7, 100) * 100 * (COSTS[1].descent + COSTS[0].passing)
+    assert seconds > 1.2 * share
 
 
 def test_a_slow_block_leaves_less_for_the_others(clock):
@@ -79,7 +89,7 @@ def test_there_are_no_more_epochs_than_are_worth_their_time(clock):
 
 def test_costs_are_measured_without_touching_the_random_state():
     before = torch.random.get_rng_state()
-    small = BlockCost.of(Block(n_gates=4), PatchGeometry((3, 8, 8), 3, 1, 1, 2), "cpu")
+    small = BlockCost.of(Block(n_gates=4), PatchGeometry((3, 8, 8), 3, 1, 1, 2), "cpu", last=True)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert small.descent > 0
     assert small.responses > 0

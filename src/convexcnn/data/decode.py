@@ -117,6 +117,24 @@ def read_images(
     )
 
 
+def common_kind(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:
+    """Channels, height and width that some files are read as, from their headers alone.
+
+    Args:
+        paths: at least one file; those that cannot be read are left out.
+        image_size: side that they are brought to; None if all must have one size.
+
+    Raises:
+        DataError: none can be read, or sizes differ.
+    """
+    headers = _read_headers(paths, skip_bad=True)
+    if not headers:
+        raise DataError(NONE_READABLE.format(len(paths)))
+    channels = 1 if all(header.grey for header in headers.values()) else 3
+    box = _common_size(paths, headers) if image_size is None else as_box(image_size)
+    return channels, *box
+
+
 def _read_headers(files: Sequence[Path], skip_bad: bool) -> dict[int, _Header]:
     """The headers of all files that have a sound one, by place in the list."""
     with ThreadPoolExecutor() as pool:

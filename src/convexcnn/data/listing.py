@@ -75,7 +75,7 @@ def read_listing(
     Raises:
         DataError: a test file has a class without training files, or the files cannot be read.
     """
-    train, test, source = _divide(splits, source, options.seed)
+    train, test, source = divide(splits, source, options.seed)
     if options.limit is not None:
         train_labels = np.asarray([file.label for file in train])
         train = [train[i] for i in stratified_subset(train_labels, options.limit, options.seed)]
@@ -97,7 +97,7 @@ def read_listing(
     )
 
 
-def _divide(
+def divide(
     splits: Mapping[str, Sequence[LabelledFile]], source: str, seed: int
 ) -> tuple[list[LabelledFile], list[LabelledFile], str]:
     """Training files, test files, and the source with how they were told apart."""

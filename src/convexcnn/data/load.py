@@ -57,7 +57,7 @@ def load_dataset(
         DataError: there is no such data set, or its files cannot be used.
         SettingError: ``limit`` or ``image_size`` cannot work.
     """
-    info = _by_name(name_or_path)
+    info = named_dataset(name_or_path)
     options = ReadOptions(image_size, skip_bad, limit, seed)
     if info is not None:
         dataset = info.source.load(DataRoot.resolve(root, download))
@@ -80,10 +80,11 @@ def _read_path(path: Path, given: str, options: ReadOptions) -> ImageDataset:
         return read_npz(path, options.seed)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return read_table(path, options)
-    raise _unknown(path, given)
+    raise unknown_dataset(path, given)
 
 
-def _by_name(name_or_path: str | Path) -> DatasetInfo | None:
+def named_dataset(name_or_path: str | Path) -> DatasetInfo | None:
+    """The data set of that name, however people spell it; None if there is none."""
     if isinstance(name_or_path, Path):
         return None
     by_letters = {_letters(name): info for name, info in dataset_registry.items()}
@@ -95,7 +96,7 @@ def _letters(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def _unknown(path: Path, given: str) -> DataError:
+def unknown_dataset(path: Path, given: str) -> DataError:
     """What was given is neither a name nor readable: say what is nearest."""
     close = difflib.get_close_matches(given.lower(), dataset_registry, n=1)
     if path.is_file():

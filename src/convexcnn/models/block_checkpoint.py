@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import DataError, RunError
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import BlockOutcome
@@ -41,11 +42,14 @@ class BlockCheckpoint:
     Args:
         folder: made with the first block.
         fingerprint: of the training that the blocks belong to.
+        processes: that share the training. The first one reads and writes; what it finds does not
+            depend on how many they were.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, processes: Processes = ALONE) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.processes = processes
 
     def plan(self, number: int, steps: int) -> None:
         """Write how many steps of descent a block that begins takes, so that a second try agrees.
@@ -63,10 +67,11 @@ class BlockCheckpoint:
             RunError: a file of another training, or a damaged one.
         """
         path = self._path(number, "plan.json")
-        if not path.exists():
+        content = self._read(path)
+        if content is None:
             return None
         try:
-            description = json.loads(path.read_text("utf-8"))
+            description = json.loads(content)
             found, steps = description["fingerprint"], int(description["steps"])
         except (OSError, LookupError, TypeError, ValueError) as error:
             raise RunError(
@@ -96,7 +101,14 @@ class BlockCheckpoint:
         self._write(self._path(number, "safetensors"), lambda path: save_file(tensors, path))
         self._write(self._path(number, "json"), lambda path: path.write_text(text, "utf-8"))
 
+    def _read(self, path: Path) -> bytes | None:
+        """The content of a file, for all processes; None if it is not there."""
+        content = path.read_bytes() if self.processes.writes and path.exists() else b""
+        return self.processes.tell(content) or None
+
     def _write(self, path: Path, write: Callable[[Path], object]) -> None:
+        if not self.processes.writes:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, write)
@@ -123,14 +135,16 @@ class BlockCheckpoint:
             RunError: files of another training, or damaged ones.
         """
         path = self._path(number, "json")
-        if not path.exists():
+        content = self._read(path)
+        if content is None:
             return None
         advice = f"empty {self.folder} to train anew"
         try:
-            description = json.loads(path.read_text("utf-8"))
+            description = json.loads(content)
             found = description["fingerprint"]
             if found == self.fingerprint:
-                tensors = read_tensors(self._path(number, "safetensors"))
+                file = self._path(number, "safetensors")
+                tensors = read_tensors(file, self._read(file))
                 channels, height, width = stream.images.shape[1:]
                 block = KINDS[settings.head].restored(
                     settings, (channels, height, width), stream.n_classes, tensors, description

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,23 +12,31 @@ from torch import Tensor
 
 from convexcnn.certificates.certify_neurons import certify_neurons
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.errors import SettingError
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
+    default_betas,
     solver_outcome,
     split_measures,
 )
 from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
 from convexcnn.models.gates import choose_gates
+from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
-from convexcnn.models.neuron_network import NeuronDescent, NeuronNetwork, descent_dtype
+from convexcnn.models.neuron_columns import as_filters, dual_neurons
+from convexcnn.models.neuron_network import BATCH, NeuronDescent, default_steps, descent_dtype
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
+from convexcnn.programs.regularisers import get_regulariser
 from convexcnn.solvers.result import PhaseClock
 
-HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
-"""Default betas of a head, relative to the mean variance of its features."""
+LEARNED = ("sgd", "lookahead", "dual")
+"""Strategies of gates that go through the images for a number of steps."""
+
+PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
+"""Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""
 
 SAMPLE = 5000
 """Images that the spread of features and of maps is taken from."""
@@ -51,6 +59,11 @@ class Neurons:
     thresholds: Tensor
     head: tuple[Tensor, Tensor] | None = None
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Neurons:
+        """The same with its tensors changed."""
+        head = None if self.head is None else (change(self.head[0]), change(self.head[1]))
+        return Neurons(change(self.filters), change(self.thresholds), head)
+
 
 def train_neuron_block(task: BlockTask) -> BlockOutcome:
     """Train a block with head ``neurons``.
@@ -60,9 +73,12 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
         RunError: features or maps that no disk holds.
     """
     clock = PhaseClock(task.callback)
-    transform = fit_triangular_whitening(task.sample(), task.geometry)
+    processes = task.stream.processes
+    share = MAPS_REGULARISATION if task.earlier else PIXELS_REGULARISATION
+    transform = fit_triangular_whitening(task.sample(), task.geometry, regularisation=share)
+    transform = transform.mapped(processes.agree)
     clock.lap("whitening")
-    neurons = _choose_neurons(task, transform)
+    neurons = _choose_neurons(task, transform).mapped(processes.agree)
     clock.lap("gates")
     k, cells, g = task.stream.n_classes, task.geometry.n_cells, len(neurons.filters)
     block = NeuronBlock(
@@ -77,15 +93,15 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    variance = float(torch.from_numpy(phi[0, task.split.kept[:SAMPLE]]).var(0).mean())
-    solver, reason = task.solver(g, [variance * relative for relative in HEAD_PATH])
+    sample, _ = known_stream(phi[:1], task, task.split.kept).sample(slice(SAMPLE))
+    solver, reason = task.solver(g, default_betas(task.block, sample.flatten(1)))
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
     solution = solver.solve(features, train, held_out, task.callback)
     after = PhaseClock(task.callback)
     weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
     bias = solution.bias.to(weights).contiguous()
-    scores = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    scores = _scores(task, phi, weights, bias)
     measures = split_measures(scores, task)
     if neurons.head is not None:
         measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
@@ -102,7 +118,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after.lap("accuracy")
     if task.certificate:
         rows = _rows(phi, task)
-        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind)
+        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind, processes)
         block = replace(block, certificate=proof)
         after.lap("certificate")
     seconds = {**clock.seconds, **solution.seconds, **after.seconds}
@@ -112,21 +128,25 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
 def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     """Filters by the block's strategy, in white coordinates."""
     block, geometry, generator = task.block, task.geometry, task.generator
-    if block.gates != "sgd":
-        gates = choose_gates(
-            block.gates, block.n_gates, task.train, geometry, transform, generator, task.callback
-        )
-        filters, thresholds = transform.to_filters(gates)
-        side = geometry.filter_size
-        return Neurons(filters.view(len(filters), -1, side, side), thresholds)
-    network = NeuronNetwork(geometry, transform, block.n_gates, task.stream.n_classes, generator)
+    if block.gates not in LEARNED:
+        where = task.train, geometry, transform, generator
+        gates = choose_gates(block.gates, block.n_gates, *where, task.callback)
+        return Neurons(*as_filters(gates, transform, geometry))
     images = task.descent_stream(descent_dtype(task.stream.device))
-    descent = NeuronDescent(network, images, generator)
+    batch = min(BATCH, len(images.images))
+    batches = -(-len(images.images) // batch)
     if block.epochs is None:
-        steps = task.steps(descent.default_steps())
+        steps = task.steps(default_steps(batches))
     else:
-        steps = max(1, round(block.epochs * descent.batches))
-    descent.run(steps, task.callback)
+        steps = max(1, round(block.epochs * batches))
+    if block.gates == "dual":
+        if task.stream.processes.size > 1:
+            raise SettingError("gates 'dual' are found by one process; give sgd or lookahead")
+        gates = dual_neurons(task, transform, images, batch, steps)
+        return Neurons(*as_filters(gates, transform, geometry))
+    k = task.stream.n_classes
+    network = network_of(block, geometry, transform, k, generator, last=task.last)
+    NeuronDescent(network, images, generator).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
@@ -136,11 +156,11 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
     """One pass over all views: pooled responses, and maps if a block follows.
 
     Returns:
-        Phi: (1 + views, n, cells g); the first is what predictions use: the mean of an image and
-        its mirror image if these train, else the image. The others are the views.
+        Phi: (1 + views, n, cells g) of its own images; the first is what predictions use: the mean
+        of an image and its mirror image if these train, else the image. The others are the views.
     """
-    stream, features = task.stream, block.features
-    views, n = stream.views, len(stream.images)
+    stream, features, own = task.stream, block.features, task.stream.own
+    views, n = stream.views, own.stop - own.start
     size = (1 + views, n, features.n_features)
     phi: NDArray[np.float32] = allocate(
         size, np.float32, task.maps_in_memory(4 * int(np.prod(size)))
@@ -155,15 +175,15 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
             in_memory=task.maps_in_memory(needed),
         )
     for rows, images in every_view(stream):
-        maps = []
+        maps, place = [], slice(rows.start - own.start, rows.stop - own.start)
         for number, view in enumerate(images, 1):
             responses = features.responses(view)
-            phi[number, rows] = features.pool(responses).cpu().numpy()
+            phi[number, place] = features.pool(responses).cpu().numpy()
             if store is not None:
                 maps.append(block.maps_of(responses))
         if store is not None:
             store.write(rows, maps)
-        phi[0, rows] = phi[1 : 2 + stream.mirror, rows].mean(0)
+        phi[0, place] = phi[1 : 2 + stream.mirror, place].mean(0)
     return phi, None if store is None else store.stream()
 
 
@@ -171,13 +191,13 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
     """Some images as feature vectors: in all views, or only as predictions use them.
 
     Args:
-        phi: (1 + views, n, m), or (1, n, m).
+        phi: (1 + views, n, m), or (1, n, m), of its own images.
         task: whose images they are.
         rows: which of them.
     """
     stream = task.stream
     parts = phi[1:] if len(phi) > 1 else phi
-    every = [MapRows(part[:, :, None, None], rows) for part in parts]
+    every = [MapRows(part[:, :, None, None], rows, stream.own.start) for part in parts]
     in_views = len(phi) > 1
     m = phi.shape[2]
     return MapStream(
@@ -189,17 +209,27 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
         stream.device,
         stream.shifts if in_views else 0,
         tuple(every[1:]),
+        processes=stream.processes,
+        cuts=stream.cuts_of(rows),
     )
 
 
+def _scores(task: BlockTask, phi: NDArray[np.float32], weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores (n, k) of all images by a head, from the features of its own."""
+    found = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    stream = task.stream
+    return stream.processes.gather(found, len(stream.images), stream.own)
+
+
 def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
-    """Phi and targets of the training images in all views, view by view."""
-    kept, k = task.split.kept, task.stream.n_classes
+    """Phi and targets of its own training images in all views, view by view."""
+    own, k = task.stream.own, task.stream.n_classes
+    kept = task.split.kept[task.train.own]
     for view in phi[1:]:
         for start in range(0, len(kept), CERTIFIED_AT_ONCE):
             rows = kept[start : start + CERTIFIED_AT_ONCE]
             labels = torch.from_numpy(task.stream.labels[rows])
-            yield torch.from_numpy(view[rows]), torch.nn.functional.one_hot(labels, k)
+            yield torch.from_numpy(view[rows - own.start]), torch.nn.functional.one_hot(labels, k)
 
 
 def _compare(
@@ -215,10 +245,9 @@ def _compare(
         Validation loss and accuracy of the learned head, its training objective, and that of the
         optimum (``optimal_objective``), both at ``beta``.
     """
-    weights, bias = (part.cpu() for part in head)
-    scores = torch.addmm(bias, torch.from_numpy(phi[0]), weights.flatten(1).T)
-    measures = split_measures(scores, task)["validation"]
-    loss = get_loss(task.block.loss)
+    measures = split_measures(_scores(task, phi, *head), task)["validation"]
+    loss, regulariser = get_loss(task.block.loss), get_regulariser(task.block.regulariser)
+    processes = task.stream.processes
     objectives = []
     for w, b in (head, solution):
         flat, constant = w.cpu().flatten(1), b.cpu()
@@ -226,5 +255,6 @@ def _compare(
         for part, targets in _rows(phi, task):
             total += float(loss.value(torch.addmm(constant, part, flat.T), targets.float()))
             rows += len(part)
-        objectives.append(total / rows + 0.5 * beta * float(flat.square().sum()))
+        mean = processes.total(total) / processes.total(rows)
+        objectives.append(mean + beta * float(regulariser.value(w)))
     return {**measures, "objective": objectives[0], "optimal_objective": objectives[1]}

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexcnn.errors import SettingError
+from convexcnn.models.parameters import check_values
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.programs.losses import LOSSES
+from convexcnn.programs.regularisers import REGULARISERS
 
-BLOCK_GATES = ("gaussian", "patches", "sgd")
+BLOCK_GATES = ("gaussian", "patches", "dual", "sgd", "lookahead")
 """Strategies that a block can take its gates from."""
 
 HEADS = ("neurons", "patches")
@@ -31,7 +33,10 @@ class Block:
         stride: distance between patches, in pixels; the next maps have a pixel per patch.
         padding: zeros around the maps, in pixels.
         n_gates: number of gates, g.
-        gates: ``gaussian``, ``patches`` or ``sgd``, as for ConvexConvClassifier.
+        gates: ``gaussian``, ``patches``, ``sgd`` or ``dual``, as for ConvexConvClassifier; or
+            ``lookahead`` (head ``neurons``): learned together with one more convolution on the
+            maps, which is thrown away, so that they serve the next block, too; in the last block,
+            ``sgd``.
         head: ``neurons``: V_i is a multiple of gate i, so that the head is linear in the pooled
             ReLU responses of the gates, and all of them are channels of the next maps.
             ``patches``: V_i is free, so that the head is linear in whole gated patches; g d
@@ -45,9 +50,16 @@ class Block:
         whiten: of head ``patches``: number of whitened principal directions of a patch, at most
             all of them; None takes patches as they are. Neurons always see white patches.
         loss: ``squared`` or ``cross_entropy``.
-        betas: weights of the ridge to choose from; None for a path that fits the data.
-        epochs: of the network that lends its neurons (head ``neurons``, gates ``sgd``); None for a
-            number that fits the data, or the budget of the stack.
+        regulariser: ``l2``, ``group`` or ``nuclear``, as for ConvexConvClassifier. Of head
+            ``neurons`` V_i = a_i v_i' has rank one, so that ``nuclear`` is the sum of |v_i| over
+            neurons, which leaves whole neurons out, and ``group`` that of all |v_ic|, which leaves
+            out neurons class by class and cell by cell.
+        tolerance: relative duality gap of the head; None for 1e-6 for squared loss with ``l2`` and
+            1e-3 for the others.
+        betas: weights of the regulariser to choose from; None for a path that fits the data.
+        epochs: of the network that lends its neurons, or of all ascents together (head ``neurons``,
+            gates ``sgd`` and ``dual``); None for a number that fits the data, or the budget of the
+            stack.
 
     Raises:
         SettingError: a value that cannot work.
@@ -64,20 +76,26 @@ class Block:
     pooling: int = 2
     whiten: int | None = 80
     loss: str = "cross_entropy"
+    regulariser: str = "l2"
+    tolerance: float | None = None
     betas: float | Sequence[float] | None = None
     epochs: float | None = None
 
     def __post_init__(self) -> None:
+        check_values(Block, vars(self))
         for name in ("n_gates", "n_neurons"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise SettingError(f"epochs is {self.epochs}; give a positive number, or None")
+        for name in ("epochs", "tolerance"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingError(f"{name} is {value}; give a positive number, or None")
         choices = {
             "gates": BLOCK_GATES,
             "head": HEADS,
             "downsample": DOWNSAMPLINGS,
             "loss": tuple(LOSSES),
+            "regulariser": tuple(REGULARISERS),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -85,10 +103,16 @@ class Block:
                     f"{name} {getattr(self, name)!r} is not known to a block; choose one of "
                     f"{', '.join(known)}"
                 )
+        if self.gates == "lookahead" and self.head != "neurons":
+            raise SettingError(f"gates 'lookahead' is for head neurons; head is {self.head!r}")
         if self.whiten is not None and self.whiten < 1:
             raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
         values = [self.betas] if isinstance(self.betas, (int, float)) else self.betas
-        if values is not None and not (len(values) and all(0 < b < math.inf for b in values)):
+        try:
+            sound = values is None or (len(values) and all(0 < b < math.inf for b in values))
+        except TypeError:
+            sound = False
+        if not sound:
             raise SettingError(f"betas is {self.betas}; give positive numbers")
 
     def geometry(self, shape: Shape) -> PatchGeometry:
@@ -112,30 +136,21 @@ class Block:
 Blocks = str | Sequence[Block | Mapping[str, Any]]
 
 
-def _vgg11() -> tuple[Block, ...]:
-    """Eight 3x3 blocks, halved in size after the 1st, 2nd, 4th and 6th."""
-    widths = (64, 128, 256, 256, 512, 512, 512, 512)
-    halved = (0, 1, 3, 5)
+def _convolutions(widths: Sequence[int], halved: Sequence[int]) -> tuple[Block, ...]:
+    """Blocks of 3x3 filters; maps are halved after the blocks with these numbers."""
     return tuple(
-        Block(n_gates=width, downsample="average" if number in halved else "none")
-        for number, width in enumerate(widths)
+        Block(
+            n_gates=width,
+            gates="lookahead",
+            downsample="average" if number in halved else "none",
+        )
+        for number, width in enumerate(widths, 1)
     )
 
 
 PRESETS: dict[str, tuple[Block, ...]] = {
-    "small": (
-        Block(filter_size=6, stride=2, padding=0, n_gates=96, pooling=4),
-        Block(n_gates=192, pooling=3, downsample="average"),
-        Block(n_gates=256),
-    ),
-    "medium": (
-        Block(filter_size=6, stride=2, padding=0, n_gates=128, pooling=4),
-        Block(n_gates=256, pooling=3, downsample="average"),
-        Block(n_gates=384),
-        Block(n_gates=384),
-        Block(n_gates=512),
-    ),
-    "vgg11": _vgg11(),
+    "small": _convolutions((64, 128, 256, 512), halved=(1, 2, 3)),
+    "vgg11": _convolutions((64, 128, 256, 256, 512, 512, 512, 512), halved=(1, 2, 4, 6)),
     "imagenet": (
         Block(filter_size=8, stride=4, padding=2, n_gates=64, pooling=4, downsample="average"),
         Block(n_gates=128, pooling=4, downsample="average"),
@@ -148,19 +163,24 @@ PRESETS: dict[str, tuple[Block, ...]] = {
 
 
 def read_blocks(
-    blocks: Blocks, n_gates: int | None, image_shape: Shape | None = None
+    blocks: Blocks,
+    instead: Mapping[str, Any] | None = None,
+    image_shape: Shape | None = None,
 ) -> tuple[Block, ...]:
     """Return the settings of every block.
 
     Args:
         blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block.
-        n_gates: gates of every block instead of what ``blocks`` says; None for that.
+        instead: settings that all blocks have instead of their own; those that are None have no
+            say.
         image_shape: channels, height and width of an image, which presets are cut down to if it
             is small; None leaves them as they are.
 
     Raises:
         SettingError: a name that is not known, no block, or a value that cannot work.
     """
+    if not isinstance(blocks, (str, Sequence)):
+        raise SettingError(f"blocks is {blocks!r}; give a name, or a list of Block")
     if isinstance(blocks, str):
         if blocks not in PRESETS:
             raise SettingError(
@@ -174,9 +194,8 @@ def read_blocks(
         found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
     if not found:
         raise SettingError("blocks is empty; give at least one Block")
-    if n_gates is None:
-        return found
-    return tuple(replace(block, n_gates=n_gates) for block in found)
+    given = {name: value for name, value in (instead or {}).items() if value is not None}
+    return tuple(replace(block, **given) for block in found)
 
 
 def cut_down(blocks: Sequence[Block], image_shape: Shape) -> tuple[Block, ...]:

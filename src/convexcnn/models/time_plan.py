@@ -1,4 +1,4 @@
-"""How a stack spends a budget of minutes: as many epochs for every block that is still to come."""
+"""How a stack spends a budget of minutes: as much descent for every block that is still to come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
+from convexcnn.models.lookahead_network import network_of
+from convexcnn.models.neuron_network import BATCH, descent_dtype
 from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
@@ -51,12 +52,12 @@ class BlockCost:
     features: int
 
     @classmethod
-    def of(cls, block: Block, geometry: PatchGeometry, device: str) -> BlockCost:
+    def of(cls, block: Block, geometry: PatchGeometry, device: str, *, last: bool) -> BlockCost:
         """Measure a block."""
         generator = torch.Generator().manual_seed(0)
         dim = geometry.patch_dim
         scaling = PatchTransform(torch.zeros(dim), torch.eye(dim) / dim**0.5, 1.0).to(device)
-        network = NeuronNetwork(geometry, scaling, block.n_gates, 2, generator)
+        network = network_of(block, geometry, scaling, 2, generator, last=last)
         images = torch.randn(BATCH, *geometry.image_shape, generator=generator).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         rough = images.to(descent_dtype(device))
@@ -125,7 +126,9 @@ class TimePlan:
         return self.elapsed + least > SPARE * 60 * self.minutes
 
     def steps(self, number: int, default: int, batch: int) -> int:
-        """Steps of descent of a block: so that all blocks from it on get as many epochs.
+        """Steps of descent of a block: so that all blocks from it on get as many seconds.
+
+        Early blocks are cheap and fit too little, late ones are dear and soon fit too much.
 
         Args:
             number: of the block, from 1.
@@ -134,10 +137,11 @@ class TimePlan:
         """
         if self.minutes is None:
             return default
-        left, units = SPARE * 60 * self.minutes - self.elapsed, 0.0
-        for place, cost in enumerate(self.costs[number - 1 :], number - 1):
-            left -= cost.fixed_seconds(self.images, self.views, self.classes)
-            passing = sum(before.passing for before in self.costs[:place])
-            units += self.images * (cost.descent + (passing if self.views > 1 else 0.0))
-        epochs = min(MOST_EPOCHS, left / units)
+        to_come = self.costs[number - 1 :]
+        fixed = [cost.fixed_seconds(self.images, self.views, self.classes) for cost in to_come]
+        left = SPARE * 60 * self.minutes - self.elapsed - sum(fixed)
+        per_image = to_come[0].descent
+        if self.views > 1:
+            per_image += sum(before.passing for before in self.costs[: number - 1])
+        epochs = min(MOST_EPOCHS, left / len(to_come) / (self.images * per_image))
         return max(1, math.floor(epochs * self.images / batch))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from convexcnn.errors import RunError
@@ -26,14 +26,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, content: bytes | None = None) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
+
+    Args:
+        path: of the file.
+        content: of the file, if another process has read it.
 
     Raises:
         RunError: it is missing, damaged, or holds what is not finite float32.
     """
     try:
-        tensors = load_file(path)
+        tensors = load_file(path) if content is None else load(content)
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
     except (SafetensorError, OSError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from convexcnn.errors import RunError
+from convexcnn.report.beside import COLOURS, read_beside, require_stack
 from convexcnn.report.compare_page import compare_page
 from convexcnn.report.fit_page import fit_page
 from convexcnn.report.page import Page, render
@@ -12,21 +14,30 @@ from convexcnn.report.results import FitResult
 from convexcnn.report.run_files import RunFiles, read_run, write_atomically
 
 
-def build_report(run_folder: Path) -> Path:
+def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
     """Write `report.html` and `figures/` into a run folder, from that folder's files alone.
 
     Args:
         run_folder: a folder written by `fit` or `compare`.
+        beside: folders of further stacks on the same images, three at most, whose accuracy
+            against depth is drawn beside that of the first.
 
     Returns:
         The path of the page, one file that needs no other and no network.
 
     Raises:
-        RunError: a file is missing, damaged, or the folder cannot be written.
+        RunError: a file is missing, damaged, or the folder cannot be written; or the runs cannot
+            be drawn beside each other.
     """
     run = read_run(run_folder)
+    others = []
+    if len(beside) >= len(COLOURS):
+        raise RunError(f"{len(beside)} runs beside {run_folder} are too many for one chart; give 3")
+    if beside:
+        first = require_stack(run_folder, run.result)
+        others = [(folder.name, read_beside(folder, first)) for folder in beside]
     try:
-        page, html = _draw(run)
+        page, html = _draw(run, others)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{run_folder}: its numbers cannot be drawn ({error!r}); restore its files, and if "
@@ -39,8 +50,11 @@ def build_report(run_folder: Path) -> Path:
     return report
 
 
-def _draw(run: RunFiles) -> tuple[Page, str]:
+def _draw(run: RunFiles, beside: Sequence[tuple[str, FitResult]]) -> tuple[Page, str]:
     """The page with its figures, and as HTML."""
     result = run.result
-    page = fit_page(run, result) if isinstance(result, FitResult) else compare_page(run, result)
+    if isinstance(result, FitResult):
+        page = fit_page(run, result, beside)
+    else:
+        page = compare_page(run, result)
     return page, render(page)

@@ -63,7 +63,8 @@ class Block:
     """One trained block.
 
     Of a stack, `validation` is of its own head, `stack` of the best prediction by all heads so
-    far, both on held-out images, and `head_weight` is its part in the final prediction.
+    far, both on held-out images, `head_weight` is its part in the final prediction, and
+    `strategy` says where its gates come from.
     """
 
     train: Scores
@@ -80,6 +81,7 @@ class Block:
     validation: Scores | None = None
     stack: Scores | None = None
     head_weight: float | None = None
+    strategy: str = ""
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,7 @@ def _block(node: Node) -> Block:
         validation=_maybe(node, "validation", _scores),
         stack=_maybe(node, "stack", _scores),
         head_weight=_maybe(node, "head_weight", Node.number),
+        strategy=_maybe(node, "strategy", Node.text) or "",
     )
 
 

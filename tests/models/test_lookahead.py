@@ -1,0 +1,82 @@
+"""Neurons that are learned for the next block, too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from convexcnn.errors import SettingError
+from convexcnn.models import Block
+from convexcnn.models.lookahead_network import LookaheadNetwork, network_of
+from convexcnn.models.neuron_network import NeuronDescent
+from convexcnn.patches.whiten import fit_triangular_whitening
+from small import generator, stripe_stream, stripes
+from tiny_models import layerwise as stack
+
+STREAM = stripe_stream(120)
+DOWNSAMPLINGS = ("none", "average", "max", "space-to-depth")
+
+
+def make(last: bool = False, **settings):
+    block = Block(**{"n_gates": 6, "gates": "lookahead", **settings})
+    geometry = block.geometry(STREAM.images.shape[1:])
+    images, _ = STREAM.block(slice(None))
+    transform = fit_triangular_whitening(images, geometry)
+    return network_of(block, geometry, transform, STREAM.n_classes, generator(), last=last)
+
+
+@pytest.mark.parametrize("downsample", DOWNSAMPLINGS)
+def test_both_heads_learn_and_all_filters_keep_unit_norm(downsample):
+    network = make(downsample=downsample)
+    images, targets = STREAM.block(slice(None))
+    before = [part.detach().clone() for part in (network.directions, network.second)]
+    NeuronDescent(network, STREAM, generator()).run(60)
+    with torch.no_grad():
+        scores = network.both_scores(images)
+    for part in scores:
+        assert (part.argmax(1) == targets.argmax(1)).double().mean() > 0.9
+    for old, rows in zip(before, (network.directions, network.second), strict=True):
+        assert not torch.allclose(old, rows)
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
+
+
+def test_its_own_scores_are_those_of_a_network_with_one_hidden_layer():
+    network = make()
+    images, _ = STREAM.block(slice(None))
+    NeuronDescent(network, STREAM, generator()).run(5)
+    with torch.no_grad():
+        own, _ = network.both_scores(images)
+        torch.testing.assert_close(own, network.scores(images), atol=1e-4, rtol=1e-4)
+
+
+def test_the_further_head_moves_the_neurons():
+    network = make()
+    images, targets = STREAM.block(slice(None))
+    network.train_once(images, targets)  # heads are zero before it
+    with torch.enable_grad():
+        _, further = network.both_scores(images)
+        loss = torch.nn.functional.cross_entropy(further, targets)
+    (gradient,) = torch.autograd.grad(loss, network.directions)
+    assert gradient.norm() > 1e-4
+
+
+def test_the_last_block_has_nothing_to_look_to():
+    assert not isinstance(make(last=True), LookaheadNetwork)
+    assert not isinstance(make(gates="sgd"), LookaheadNetwork)
+
+
+def test_heads_on_patches_have_other_gates():
+    with pytest.raises(SettingError, match="gates 'lookahead' is for head neurons; head is"):
+        Block(gates="lookahead", head="patches")
+
+
+def test_a_stack_of_them_ends_at_optima_and_gives_the_same_bits():
+    blocks = (Block(stride=2, n_gates=6, epochs=6, gates="lookahead"), Block(n_gates=8, epochs=6))
+    images, labels = stripes(90, channels=2)
+    first, second = (
+        stack(blocks=blocks, augment="flip+crop").fit(images, labels) for _ in range(2)
+    )
+    assert all(found.relative_gap < 1e-3 for found in first.certificates_)
+    for one, other in zip(first.blocks_, second.blocks_, strict=True):
+        assert torch.equal(one.filters, other.filters)
+        assert torch.equal(one.weights, other.weights)
