@@ -67,6 +67,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def resident_bytes() -> int:
+    """Return the resident memory of this process now, in bytes; its peak where that is not told."""
+    return _status_bytes("VmRSS") or peak_memory_bytes()
+
+
 def peak_memory_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes.
 

@@ -45,9 +45,9 @@ def write_together(writers: Mapping[Path, Write]) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text whole or not at all, in UTF-8."""
-    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write text whole or not at all, in UTF-8; ``errors`` as for ``str.encode``."""
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8", errors))
 
 
 def sealed(description: Mapping[str, Any]) -> str:
@@ -62,9 +62,21 @@ def read_sealed(path: Path) -> dict[str, Any]:
         RunError: the file cannot be read, or is not what was written.
     """
     try:
-        description = json.loads(path.read_text("utf-8"))
+        return unsealed(path.read_bytes(), path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def unsealed(content: bytes, path: Path) -> dict[str, Any]:
+    """What ``sealed`` wrote, from the content of its file.
+
+    Raises:
+        RunError: it is not what was written.
+    """
+    try:
+        description = json.loads(content)
         found = description.pop(CHECKSUM)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
     if found != _checksum(description):
         raise RunError(f"{path} is damaged: it is not what was written")

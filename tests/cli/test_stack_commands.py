@@ -172,6 +172,66 @@ def test_without_certificates_and_test_images(
     assert (code, again["recorded"]) == (0, [None] * 4)
 
 
+BLOCKS = """
+model = "layerwise"
+tolerance = 0.01
+
+[[blocks]]
+n_gates = 4
+gates = "dual"
+epochs = 2
+regulariser = "nuclear"
+
+[[blocks]]
+n_gates = 3
+gates = "patches"
+head = "patches"
+whiten = 0
+pooling = 1
+"""
+
+
+def test_blocks_with_settings_of_their_own_come_from_a_file_and_go_back_to_one(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "blocks.toml").write_text(BLOCKS, "utf-8")
+    run = tmp_path / "run"
+    code, found = printed(
+        capsys, "fit", data, "--out", run, "--config", tmp_path / "blocks.toml", "--seed", "3"
+    )
+    assert code == 0
+    kinds = [(block["strategy"], block["regulariser"], block["head"]) for block in found["blocks"]]
+    assert kinds == [("dual", "nuclear", "neurons"), ("patches", "l2", "patches")]
+    assert all(block["certificate"]["relative_gap"] <= 0.01 for block in found["blocks"])
+    again = tmp_path / "again"
+    assert finish("fit", data, "--out", again, "--config", run / "config.toml") == 0
+    name = "model.safetensors"
+    assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "complaint"),
+    [
+        ("blocks = 3", "blocks is 3; give a name, or a list of Block"),
+        ("blocks = []", "blocks is empty; give at least one Block"),
+        ("[blocks]\nn_gates = 3", "[blocks] is a table"),
+        ("[[blocks]]\n[[blocks]]\ncolour = 1", "block 2 is {'colour': 1}; give a Block, or"),
+        ("[[blocks]]\nn_gates = 'many'", "block 1: n_gates is 'many'; give a whole number"),
+        ("[[blocks]]\nwhiten = -1", "block 1: whiten is -1; keep at least 1 direction"),
+        ("[[blocks]]\nregulariser = 'l7'", "block 1: regulariser 'l7' is not known to a block"),
+    ],
+)
+def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, blocks: str, complaint: str
+) -> None:
+    config = tmp_path / "blocks.toml"
+    config.write_text(f"model = 'layerwise'\n{blocks}\n", "utf-8")
+    code, found = printed(capsys, "fit", data, "--out", tmp_path / "run", "--config", config)
+    assert code == 2
+    assert complaint in found["error"]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

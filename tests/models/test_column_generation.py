@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from convexcnn.models.column_generation import _unlike
+from convexcnn.models.column_generation import unlike
 from small import stripes
 from tiny_models import convex
 
@@ -65,5 +65,5 @@ def test_held_out_images_choose_beta_once():
 def test_gates_that_are_there_already_come_last():
     gates = torch.eye(3)[:1]
     neurons = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]])
-    assert torch.equal(_unlike(gates, neurons, 2), neurons[[1, 3]])
-    assert len(_unlike(gates, neurons, 4)) == 4
+    assert torch.equal(unlike(gates, neurons, 2), neurons[[1, 3]])
+    assert len(unlike(gates, neurons, 4)) == 4

@@ -41,7 +41,7 @@ def test_patches_are_drawn_from_a_sample_of_the_images(monkeypatch):
 
 
 def test_column_generation_needs_a_solver():
-    with pytest.raises(SettingError, match="alternates with the solver"):
+    with pytest.raises(SettingError, match="alternate with a solver"):
         chosen("dual")
 
 

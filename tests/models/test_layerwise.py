@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from convexcnn import reference
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, RunError, SettingError
-from convexcnn.models import Block, LayerwiseConvexCNN, layerwise, load_model, save_model
+from convexcnn.models import Block, LayerwiseConvexCNN, load_model, memory_plan, save_model
 from convexcnn.models.layerwise import choose_heads
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.patch_block import strongest_neurons
@@ -203,7 +203,7 @@ def test_training_twice_gives_the_same_bits(model):
 
 
 def test_maps_in_a_file_train_the_same_model(model, monkeypatch):
-    monkeypatch.setattr(layerwise, "MAPS_SHARE", 0.0)
+    monkeypatch.setattr(memory_plan, "MAPS_SHARE", 0.0)
     again = stack().fit(IMAGES, LABELS)
     np.testing.assert_array_equal(again.scores(IMAGES), model.scores(IMAGES))
     assert again.certify(IMAGES, LABELS) == model.certificates_
@@ -267,9 +267,12 @@ def test_the_presets_fit_small_pictures():
 
 
 def test_the_number_of_gates_can_be_set_for_all_blocks():
-    assert [block.n_gates for block in read_blocks("small", 5)] == [5] * 4
-    model = stack(blocks="small", n_gates=3).fit(IMAGES, LABELS)
-    assert [block.n_gates for block in model.blocks_] == [3] * 4
+    assert [block.n_gates for block in read_blocks("small", {"n_gates": 5})] == [5] * 4
+    model = stack(blocks="small", n_gates=3, gates="patches", tolerance=0.01, regulariser="group")
+    for block in model.fit(IMAGES, LABELS).blocks_:
+        settings = block.settings
+        assert (block.n_gates, settings.gates, settings.regulariser) == (3, "patches", "group")
+        assert 0 <= block.certificate.relative_gap <= 0.01
 
 
 CASES = [
@@ -280,7 +283,17 @@ CASES = [
     ({"blocks": []}, "blocks is empty; give at least one Block"),
     ({"blocks": [3]}, "block 1 is 3; give a Block, or a mapping of filter_size"),
     ({"blocks": [{"colour": 3}]}, "block 1 is .*; give a Block, or a mapping"),
-    ({"blocks": [{"gates": "dual"}]}, "block 1: gates 'dual' is not known to a block; choose one"),
+    ({"blocks": 3}, "blocks is 3; give a name, or a list of Block"),
+    ({"blocks": [{"gates": "garden"}]}, "block 1: gates 'garden' is not known to a block; choose"),
+    ({"blocks": [{"regulariser": "l7"}]}, "block 1: regulariser 'l7' is not known to a block"),
+    ({"blocks": [{"tolerance": 0.0}]}, r"block 1: tolerance is 0\.0; give a positive number"),
+    (
+        {"gates": "garden"},
+        "gates 'garden' is not known to a block; choose one of gaussian, patches",
+    ),
+    ({"regulariser": "l7"}, "regulariser 'l7' is not known to a block; choose one of l2, group"),
+    ({"tolerance": -1.0}, r"tolerance is -1\.0; give a positive number, or None"),
+    ({"tolerance": "small"}, "tolerance is 'small'; give a number or None"),
     ({"blocks": [{"downsample": "least"}]}, "downsample 'least' is not known"),
     ({"blocks": [{"n_neurons": 0}]}, "n_neurons is 0; give at least 1"),
     ({"blocks": [{"whiten": 0}]}, "whiten is 0; keep at least 1 direction, or None"),

@@ -114,7 +114,47 @@ def test_training_twice_gives_the_same_bits(model):
     np.testing.assert_array_equal(again.scores(IMAGES), model.scores(IMAGES))
 
 
-@pytest.mark.parametrize("gates", ["gaussian", "patches", "sgd"])
+def neuron_lengths(v):
+    """|v_i| over classes and cells of every neuron."""
+    return np.linalg.norm(v, axis=(0, 1))
+
+
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("regulariser", "length", "beta"),
+    [("group", np.abs, 0.02), ("nuclear", neuron_lengths, 0.03)],
+)
+def test_norms_leave_neurons_out_exactly_where_their_slopes_allow(regulariser, length, beta, loss):
+    """Phi' L = beta v / |v| for what is used, |Phi' L| <= beta for what is not, in float64."""
+    blocks = [
+        replace(block, regulariser=regulariser, loss=loss, tolerance=1e-5, betas=beta, n_gates=12)
+        for block in TINY_NEURONS
+    ]
+    model, left_out = stack(blocks=blocks, augment="flip+crop").fit(IMAGES, LABELS), 0
+    for number, block in enumerate(model.blocks_, 1):
+        phi, targets = phi_of(model, number)
+        weights = block.weights[..., 0].double().numpy()
+        scores = phi @ weights.reshape(3, -1).T + block.bias.double().numpy()
+        if loss == "cross_entropy":
+            scores = np.exp(scores - scores.max(1, keepdims=True))
+            scores /= scores.sum(1, keepdims=True)
+        slopes = ((targets - scores).T @ phi / len(phi)).reshape(weights.shape)
+        used = length(weights) > 1e-3 * length(weights).max()
+        assert used.any()
+        left_out += int((~used).sum())
+        assert (length(slopes) <= block.beta * 1.02).all()
+        np.testing.assert_allclose(length(slopes)[used], block.beta, rtol=0.02)
+        assert 0 <= block.certificate.relative_gap <= 1e-5
+        assert f"beta {regulariser}" in block.certificate.program
+        descent = block.measures["descent"]
+        assert descent["optimal_objective"] == pytest.approx(block.certificate.primal, rel=1e-5)
+        assert descent["objective"] >= descent["optimal_objective"]
+    assert left_out
+    for one, other in zip(model.certify(IMAGES, LABELS), model.certificates_, strict=True):
+        assert one.primal == pytest.approx(other.primal, rel=1e-6)
+
+
+@pytest.mark.parametrize("gates", ["gaussian", "patches", "dual", "sgd"])
 @pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
 def test_every_gate_strategy_and_loss(gates, loss):
     blocks = [replace(block, gates=gates, loss=loss) for block in TINY_NEURONS]

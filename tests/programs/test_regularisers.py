@@ -50,6 +50,20 @@ def test_prox_leaves_a_subgradient(regulariser: Regulariser, step: float) -> Non
         assert float(both) == pytest.approx(float(inner), rel=1e-12)
 
 
+def test_the_nuclear_norm_of_vectors_is_that_of_matrices_with_one_row() -> None:
+    weights = draw(3)[..., :1]
+    by_gate = weights.permute(2, 3, 0, 1).flatten(2)
+    left, values, right = torch.linalg.svd(by_gate, full_matrices=False)
+    norm = get_regulariser("nuclear")
+    assert isinstance(norm, Norm)
+    assert float(norm.value(weights)) == pytest.approx(float(values.sum()), rel=1e-12)
+    torch.testing.assert_close(norm.gate_norms(weights), values[:, 0])
+    for step in (0.0, float(values.median()), 100.0):
+        shrunk = (left * (values - step).clamp_min(0)[:, None]) @ right
+        expected = shrunk.view(4, 1, 2, 3).permute(2, 3, 0, 1)
+        torch.testing.assert_close(norm.prox(weights, step), expected)
+
+
 def test_fenchel_young_inequality(regulariser: Regulariser) -> None:
     for seed in range(20):
         weights, slopes = draw(seed), draw(100 + seed) / 8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from convexcnn.errors import SettingError
@@ -148,3 +150,25 @@ def test_the_nuclear_norm_descends_on_factors_where_no_matrix_fits():
     names = ["fista", "admm", "burer-monteiro"]
     choice = choose_solver(NUCLEAR, CIFAR, 0.7, 1e-3, names)
     assert choice.solver == "burer-monteiro"
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "solver", "why"),
+    [
+        (RIDGE, SMALL, "direct", "Gram matrix"),
+        (RIDGE, WIDE, "direct", "a sum over the images of 2 processes"),
+        (GROUP, SMALL, "fista", "every gated program"),
+        (LOGISTIC, CIFAR, "lbfgs", "quasi-Newton"),
+    ],
+)
+def test_processes_share_images_with_some_solvers_only(
+    kind: ProgramKind, size: ProblemSize, solver: str, why: str
+) -> None:
+    chosen = choose_solver(kind, replace(size, processes=2), 100.0, 1e-3)
+    assert chosen.solver == solver
+    assert why in chosen.reason
+
+
+def test_no_processes_share_the_images_of_cones() -> None:
+    assert solvers_for(CONES, shared=True) == []
+    assert set(solvers_for(RIDGE, shared=True)) == {"direct", "cg", "lbfgs", "fista"}

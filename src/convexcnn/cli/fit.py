@@ -79,9 +79,9 @@ POSITIVE = click.IntRange(min=1)
 )
 @click.option(
     "--gates",
-    type=click.Choice(["gaussian", "patches", "sgd", "dual"]),
-    help="Where gates come from: random, patches of the images, a briefly trained network, or "
-    "column generation.",
+    type=click.Choice(["gaussian", "patches", "sgd", "dual", "lookahead"]),
+    help="Where gates come from: random, patches of the images, a briefly trained network, column "
+    "generation, or, of a stack, a network that serves the next block too.",
 )
 @click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates, of every block.")
 @click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")
@@ -176,30 +176,37 @@ def command(
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
     blocks of a stack are kept in RUN.partial, and the same command continues, or
     'convexcnn fit DATA --out RUN --resume'.
+
+    Several processes share the images if torchrun starts them:
+    'torchrun --nproc-per-node 2 -m convexcnn fit DATA --out RUN'.
     """
     from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.cli.console import Callback, Console
     from convexcnn.cli.run_folder import unfinished_settings
     from convexcnn.cli.settings import combine
     from convexcnn.cli.training import fit_run
+    from convexcnn.distributed import job, launched
 
-    if resume:
-        if config is not None:
-            raise click.UsageError("--resume has the settings of the run; leave out --config")
-        config = unfinished_settings(out)
+    if resume and config is not None:
+        raise click.UsageError("--resume has the settings of the run; leave out --config")
+
+    def settings() -> dict[str, Any]:
+        return combine(unfinished_settings(out) if resume else config, options)
+
     loggers: list[Callback] = []
-    if log_jsonl is not None:
+    if log_jsonl is not None and launched().writes:
         loggers.append(JsonLinesLogger(log_jsonl))
-    if tensorboard is not None:
+    if tensorboard is not None and launched().writes:
         loggers.append(TensorBoardLogger(tensorboard))
-    fit_run(
-        data,
-        out,
-        combine(config, options),
-        root=root,
-        download=download,
-        overwrite=overwrite,
-        certificate=not no_certificate,
-        loggers=loggers,
-        console=Console(as_json=as_json),
-    )
+    with job() as processes:
+        fit_run(
+            data,
+            out,
+            processes.same(settings),
+            root=root,
+            download=download,
+            overwrite=overwrite,
+            certificate=not no_certificate,
+            loggers=loggers,
+            console=Console(as_json=as_json),
+        )

@@ -12,8 +12,15 @@ from convexcnn.cli.options import FOLDER, output_options
 
 @click.command(name="report", short_help="Build the report of a run again.")
 @click.argument("run", type=FOLDER)
+@click.option(
+    "--beside",
+    type=FOLDER,
+    multiple=True,
+    metavar="OTHER",
+    help="Draw the accuracy of another stack against depth beside that of RUN; up to four times.",
+)
 @output_options
-def command(run: Path, *, as_json: bool) -> None:
+def command(run: Path, *, beside: tuple[Path, ...], as_json: bool) -> None:
     """Build RUN/report.html and RUN/figures again from the other files of RUN.
 
     The page is one file that needs no network. It is made at the end of every fit and compare;
@@ -23,7 +30,8 @@ def command(run: Path, *, as_json: bool) -> None:
     from convexcnn.report import build_report
 
     console = Console(as_json=as_json)
-    read_result(run)
-    page = build_report(run)
+    for folder in (run, *beside):
+        read_result(folder)
+    page = build_report(run, beside)
     console.show(f"Report: {page}")
     console.result({"run": str(run), "report": str(page)})

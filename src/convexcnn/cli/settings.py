@@ -118,11 +118,17 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     for key in parameters:
         if key not in known:
             raise SettingError(_unknown(key, what, [*known, *RUN_KEYS]))
-    if parameters.get("whiten") == RAW_PIXELS:
-        parameters["whiten"] = None
+    parameters = _raw_pixels(parameters)
+    if isinstance(blocks := parameters.get("blocks"), list):
+        parameters["blocks"] = [_raw_pixels(b) if isinstance(b, dict) else b for b in blocks]
     estimator.set_params(**parameters, random_state=settings.get("seed", 0))
     estimator.check_parameters()
     return estimator
+
+
+def _raw_pixels(table: dict[str, Any]) -> dict[str, Any]:
+    """A table of a settings file with Python's word for no whitening."""
+    return table | {"whiten": None} if table.get("whiten") == RAW_PIXELS else table
 
 
 def check_run_keys(settings: Mapping[str, Any]) -> None:
@@ -158,8 +164,21 @@ def _default_estimator(model: str, formulation: str) -> Estimator:
 def settings_of(estimator: Estimator) -> dict[str, Any]:
     """Return the parameters of an estimator that a settings file can hold."""
     parameters = {k: v for k, v in estimator.get_params().items() if k not in NOT_SETTINGS}
+    blocks = parameters.get("blocks")
+    if isinstance(blocks, (list, tuple)):
+        parameters["blocks"] = [_table_of(block) for block in blocks]
+    return _without_none(parameters)
+
+
+def _table_of(block: Any) -> Any:
+    """A block of a stack as a table of a settings file."""
+    return _without_none(dict(block)) if isinstance(block, Mapping) else block
+
+
+def _without_none(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Raw pixels in the words of a settings file."""
     if parameters.get("whiten", RAW_PIXELS) is None:
-        parameters["whiten"] = RAW_PIXELS
+        return parameters | {"whiten": RAW_PIXELS}
     return parameters
 
 

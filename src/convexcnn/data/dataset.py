@@ -139,7 +139,7 @@ class ImageDataset:
         for _, block in row_blocks(images):
             digest.update(np.ascontiguousarray(block, dtype=little_endian).data)
         digest.update(labels.astype("<i8").tobytes())
-        digest.update("\n".join(self.classes).encode())
+        digest.update("\n".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def limit(self, n: int, seed: int = 0) -> ImageDataset:

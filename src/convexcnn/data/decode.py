@@ -7,9 +7,10 @@ keeps its upper 8 bits, and a camera's EXIF rotation is applied.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeGuard, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from convexcnn.data.limits import MAX_IMAGE_PIXELS
+from convexcnn.data.limits import MAX_IMAGE_PIXELS, machine_memory
 from convexcnn.data.resize import as_box, cover
 from convexcnn.data.rows import ImageRows, take_rows
 from convexcnn.data.stored_rows import room_for
@@ -35,6 +36,8 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 EXIF_SIDEWAYS = (5, 6, 7, 8)
 USUAL_SIZE = 64
+BYTES_PER_PIXEL = 24
+"""What a large image takes while it is decoded, laid over white and resized."""
 NONE_READABLE = "none of {} images can be read; give at least one JPEG or PNG that can"
 LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
 
@@ -106,13 +109,9 @@ def read_images(
     """
     files = [Path(path) if isinstance(path, str) else path for path in paths]
     box = None if image_size is None else as_box(image_size)
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and large images
-        headers = {
-            row: header
-            for row, header in enumerate(_ahead(pool, partial(_attempt, _read_header), files))
-            if _is_sound(header, skip_bad)
-        }
+        headers = _read_headers(files, skip_bad)
         if not headers:
             raise DataError(NONE_READABLE.format(len(files)))
         if channels is None:
@@ -123,11 +122,12 @@ def read_images(
         images = room_for(shape, np.uint8, room, f"{len(headers)} images")
         decode = partial(_attempt, partial(_decode, channels=channels, box=box))
         kept: list[int] = []
-        pictures = _ahead(pool, decode, (files[row] for row in headers))
-        for row, pixels in zip(headers, pictures, strict=True):
-            if _is_sound(pixels, skip_bad):
-                images[len(kept) : len(kept) + 1] = pixels[None]
-                kept.append(row)
+        with ThreadPoolExecutor(_threads(headers.values())) as pool:
+            pictures = _ahead(pool, decode, (files[row] for row in headers))
+            for row, pixels in zip(headers, pictures, strict=True):
+                if _is_sound(pixels, skip_bad):
+                    images[len(kept) : len(kept) + 1] = pixels[None]
+                    kept.append(row)
     if not kept:
         raise DataError(NONE_READABLE.format(len(files)))
     skipped = sorted(set(range(len(files))) - set(kept))
@@ -136,6 +136,41 @@ def read_images(
         np.asarray(kept, np.intp),
         tuple(str(files[row]) for row in skipped),
     )
+
+
+def common_kind(paths: Sequence[ImageFile], image_size: int | None) -> tuple[int, int, int]:
+    """Channels, height and width that some files are read as, from their headers alone.
+
+    Args:
+        paths: at least one file; those that cannot be read are left out.
+        image_size: side that they are brought to; None if all must have one size.
+
+    Raises:
+        DataError: none can be read, or sizes differ.
+    """
+    headers = _read_headers(paths, skip_bad=True)
+    if not headers:
+        raise DataError(NONE_READABLE.format(len(paths)))
+    channels = 1 if all(header.grey for header in headers.values()) else 3
+    box = _common_size(paths, headers) if image_size is None else as_box(image_size)
+    return channels, *box
+
+
+def _read_headers(files: Sequence[ImageFile], skip_bad: bool) -> dict[int, _Header]:
+    """The headers of all files that have a sound one, by place in the list."""
+    with ThreadPoolExecutor() as pool:
+        return {
+            row: header
+            for row, header in enumerate(_ahead(pool, partial(_attempt, _read_header), files))
+            if _is_sound(header, skip_bad)
+        }
+
+
+def _threads(headers: Iterable[_Header]) -> int:
+    """As many threads as there are processors, or as may hold the largest image at once."""
+    largest = max(header.height * header.width for header in headers)
+    at_once = machine_memory() // (4 * largest * BYTES_PER_PIXEL)
+    return max(1, min(os.cpu_count() or 1, at_once))
 
 
 def is_image_file(path: Path) -> bool:
@@ -158,9 +193,9 @@ def _ahead(
 
 def _attempt(read: Callable[[ImageFile], Found], path: ImageFile) -> Found | DataError:
     """What ``read`` finds in the file, or an error that names it."""
-    if not path.is_file():
-        return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
     try:
+        if not path.is_file():
+            return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
         return read(path)
     except (DataError, MemoryError):  # a shard that has gone, say: no fault of this one image
         raise
@@ -192,9 +227,15 @@ def _open(path: ImageFile) -> Iterator[Image]:
 
 def _read_header(path: ImageFile) -> _Header:
     with _open(path) as image:
-        sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+        sideways = _exif(image).get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
         height, width = (image.width, image.height) if sideways else (image.height, image.width)
         return _Header(height, width, image.mode in GREY_MODES)
+
+
+def _exif(image: Image) -> Mapping[int, object]:
+    """What a camera noted; of a PNG only what is before the pixels, which would all be decoded."""
+    late = image.format == "PNG" and "exif" not in image.info
+    return {} if late else image.getexif()
 
 
 def _common_size(files: Sequence[ImageFile], headers: dict[int, _Header]) -> tuple[int, int]:

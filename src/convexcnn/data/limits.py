@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from convexcnn.distributed import here
 from convexcnn.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
@@ -22,8 +23,10 @@ def machine_memory() -> int:
 
 
 def budget_bytes(memory_gb: float | None) -> float:
-    """Bytes that a training may use: what was asked for, or a part of the machine's memory."""
-    return MEMORY_SHARE * machine_memory() if memory_gb is None else 1e9 * memory_gb
+    """Bytes that a process may use: what was asked for, or its part of the machine's memory."""
+    if memory_gb is not None:
+        return 1e9 * memory_gb
+    return MEMORY_SHARE * machine_memory() / here()[1]
 
 
 def check_fits(n_bytes: int, what: str) -> None:

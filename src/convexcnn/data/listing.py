@@ -27,6 +27,10 @@ CLASSES = "classes.txt"
 """Names of the classes 0, 1, ... of arrays and shards, whose labels are numbers."""
 
 
+MOST_DIGITS = 18
+"""Longer labels are names: Python reads no number of thousands of digits."""
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How image files are read.
@@ -78,7 +82,7 @@ def read_listing(
     Raises:
         DataError: a test file has a class without training files, or the files cannot be read.
     """
-    train, test, source = _divide(splits, source, options.seed)
+    train, test, source = divide(splits, source, options.seed)
     if options.limit is not None:
         train_labels = np.asarray([file.label for file in train])
         train = [train[i] for i in stratified_subset(train_labels, options.limit, options.seed)]
@@ -107,7 +111,7 @@ def read_listing(
     )
 
 
-def _divide(
+def divide(
     splits: Mapping[str, Sequence[LabelledFile]], source: str, seed: int
 ) -> tuple[list[LabelledFile], list[LabelledFile], str]:
     """Training files, test files, and the source with how they were told apart."""
@@ -143,7 +147,7 @@ def class_names(folder: Path) -> list[str] | None:
 def class_order(labels: Iterable[str]) -> list[str]:
     """The different labels: by value if all are whole numbers, alphabetically otherwise."""
     different = set(labels)
-    if all(label.isdecimal() for label in different):
+    if all(label.isdecimal() and len(label) <= MOST_DIGITS for label in different):
         return sorted(different, key=lambda label: (int(label), label))
     return sorted(different)
 

@@ -66,7 +66,7 @@ def load_dataset(
         RunError: no disk holds the images that do not fit in memory.
         SettingError: ``limit`` or ``image_size`` cannot work.
     """
-    info = _by_name(name_or_path)
+    info = named_dataset(name_or_path)
     room = DATA_SHARE * budget_bytes(memory_gb)
     options = ReadOptions(image_size, skip_bad, limit, seed, room)
     if info is not None:
@@ -97,10 +97,11 @@ def _read_path(path: Path, given: str, options: ReadOptions) -> ImageDataset:
         return read_npz(path, options.seed)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return read_table(path, options)
-    raise _unknown(path, given)
+    raise unknown_dataset(path, given)
 
 
-def _by_name(name_or_path: str | Path) -> DatasetInfo | None:
+def named_dataset(name_or_path: str | Path) -> DatasetInfo | None:
+    """The data set of that name, however people spell it; None if there is none."""
     if isinstance(name_or_path, Path):
         return None
     by_letters = {_letters(name): info for name, info in dataset_registry.items()}
@@ -112,7 +113,7 @@ def _letters(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def _unknown(path: Path, given: str) -> DataError:
+def unknown_dataset(path: Path, given: str) -> DataError:
     """What was given is neither a name nor readable: say what is nearest."""
     close = difflib.get_close_matches(given.lower(), dataset_registry, n=1)
     if path.is_file():

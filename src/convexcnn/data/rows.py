@@ -43,11 +43,13 @@ class RowView:
         source: (N, ...), an array or what is read like one.
         rows: (n,) which of them.
         axes: order of the axes of what is read, the first one 0; None leaves it.
+        first: number of the first row of ``source``: a process may have only those of its own.
     """
 
     source: ImageRows
     rows: NDArray[np.intp]
     axes: tuple[int, ...] | None = None
+    first: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +66,7 @@ class RowView:
         return len(self.rows)
 
     def __getitem__(self, rows: Any, /) -> NDArray[Any]:
-        found: NDArray[Any] = self.source[self.rows[rows]]
+        found: NDArray[Any] = self.source[self.rows[rows] - self.first]
         return found if self.axes is None else found.transpose(self.axes)
 
     def __array__(
@@ -74,7 +76,7 @@ class RowView:
 
     def subset(self, rows: RowIndex) -> RowView:
         """Some of these rows."""
-        return RowView(self.source, self.rows[rows], self.axes)
+        return RowView(self.source, self.rows[rows], self.axes, self.first)
 
 
 def take_rows(images: ImageRows, rows: RowIndex) -> ImageRows:

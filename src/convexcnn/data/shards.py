@@ -124,10 +124,7 @@ def read_shards(path: Path, splits: dict[str, list[Path]], options: ReadOptions)
         DataError: a shard is missing, truncated or compressed, an image has no class, or one
             cannot be decoded.
     """
-    listed = {
-        split: [file for shard in shards for file in _files_in(shard)]
-        for split, shards in splits.items()
-    }
+    listed = list_shards(splits)
     folder = path if path.is_dir() else path.parent
     names = {str(number): name for number, name in enumerate(class_names(folder) or ())}
     if path.is_dir():
@@ -135,6 +132,18 @@ def read_shards(path: Path, splits: dict[str, list[Path]], options: ReadOptions)
     else:
         name = RANGE.sub("", path.stem).rstrip("-_") or path.parent.resolve().name
     return read_listing(name or "shards", listed, str(path), options, names)
+
+
+def list_shards(splits: dict[str, list[Path]]) -> dict[str, list[LabelledFile]]:
+    """The labelled images of shards, by split; none is decoded.
+
+    Raises:
+        DataError: a shard is missing, truncated or compressed, or an image has no class.
+    """
+    return {
+        split: [file for shard in shards for file in _files_in(shard)]
+        for split, shards in splits.items()
+    }
 
 
 def _expanded(path: Path) -> list[Path]:

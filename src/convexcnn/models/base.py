@@ -19,6 +19,7 @@ from convexcnn.data.preprocess import ImageScaler
 from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.split import train_validation_split
 from convexcnn.data.stored_rows import FileRows
+from convexcnn.distributed import current, here
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
 from convexcnn.models.parameters import check_types
@@ -44,6 +45,11 @@ class Augmentation:
 
     mirror: bool = False
     shifts: int = 0
+
+    @property
+    def views(self) -> int:
+        """Of every image, itself counted."""
+        return (1 + self.mirror) * (1 + self.shifts)
 
 
 AUGMENTATIONS = {
@@ -108,8 +114,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             scaler,
             device=device,
             weights=weights,
+            processes=current(),
             **vars(AUGMENTATIONS[self.augment]),
         )
+        stream.require_shares()
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
             trained = self._fit_stream(stream, generator)
@@ -189,7 +197,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         kept, held_out = train_validation_split(stream.labels, fraction, self.random_state or 0)
         if not len(held_out):
             raise DataError("y has too few images to hold any out; give betas=[one value]")
-        return stream.subset(kept), stream.subset(held_out)
+        train = stream.subset(kept)
+        train.require_shares()
+        return train, stream.subset(held_out)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the scores of images.
@@ -271,7 +281,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
         views = vars(AUGMENTATIONS[self.augment])
         return ImageStream(
-            images, labels, len(self.classes_), self.scaler_, weights=weights, **views
+            images,
+            labels,
+            len(self.classes_),
+            self.scaler_,
+            weights=weights,
+            processes=current(),
+            **views,
         )
 
     def column_names(self) -> list[str]:
@@ -332,6 +348,7 @@ class BlockClassifier(ImageClassifier):
         _, channels, height, width = stream.images.shape
         geometry = self.geometry((channels, height, width))
         transform = self._fit_transform(stream, geometry, generator).to(stream.device)
+        transform = transform.mapped(stream.processes.agree)
         trained = self._train(stream, geometry, transform, generator)
         return {**trained, "transform_": transform}
 
@@ -425,10 +442,18 @@ def resolve_device(device: str) -> str:
         SettingError: a device that does not exist here.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
         raise SettingError(f"device {device} is not there: torch finds no CUDA; use cpu or auto")
     if kind not in ("cpu", "cuda"):
         raise SettingError(f"device {device!r} is not known; use cpu, cuda, cuda:1 or auto")
+    number, count = here()
+    if device == "cuda" and count > 1:
+        if count > torch.cuda.device_count():
+            raise SettingError(
+                f"{count} processes were started here, and there are {torch.cuda.device_count()} "
+                "CUDA devices; start one per device, or use device cpu"
+            )
+        return f"cuda:{number}"
     return device

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.rows import row_blocks
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import DataError, RunError
-from convexcnn.files import Write, file_checksum, read_sealed, sealed, write_together
+from convexcnn.files import Write, sealed, unsealed, write_together
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import BlockOutcome
 from convexcnn.models.stack_settings import Block
@@ -47,11 +48,14 @@ class BlockCheckpoint:
     Args:
         folder: made with the first block.
         fingerprint: of the training that the blocks belong to.
+        processes: that share the training. The first one reads and writes; what it finds does not
+            depend on how many they were.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, processes: Processes = ALONE) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.processes = processes
 
     def plan(self, number: int, steps: int) -> None:
         """Write how many steps of descent a block that begins takes, so that a second try agrees.
@@ -69,10 +73,11 @@ class BlockCheckpoint:
             RunError: a file of another training, or a damaged one.
         """
         path = self._path(number, "plan.json")
-        if not path.exists():
+        content = self._read(path)
+        if content is None:
             return None
         try:
-            description = read_sealed(path)
+            description = unsealed(content, path)
             found, steps = description["fingerprint"], int(description["steps"])
         except (LookupError, TypeError, ValueError, RunError) as error:
             self._give_up(number, error)
@@ -106,7 +111,14 @@ class BlockCheckpoint:
             }
         )
 
+    def _read(self, path: Path) -> bytes | None:
+        """The content of a file, for all processes; None if it is not there."""
+        content = path.read_bytes() if self.processes.writes and path.exists() else b""
+        return self.processes.tell(content) or None
+
     def _write(self, writers: Mapping[Path, Write]) -> None:
+        if not self.processes.writes:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_together(writers)
@@ -123,6 +135,8 @@ class BlockCheckpoint:
 
     def _give_up(self, number: int, error: Exception) -> None:
         """Warn of a damaged block, and remove it and what came after it: they are trained again."""
+        if not self.processes.writes:
+            return
         warnings.warn(
             f"block {number} that was kept in {self.folder} is damaged ({error}); training goes on "
             f"from the block before it",
@@ -148,10 +162,11 @@ class BlockCheckpoint:
             RunError: files of another training.
         """
         path = self._path(number, "json")
-        if not path.exists():
+        content = self._read(path)
+        if content is None:
             return None
         try:
-            description = read_sealed(path)
+            description = unsealed(content, path)
             if description["fingerprint"] == self.fingerprint:
                 return self._restored(number, settings, stream, description)
         except (OSError, LookupError, TypeError, ValueError, RunError, DataError) as error:
@@ -164,9 +179,10 @@ class BlockCheckpoint:
     ) -> BlockOutcome:
         """A saved block whose description is sound."""
         path = self._path(number, "safetensors")
-        if file_checksum(path) != description["tensors"]:
+        content = self._read(path)
+        if content is None or hashlib.sha256(content).hexdigest() != description["tensors"]:
             raise RunError(f"{path} is not what was written")
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, content)
         channels, height, width = stream.images.shape[1:]
         block = KINDS[settings.head].restored(
             settings, (channels, height, width), stream.n_classes, tensors, description

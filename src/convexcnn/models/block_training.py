@@ -24,8 +24,14 @@ from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
 
-NEURON_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
-"""Solvers of heads on known features, by loss."""
+RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
+"""Solvers of heads on known features with l2, by loss."""
+
+NORM_SOLVER = "admm"
+"""Of heads on known features with any other regulariser: it too sees them from a stream."""
+
+HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
+"""Default betas of a head on known features with l2, relative to their mean variance."""
 
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
@@ -106,14 +112,14 @@ class BlockTask:
         geometry = self.geometry
         per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
         order = torch.randperm(len(self.split.kept), generator=self.generator).numpy()
-        images, _ = self.train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
+        images, _ = self.train.sample(order[: max(1, int(WHITENING_NUMBERS / per_image))])
         return images
 
     def solver(
         self, gates: int, default_betas: Sequence[float] | None = None
     ) -> tuple[PathSolver, str]:
         """The exact solver of its head on so many gates, and why it was chosen."""
-        size = problem_size(self.block, self.geometry, len(self.stream), self.stream.n_classes)
+        size = problem_size(self.block, self.geometry, *sizes_of(self.stream))
         block = self.block
         if block.betas is None:
             block = replace(block, betas=default_betas)
@@ -135,7 +141,14 @@ class BlockOutcome:
     maps: MapStream | None = None
 
 
-def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int) -> ProblemSize:
+def sizes_of(stream: ImageStream) -> tuple[int, int, int]:
+    """Rows, classes and processes of a stream, as ``problem_size`` takes them."""
+    return len(stream), stream.n_classes, stream.processes.size
+
+
+def problem_size(
+    block: Block, geometry: PatchGeometry, rows: int, classes: int, processes: int = 1
+) -> ProblemSize:
     """The numbers that decide what the program of a block costs."""
     dim, patches = 1, 1
     if block.head == "patches":
@@ -143,7 +156,17 @@ def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int)
         dim = geometry.patch_dim
         if block.whiten is not None:
             dim = min(block.whiten, dim) + 1
-    return ProblemSize(rows, patches, geometry.n_cells, block.n_gates, dim, classes)
+    cells, gates = geometry.n_cells, block.n_gates
+    return ProblemSize(rows, patches, cells, gates, dim, classes, processes)
+
+
+def solver_settings(block: Block, memory_gb: float) -> ProgramSettings:
+    """The program of a block and the name of its solver."""
+    name = "auto"
+    if block.head == "neurons":
+        name = RIDGE_SOLVERS[block.loss] if block.regulariser == "l2" else NORM_SOLVER
+    settings = block.regulariser, block.loss, name, block.tolerance, block.betas
+    return ProgramSettings("gated", *settings, memory_gb)
 
 
 def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[PathSolver, str]:
@@ -152,12 +175,23 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
     Raises:
         SettingError: if none fits into the memory.
     """
-    name = "auto" if block.head == "patches" else NEURON_SOLVERS[block.loss]
-    program = ProgramSettings("gated", "l2", block.loss, name, None, block.betas, memory_gb)
+    program = solver_settings(block, memory_gb)
+    name = str(program.solver)
     if name != "auto" and needed_gb(name, size, program.kind) > memory_gb:
         program = replace(program, solver="auto")
     solver, reason = program.exact_solver(size, refit=False)
     return solver, reason or "pooled neurons are few, and known for all images at once"
+
+
+def default_betas(block: Block, phi: Tensor) -> list[float] | None:
+    """Betas that suit some known features (n, m); None where solvers know better.
+
+    A norm has a smallest beta at which all weights are zero, which its path starts from.
+    """
+    if block.regulariser != "l2":
+        return None
+    variance = float(phi.var(0).mean())
+    return [variance * relative for relative in HEAD_PATH]
 
 
 def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:

@@ -60,18 +60,19 @@ def dual_gates(
         generator: source of every random choice.
         kind: the program that is solved.
         solve: solves it, always at the same beta.
-        rounds: how often it is solved.
+        rounds: how often it is solved, at most; every round adds a gate or more.
         callback: called with one event per round: the objective, which never rises, and the
             steepest slope found.
 
     Returns:
         (n_gates, d).
     """
-    images, _ = stream.block(stream.random_rows(SAMPLE, generator, SAMPLED_NUMBERS))
+    first = max(1, n_gates // (rounds + 1))
+    rounds = min(rounds, n_gates - first)
+    images, _ = stream.sample(stream.random_rows(SAMPLE, generator, SAMPLED_NUMBERS))
     pool = patch_gates(
         (1 + STARTS_PER_GATE * rounds) * n_gates, images, geometry, transform, generator
     )
-    first = max(1, n_gates // (rounds + 1))
     gates, pool = pool[:first], pool[first:]
     for round_ in range(rounds):
         wanted = first + (n_gates - first) * (round_ + 1) // rounds - len(gates)
@@ -82,7 +83,7 @@ def dual_gates(
         found = steepest_neurons(
             features, stream, residual, starts, shared=kind.regulariser == "nuclear"
         )
-        gates = torch.cat([gates, _unlike(gates, found.neurons, wanted)])
+        gates = torch.cat([gates, unlike(gates, found.neurons, wanted)])
         if callback is not None:
             event = {"phase": "column generation", "step": round_ + 1, "steps": rounds}
             slope = float(found.slopes[0]) if len(found.slopes) else 0.0
@@ -93,7 +94,7 @@ def dual_gates(
 def objective_and_residual(
     features: GatedFeatures, stream: ImageStream, kind: ProgramKind, solution: Solution
 ) -> tuple[float, Tensor]:
-    """The objective of a solution and its centred residual (n, k), in one pass.
+    """The objective of a solution and its centred residual (n, k) of own rows, in one pass.
 
     Args:
         features: the operator Phi.
@@ -112,17 +113,23 @@ def objective_and_residual(
     parts = weights if kind.formulation == "relu" else weights[None]
     shaped = (part.reshape(stream.n_classes, *features.shape).double() for part in parts)
     penalty = sum(float(get_regulariser(kind.regulariser).value(part)) for part in shaped)
-    loss = float(get_loss(kind.loss).value(f, y)) / len(f)
-    residual = centred_residual(kind.loss, f, y, kind.intercept)
+    loss = stream.processes.total(float(get_loss(kind.loss).value(f, y))) / len(stream)
+    residual = centred_residual(kind.loss, f, y, kind.intercept, stream.processes)
     return loss + solution.beta * penalty, residual.to(features.gates)
 
 
-def _unlike(gates: Tensor, neurons: Tensor, wanted: int) -> Tensor:
-    """The first neurons that are neither like a gate nor like one another; then any others."""
+def unlike(gates: Tensor, neurons: Tensor, wanted: int) -> Tensor:
+    """The first neurons that are neither like a gate nor like one another; then any others.
+
+    Args:
+        gates: (g, d), perhaps none.
+        neurons: (m, d) of unit norm, the best first.
+        wanted: how many, at most.
+    """
     there = torch.nn.functional.normalize(gates, dim=1)
     chosen: list[int] = []
     for index, neuron in enumerate(neurons):
-        if len(chosen) < wanted and float((there @ neuron).max()) < ALIKE:
+        if len(chosen) < wanted and bool((there @ neuron < ALIKE).all()):
             chosen.append(index)
             there = torch.cat([there, neuron[None]])
     others = [index for index in range(len(neurons)) if index not in chosen]

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import ImageSplit
+from convexcnn.data.rows import take_rows
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.models.base import ImageClassifier
 from convexcnn.programs.losses import get_loss
 
@@ -48,7 +50,9 @@ class Evaluation:
         return {"loss": self.loss, "accuracy": self.accuracy}
 
 
-def evaluate_model(model: ImageClassifier, split: ImageSplit, n_classes: int) -> Evaluation:
+def evaluate_model(
+    model: ImageClassifier, split: ImageSplit, n_classes: int, processes: Processes = ALONE
+) -> Evaluation:
     """Measure a model that was trained on integer labels.
 
     A class that had no training images has score 0 (squared loss) or minus infinity.
@@ -57,8 +61,12 @@ def evaluate_model(model: ImageClassifier, split: ImageSplit, n_classes: int) ->
         model: fitted on labels out of 0..n_classes - 1.
         split: labelled images of the model's shape.
         n_classes: k.
+        processes: that share the images.
     """
-    return evaluate_scores(model, model.scores(split.images), split.labels, n_classes)
+    own = processes.share(len(split))
+    scores = torch.from_numpy(model.scores(take_rows(split.images, own)))
+    whole = processes.gather(scores, len(split), own).numpy()
+    return evaluate_scores(model, whole, split.labels, n_classes)
 
 
 def evaluate_scores(

@@ -80,12 +80,13 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
         write_together(
             {
                 folder / TENSORS_FILE: lambda path: save_file(contiguous, path),
-                folder / CONFIG_FILE: lambda path: path.write_text(text, "utf-8"),
+                folder / CONFIG_FILE: lambda path: path.write_text(text, "utf-8", "replace"),
             }
         )
         card = folder / CARD_FILE
         if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):
-            write_text(card, model_card(description, model.column_names(), __version__))
+            words = model_card(description, model.column_names(), __version__)
+            write_text(card, words, "replace")
     except OSError as error:
         raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
 
@@ -123,7 +124,7 @@ def config_file(folder: Path) -> Path | None:
 
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
-_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def _plain_parameters(model: ImageClassifier) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from convexcnn.models.block_training import (
     block_solver,
     measure,
     problem_size,
+    sizes_of,
 )
 from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
 from convexcnn.models.head_combination import best_combination
@@ -43,6 +44,9 @@ from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
 
+OF_EVERY_BLOCK = ("n_gates", "gates", "regulariser", "tolerance")
+"""Parameters of a stack that stand for settings of all its blocks."""
+
 
 class LayerwiseConvexCNN(ImageClassifier):
     """A stack of convex blocks: each sees the frozen maps of the one before, and is solved exactly.
@@ -58,6 +62,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         blocks: ``small`` (four blocks), ``vgg11`` (eight), ``imagenet`` (five, for large images),
             or a list of ``Block``.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
+        gates: where they come from, likewise.
+        regulariser: of every block, likewise.
+        tolerance: relative duality gap of every head, likewise.
         centre: whether every image loses its mean first.
         augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``. With mirror
             images, scores are averaged over an image and its mirror image.
@@ -88,6 +95,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         *,
         blocks: Blocks = "small",
         n_gates: int | None = None,
+        gates: str | None = None,
+        regulariser: str | None = None,
+        tolerance: float | None = None,
         centre: bool = True,
         augment: str = "flip+crop",
         validation_fraction: float = 0.1,
@@ -102,6 +112,9 @@ class LayerwiseConvexCNN(ImageClassifier):
     ) -> None:
         self.blocks = blocks
         self.n_gates = n_gates
+        self.gates = gates
+        self.regulariser = regulariser
+        self.tolerance = tolerance
         self.centre = centre
         self.augment = augment
         self.validation_fraction = validation_fraction
@@ -118,13 +131,17 @@ class LayerwiseConvexCNN(ImageClassifier):
     def loss(self) -> str:  # type: ignore[override]
         """The loss of the last block, which the prediction is measured by."""
         blocks = getattr(self, "blocks_", None)
-        return (blocks[-1].settings if blocks else read_blocks(self.blocks, None)[-1]).loss
+        return (blocks[-1].settings if blocks else self.read_blocks()[-1]).loss
+
+    def read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
+        """The settings of every block."""
+        instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
+        return read_blocks(self.blocks, instead, image_shape)
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
-        blocks = read_blocks(self.blocks, self.n_gates, (channels, height, width))
-        scores = len(blocks) * len(stream.images) * stream.n_classes
-        memory = MemoryPlan.of(self.memory_gb, stream.images, scores)
+        blocks = self.read_blocks((channels, height, width))
+        memory = self.memory_plan(stream, len(blocks))
         plan = self._plan(blocks, stream, memory)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
@@ -150,7 +167,7 @@ class LayerwiseConvexCNN(ImageClassifier):
             weights = choose_heads(held_out, labels, block.loss)
             stacked = torch.einsum("b,bnk->nk", weights.float(), held_out)
             found.measures["stack"] = measure(stacked, labels, block.loss)
-            last = number == len(blocks) or plan.leaves_no_time_for(number + 1)
+            last = number == len(blocks) or not self._goes_on(plan, number + 1, stream)
             if not last:
                 clock = PhaseClock(self._callback_of(number))
                 beside = memory.beside(stream)
@@ -189,6 +206,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         def steps(default: int) -> int:
             known = checkpoint.planned(number) if checkpoint else None
             found = known or plan.steps(number, default, batch)
+            found = int(stream.processes.tell(b"%d" % found))  # clocks differ
             if checkpoint is not None and known is None:
                 checkpoint.plan(number, found)
             return found
@@ -206,6 +224,16 @@ class LayerwiseConvexCNN(ImageClassifier):
             steps=steps,
             callback=self._callback_of(number),
         )
+
+    @staticmethod
+    def _goes_on(plan: TimePlan, number: int, stream: ImageStream) -> bool:
+        """Whether there is time for a block, by the clock of the first process."""
+        return stream.processes.tell(b"%d" % plan.leaves_no_time_for(number)) == b"0"
+
+    def memory_plan(self, stream: ImageStream, blocks: int) -> MemoryPlan:
+        """What the training of so many blocks may keep in memory."""
+        scores = blocks * len(stream.images) * stream.n_classes
+        return MemoryPlan.of(self.memory_gb, stream.images, scores)
 
     def _plan(self, blocks: tuple[Block, ...], stream: ImageStream, memory: MemoryPlan) -> TimePlan:
         """How the budget is shared; refuses, before any work, what cannot be trained."""
@@ -230,7 +258,9 @@ class LayerwiseConvexCNN(ImageClassifier):
             return None
         settings = self.centre, self.augment, self.validation_fraction, self.random_state
         return BlockCheckpoint(
-            Path(self.checkpoint), fingerprint(stream, blocks, self.certificates, *settings)
+            Path(self.checkpoint),
+            fingerprint(stream, blocks, self.certificates, *settings),
+            stream.processes,
         )
 
     def _check_memory(
@@ -242,7 +272,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         _, channels, height, width = stream.images.shape
         geometries = plan_geometries(blocks, (channels, height, width))
         for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
-            size = problem_size(block, geometry, len(stream), stream.n_classes)
+            size = problem_size(block, geometry, *sizes_of(stream))
             try:
                 block_solver(block, size, memory.least_solver_gb)
             except SettingError as error:
@@ -260,6 +290,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         )
         if not len(split[1]):
             raise DataError("y has too few images to hold any out; give two of some class")
+        stream.subset(split[0]).require_shares()
         return Split(*split)
 
     def _callback_of(self, number: int) -> Callback | None:
@@ -394,7 +425,7 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         stack = description["stack"]
-        settings = read_blocks(stack["settings"], None)
+        settings = read_blocks(stack["settings"])
         channels, height, width = self.image_shape_
         shape: Shape = channels, height, width
         blocks: list[TrainedBlock] = []
@@ -410,7 +441,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         if weights.shape != (len(blocks),) or not bool((weights >= 0).all()):
             raise ValueError(f"head_weights is {stack['head_weights']}")
         if not isinstance(self.blocks, str):
-            self.blocks = read_blocks(self.blocks, None)
+            self.blocks = read_blocks(self.blocks)
         self.blocks_, self.head_weights_ = blocks, weights
         self.certificates_: list[Certificate] = []
         self.temperature_ = float(stack["temperature"])

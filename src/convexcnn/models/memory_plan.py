@@ -54,10 +54,21 @@ class MemoryPlan:
         Raises:
             SettingError: nothing would be left; it says how much that takes.
         """
+        return cls.beside_images(memory_gb, held_bytes(images), scores)
+
+    @classmethod
+    def beside_images(
+        cls, memory_gb: float | None, image_bytes: float, scores: int = 0
+    ) -> MemoryPlan:
+        """The plan of a training on images that take so many bytes of memory.
+
+        Raises:
+            SettingError: nothing would be left; it says how much that takes.
+        """
         if memory_gb is not None and not 0 < memory_gb < math.inf:
             raise SettingError(f"memory_gb is {memory_gb}; give a positive number")
         total = 1e-9 * budget_bytes(memory_gb)
-        taken = PROGRAM_GB + WORKING_GB + 1e-9 * WITH_TEST_IMAGES * held_bytes(images)
+        taken = PROGRAM_GB + WORKING_GB + 1e-9 * WITH_TEST_IMAGES * image_bytes
         taken += 4e-9 * scores
         usable = total - taken
         if memory_gb is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,11 @@ from convexcnn.certificates.certify_neurons import certify_neurons
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.stored_rows import allocate_rows
+from convexcnn.errors import SettingError
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
+    default_betas,
     solver_outcome,
     split_measures,
 )
@@ -24,17 +26,16 @@ from convexcnn.models.frozen_maps import SMALLER, MapStore, MapStream, every_vie
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
-from convexcnn.models.neuron_network import NeuronDescent, descent_dtype
+from convexcnn.models.neuron_columns import as_filters, dual_neurons
+from convexcnn.models.neuron_network import BATCH, NeuronDescent, default_steps, descent_dtype
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
+from convexcnn.programs.regularisers import get_regulariser
 from convexcnn.solvers.result import PhaseClock
 
-HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
-"""Default betas of a head, relative to the mean variance of its features."""
-
-LEARNED = ("sgd", "lookahead")
-"""Strategies of gates that are learned by descent."""
+LEARNED = ("sgd", "lookahead", "dual")
+"""Strategies of gates that go through the images for a number of steps."""
 
 PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
 """Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""
@@ -63,6 +64,11 @@ class Neurons:
     thresholds: Tensor
     head: tuple[Tensor, Tensor] | None = None
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Neurons:
+        """The same with its tensors changed."""
+        head = None if self.head is None else (change(self.head[0]), change(self.head[1]))
+        return Neurons(change(self.filters), change(self.thresholds), head)
+
 
 def train_neuron_block(task: BlockTask) -> BlockOutcome:
     """Train a block with head ``neurons``.
@@ -72,10 +78,12 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
         RunError: features or maps that no disk holds.
     """
     clock = PhaseClock(task.callback)
+    processes = task.stream.processes
     share = MAPS_REGULARISATION if task.earlier else PIXELS_REGULARISATION
     transform = fit_triangular_whitening(task.sample(), task.geometry, regularisation=share)
+    transform = transform.mapped(processes.agree)
     clock.lap("whitening")
-    neurons = _choose_neurons(task, transform)
+    neurons = _choose_neurons(task, transform).mapped(processes.agree)
     clock.lap("gates")
     k, cells, g = task.stream.n_classes, task.geometry.n_cells, len(neurons.filters)
     block = NeuronBlock(
@@ -90,15 +98,15 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    variance = float(_flat(phi[0], task.split.kept[:SAMPLE]).var(0).mean())
-    solver, reason = task.solver(g, [variance * relative for relative in HEAD_PATH])
+    sample, _ = known_stream(phi[:1], task, task.split.kept).sample(slice(SAMPLE))
+    solver, reason = task.solver(g, default_betas(task.block, sample.flatten(1)))
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
     solution = solver.solve(features, train, held_out, task.callback)
     after = PhaseClock(task.callback)
     weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
     bias = solution.bias.to(weights).contiguous()
-    scores = _scores(phi[0], weights.cpu(), bias.cpu())
+    scores = _scores(task, phi[0], weights, bias)
     measures = split_measures(scores, task)
     if neurons.head is not None:
         measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
@@ -115,7 +123,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after.lap("accuracy")
     if task.certificate:
         rows = _rows(phi, task)
-        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind)
+        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind, processes)
         block = replace(block, certificate=proof)
         after.lap("certificate")
     seconds = {**clock.seconds, **solution.seconds, **after.seconds}
@@ -126,22 +134,24 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     """Filters by the block's strategy, in white coordinates."""
     block, geometry, generator = task.block, task.geometry, task.generator
     if block.gates not in LEARNED:
-        gates = choose_gates(
-            block.gates, block.n_gates, task.train, geometry, transform, generator, task.callback
-        )
-        filters, thresholds = transform.to_filters(gates)
-        side = geometry.filter_size
-        return Neurons(filters.view(len(filters), -1, side, side), thresholds)
-    network = network_of(
-        block, geometry, transform, task.stream.n_classes, generator, last=task.last
-    )
+        where = task.train, geometry, transform, generator
+        gates = choose_gates(block.gates, block.n_gates, *where, task.callback)
+        return Neurons(*as_filters(gates, transform, geometry))
     images = task.descent_stream(descent_dtype(task.stream.device))
-    descent = NeuronDescent(network, images, generator)
+    batch = min(BATCH, len(images.images))
+    batches = -(-len(images.images) // batch)
     if block.epochs is None:
-        steps = task.steps(descent.default_steps())
+        steps = task.steps(default_steps(batches))
     else:
-        steps = max(1, round(block.epochs * descent.batches))
-    descent.run(steps, task.callback)
+        steps = max(1, round(block.epochs * batches))
+    if block.gates == "dual":
+        if task.stream.processes.size > 1:
+            raise SettingError("gates 'dual' are found by one process; give sgd or lookahead")
+        gates = dual_neurons(task, transform, images, batch, steps)
+        return Neurons(*as_filters(gates, transform, geometry))
+    k = task.stream.n_classes
+    network = network_of(block, geometry, transform, k, generator, last=task.last)
+    NeuronDescent(network, images, generator).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
@@ -151,11 +161,12 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapS
     """One pass over all views: pooled responses, and maps if a block follows.
 
     Returns:
-        Phi: 1 + views arrays (n, cells g, 1, 1); the first is what predictions use: the mean of an
-        image and its mirror image if these train, else the image. The others are the views.
+        Phi: 1 + views arrays (n, cells g, 1, 1) of its own images; the first is what predictions
+        use: the mean of an image and its mirror image if these train, else the image. The others
+        are the views.
     """
-    stream, features = task.stream, block.features
-    views, n = stream.views, len(stream.images)
+    stream, features, own = task.stream, block.features, task.stream.own
+    views, n = stream.views, own.stop - own.start
     size = n, features.n_features, 1, 1
     in_memory = task.memory.keeps(4 * (1 + views) * int(np.prod(size)))
     phi = [
@@ -174,16 +185,16 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapS
             in_memory=task.memory.keeps(needed),
         )
     for rows, images in every_view(stream):
-        maps, pooled = [], []
+        maps, pooled, place = [], [], slice(rows.start - own.start, rows.stop - own.start)
         for number, view in enumerate(images, 1):
             responses = features.responses(view)
             pooled.append(features.pool(responses).cpu().numpy()[:, :, None, None])
-            phi[number][rows] = pooled[-1]
+            phi[number][place] = pooled[-1]
             if store is not None:
                 maps.append(block.maps_of(responses))
         if store is not None:
             store.write(rows, maps)
-        phi[0][rows] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
+        phi[0][place] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
     return list(phi), None if store is None else store.stream()
 
 
@@ -191,13 +202,13 @@ def known_stream(phi: Sequence[ImageRows], task: BlockTask, rows: NDArray[np.int
     """Some images as feature vectors: in all views, or only as predictions use them.
 
     Args:
-        phi: 1 + views arrays (n, m, 1, 1), or only the first.
+        phi: 1 + views arrays (n, m, 1, 1) of its own images, or only the first.
         task: whose images they are.
         rows: which of them.
     """
     stream = task.stream
     parts = phi[1:] if len(phi) > 1 else phi
-    every = [RowView(part, rows) for part in parts]
+    every = [RowView(part, rows, first=stream.own.start) for part in parts]
     in_views = len(phi) > 1
     m = phi[0].shape[1]
     return MapStream(
@@ -209,6 +220,8 @@ def known_stream(phi: Sequence[ImageRows], task: BlockTask, rows: NDArray[np.int
         stream.device,
         stream.shifts if in_views else 0,
         tuple(every[1:]),
+        processes=stream.processes,
+        cuts=stream.cuts_of(rows),
     )
 
 
@@ -217,23 +230,25 @@ def _flat(phi: ImageRows, rows: slice | NDArray[np.intp]) -> Tensor:
     return torch.from_numpy(phi[rows]).flatten(1)
 
 
-def _scores(phi: ImageRows, weights: Tensor, bias: Tensor) -> Tensor:
-    """Scores (n, k) of features (n, m, 1, 1) by a head."""
-    scores = []
+def _scores(task: BlockTask, phi: ImageRows, weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores (n, k) of all images by a head, from the features (m, 1, 1) of its own."""
+    found, flat, constant = [], weights.cpu().flatten(1).T, bias.cpu()
     for start in range(0, len(phi), SCORED_AT_ONCE):
         block = _flat(phi, slice(start, start + SCORED_AT_ONCE))
-        scores.append(torch.addmm(bias, block, weights.flatten(1).T))
-    return torch.cat(scores)
+        found.append(torch.addmm(constant, block, flat))
+    stream = task.stream
+    return stream.processes.gather(torch.cat(found), len(stream.images), stream.own)
 
 
 def _rows(phi: Sequence[ImageRows], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
-    """Phi and targets of the training images in all views, view by view."""
-    kept, k = task.split.kept, task.stream.n_classes
+    """Phi and targets of its own training images in all views, view by view."""
+    own, k = task.stream.own, task.stream.n_classes
+    kept = task.split.kept[task.train.own]
     for view in phi[1:]:
         for start in range(0, len(kept), CERTIFIED_AT_ONCE):
             rows = kept[start : start + CERTIFIED_AT_ONCE]
             labels = torch.from_numpy(task.stream.labels[rows])
-            yield _flat(view, rows), torch.nn.functional.one_hot(labels, k)
+            yield _flat(view, rows - own.start), torch.nn.functional.one_hot(labels, k)
 
 
 def _compare(
@@ -249,10 +264,9 @@ def _compare(
         Validation loss and accuracy of the learned head, its training objective, and that of the
         optimum (``optimal_objective``), both at ``beta``.
     """
-    weights, bias = (part.cpu() for part in head)
-    scores = _scores(phi[0], weights, bias)
-    measures = split_measures(scores, task)["validation"]
-    loss = get_loss(task.block.loss)
+    measures = split_measures(_scores(task, phi[0], *head), task)["validation"]
+    loss, regulariser = get_loss(task.block.loss), get_regulariser(task.block.regulariser)
+    processes = task.stream.processes
     objectives = []
     for w, b in (head, solution):
         flat, constant = w.cpu().flatten(1), b.cpu()
@@ -260,5 +274,6 @@ def _compare(
         for part, targets in _rows(phi, task):
             total += float(loss.value(torch.addmm(constant, part, flat.T), targets.float()))
             rows += len(part)
-        objectives.append(total / rows + 0.5 * beta * float(flat.square().sum()))
+        mean = processes.total(total) / processes.total(rows)
+        objectives.append(mean + beta * float(regulariser.value(w)))
     return {**measures, "objective": objectives[0], "optimal_objective": objectives[1]}

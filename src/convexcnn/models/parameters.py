@@ -1,7 +1,8 @@
-"""The types of an estimator's parameters, as its annotations name them, checked before any work."""
+"""The types of parameters and settings, as their annotations name them, checked before any work."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -27,8 +28,21 @@ def check_types(model: BaseEstimator) -> None:
     Raises:
         SettingError: it names the parameter, its value and what it may be.
     """
-    hints = get_type_hints(type(model).__init__)
-    for name, value in model.get_params(deep=False).items():
+    check_values(type(model).__init__, model.get_params(deep=False))
+
+
+def check_values(annotated: Any, values: Mapping[str, Any]) -> None:
+    """Refuse a value of another type than annotations say.
+
+    Args:
+        annotated: a function, or a class, with annotations.
+        values: by name.
+
+    Raises:
+        SettingError: it names the first one, its value and what it may be.
+    """
+    hints = get_type_hints(annotated)
+    for name, value in values.items():
         kinds = get_args(hints.get(name)) or (hints.get(name),)
         if set(kinds) <= set(WORDS) and not any(_is_a(value, kind) for kind in kinds):
             wanted = " or ".join(WORDS[kind] for kind in kinds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from convexcnn.models.block_training import (
@@ -13,12 +12,14 @@ from convexcnn.models.block_training import (
     solver_outcome,
     split_measures,
 )
+from convexcnn.models.column_generation import dual_gates
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.patch_block import PatchBlock, strongest_neurons
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
-from convexcnn.solvers.result import PhaseClock
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.result import PhaseClock, Solution
 
 SCORED_AT_ONCE = 32
 """Images whose scores are computed at once."""
@@ -31,12 +32,10 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
         SettingError: a program that does not fit into the memory.
     """
     block, clock = task.block, PhaseClock(task.callback)
-    train, geometry, settings = task.train, task.geometry, (block.gates, block.n_gates)
-    transform = _fit_transform(task).to(train.device)
+    train, geometry = task.train, task.geometry
+    transform = _fit_transform(task).to(train.device).mapped(train.processes.agree)
     clock.lap("whitening")
-    gates = choose_gates(
-        *settings, task.descent_stream(), geometry, transform, task.generator, task.callback
-    )
+    gates = train.processes.agree(_choose_gates(task, transform))
     clock.lap("gates")
     features = GatedFeatures(geometry, transform, gates)
     solver, reason = task.solver(len(gates))
@@ -70,17 +69,38 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
     return BlockOutcome(replace(found, seconds=seconds), scores)
 
 
+def _choose_gates(task: BlockTask, transform: PatchTransform) -> Tensor:
+    """Gates by the block's strategy."""
+    block, where = task.block, (task.geometry, transform, task.generator)
+    if block.gates != "dual":
+        images = task.descent_stream()
+        return choose_gates(block.gates, block.n_gates, images, *where, task.callback)
+    kind = ProgramKind(regulariser=block.regulariser, loss=block.loss)
+    fixed = task
+
+    def solve(features: GatedFeatures) -> Solution:
+        """Solve the head; the first time, held-out images choose the beta of all rounds."""
+        nonlocal fixed
+        solver, _ = fixed.solver(len(features.gates))
+        solution = solver.solve(features, task.train, task.held_out, task.callback)
+        fixed = replace(task, block=replace(block, betas=solution.beta))
+        return solution
+
+    return dual_gates(block.n_gates, task.train, *where, kind, solve, callback=task.callback)
+
+
 def view_scores(block: TrainedBlock, task: BlockTask) -> Tensor:
     """Scores (n, k) of all images, averaged with those of their mirror images if these train."""
-    scores = []
-    for start in range(0, len(task.stream.images), SCORED_AT_ONCE):
-        rows = slice(start, start + SCORED_AT_ONCE)
-        images, _ = task.stream.block(rows)
-        found = block.scores(images)
-        if task.stream.mirror:
-            found = (found + block.scores(task.stream.view(rows, images, 1))) / 2
-        scores.append(found)
-    return torch.cat(scores)
+    stream, own = task.stream, task.stream.own
+    scores = block.weights.new_zeros(len(stream.images), stream.n_classes)
+    for start in range(own.start, own.stop, SCORED_AT_ONCE):
+        rows = slice(start, min(start + SCORED_AT_ONCE, own.stop))
+        images, _ = stream.block(rows)
+        scores[rows] = block.scores(images)
+        if stream.mirror:
+            scores[rows] = (scores[rows] + block.scores(stream.view(rows, images, 1))) / 2
+    stream.processes.add_up(scores)
+    return scores
 
 
 def _fit_transform(task: BlockTask) -> PatchTransform:

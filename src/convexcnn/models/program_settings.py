@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from convexcnn.data.limits import budget_bytes
+from convexcnn.distributed import current
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import POOLINGS, ProgramKind
 from convexcnn.programs.losses import LOSSES
@@ -46,7 +47,8 @@ class ProgramSettings:
         solver: one of ``SOLVERS``, or a solver.
         tolerance: relative duality gap; None for the default of the program.
         betas: weights of the regulariser; None for a path that fits the data.
-        memory_gb: memory that the solver may use; None for a part of the machine's.
+        memory_gb: memory that the solver may use, in every process; None for a part of the
+            machine's.
         pool: ``average`` or ``max``.
     """
 
@@ -69,6 +71,11 @@ class ProgramSettings:
         """The convex program; of ``relu-penalised``, the one without its penalty."""
         formulation = "gated" if self.formulation == "relu-penalised" else self.formulation
         return ProgramKind(formulation, self.regulariser, self.loss, pooling=self.pool)
+
+    @cached_property
+    def able(self) -> list[str]:
+        """Solvers of the program, which the processes of this job can share."""
+        return solvers_for(self.kind, shared=current().size > 1)
 
     @property
     def gap(self) -> float:
@@ -134,7 +141,7 @@ class ProgramSettings:
                 f"formulation relu-penalised is trained by solver sgd only, not by "
                 f"{solver_name(self.solver)}; its exact form is formulation relu"
             )
-        able = solvers_for(self.kind)
+        able = self.able
         if self.descends:
             if self.formulation == "relu" or self.regulariser != "l2":
                 raise SettingError(
@@ -144,6 +151,7 @@ class ProgramSettings:
             if self.tolerance is not None:
                 raise SettingError("tolerance has no meaning for solver sgd; leave it out")
             return
+        self._check_processes()
         if isinstance(self.solver, BetaSolver):
             self.solver.check(self.kind)
         elif isinstance(self.solver, PathSolver):
@@ -159,6 +167,24 @@ class ProgramSettings:
             raise SettingError(
                 f"tolerance is {self.tolerance}, and the solver is an object with a tolerance of "
                 f"its own; give {type(self.solver).__name__}(tolerance=...) only"
+            )
+
+    def _check_processes(self) -> None:
+        """Refuse what several processes cannot share."""
+        count, whole = current().size, solvers_for(self.kind)
+        if count == 1:
+            return
+        if not self.able:
+            raise SettingError(
+                f"{self.kind} is solved by one process with all images, and {count} were started; "
+                "start it without torchrun, or choose formulation gated"
+            )
+        alone = self.solver in whole and self.solver not in self.able
+        if alone or not getattr(self.solver, "shares_images", True):
+            raise SettingError(
+                f"solver {solver_name(self.solver)} needs all images in one process, and {count} "
+                f"were started; use solver {' or '.join(('auto', *self.able))}, or start it "
+                "without torchrun"
             )
 
     def _check_betas(self) -> None:
@@ -181,7 +207,7 @@ class ProgramSettings:
         """128 gates, or as many as the memory budget lets an exact solver have."""
         if self.descends or not isinstance(self.solver, str):
             return size.gates
-        names = solvers_for(self.kind) if self.solver == "auto" else [self.solver]
+        names = self.able if self.solver == "auto" else [self.solver]
         return affordable_gates(self.kind, size, self.memory_budget_gb, names)
 
     def exact_solver(self, size: ProblemSize, *, refit: bool = True) -> tuple[PathSolver, str]:

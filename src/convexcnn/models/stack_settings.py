@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexcnn.errors import SettingError
+from convexcnn.models.parameters import check_values
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.programs.losses import LOSSES
+from convexcnn.programs.regularisers import REGULARISERS
 
-BLOCK_GATES = ("gaussian", "patches", "sgd", "lookahead")
+BLOCK_GATES = ("gaussian", "patches", "dual", "sgd", "lookahead")
 """Strategies that a block can take its gates from."""
 
 HEADS = ("neurons", "patches")
@@ -31,9 +33,10 @@ class Block:
         stride: distance between patches, in pixels; the next maps have a pixel per patch.
         padding: zeros around the maps, in pixels.
         n_gates: number of gates, g.
-        gates: ``gaussian``, ``patches`` or ``sgd``, as for ConvexConvClassifier; or ``lookahead``
-            (head ``neurons``): learned together with one more convolution on the maps, which is
-            thrown away, so that they serve the next block, too; in the last block, ``sgd``.
+        gates: ``gaussian``, ``patches``, ``sgd`` or ``dual``, as for ConvexConvClassifier; or
+            ``lookahead`` (head ``neurons``): learned together with one more convolution on the
+            maps, which is thrown away, so that they serve the next block, too; in the last block,
+            ``sgd``.
         head: ``neurons``: V_i is a multiple of gate i, so that the head is linear in the pooled
             ReLU responses of the gates, and all of them are channels of the next maps.
             ``patches``: V_i is free, so that the head is linear in whole gated patches; g d
@@ -47,9 +50,16 @@ class Block:
         whiten: of head ``patches``: number of whitened principal directions of a patch, at most
             all of them; None takes patches as they are. Neurons always see white patches.
         loss: ``squared`` or ``cross_entropy``.
-        betas: weights of the ridge to choose from; None for a path that fits the data.
-        epochs: of the network that lends its neurons (head ``neurons``, gates ``sgd``); None for a
-            number that fits the data, or the budget of the stack.
+        regulariser: ``l2``, ``group`` or ``nuclear``, as for ConvexConvClassifier. Of head
+            ``neurons`` V_i = a_i v_i' has rank one, so that ``nuclear`` is the sum of |v_i| over
+            neurons, which leaves whole neurons out, and ``group`` that of all |v_ic|, which leaves
+            out neurons class by class and cell by cell.
+        tolerance: relative duality gap of the head; None for 1e-6 for squared loss with ``l2`` and
+            1e-3 for the others.
+        betas: weights of the regulariser to choose from; None for a path that fits the data.
+        epochs: of the network that lends its neurons, or of all ascents together (head ``neurons``,
+            gates ``sgd`` and ``dual``); None for a number that fits the data, or the budget of the
+            stack.
 
     Raises:
         SettingError: a value that cannot work.
@@ -66,20 +76,26 @@ class Block:
     pooling: int = 2
     whiten: int | None = 80
     loss: str = "cross_entropy"
+    regulariser: str = "l2"
+    tolerance: float | None = None
     betas: float | Sequence[float] | None = None
     epochs: float | None = None
 
     def __post_init__(self) -> None:
+        check_values(Block, vars(self))
         for name in ("n_gates", "n_neurons"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise SettingError(f"epochs is {self.epochs}; give a positive number, or None")
+        for name in ("epochs", "tolerance"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingError(f"{name} is {value}; give a positive number, or None")
         choices = {
             "gates": BLOCK_GATES,
             "head": HEADS,
             "downsample": DOWNSAMPLINGS,
             "loss": tuple(LOSSES),
+            "regulariser": tuple(REGULARISERS),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -92,7 +108,11 @@ class Block:
         if self.whiten is not None and self.whiten < 1:
             raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
         values = [self.betas] if isinstance(self.betas, (int, float)) else self.betas
-        if values is not None and not (len(values) and all(0 < b < math.inf for b in values)):
+        try:
+            sound = values is None or (len(values) and all(0 < b < math.inf for b in values))
+        except TypeError:
+            sound = False
+        if not sound:
             raise SettingError(f"betas is {self.betas}; give positive numbers")
 
     def geometry(self, shape: Shape) -> PatchGeometry:
@@ -143,19 +163,24 @@ PRESETS: dict[str, tuple[Block, ...]] = {
 
 
 def read_blocks(
-    blocks: Blocks, n_gates: int | None, image_shape: Shape | None = None
+    blocks: Blocks,
+    instead: Mapping[str, Any] | None = None,
+    image_shape: Shape | None = None,
 ) -> tuple[Block, ...]:
     """Return the settings of every block.
 
     Args:
         blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block.
-        n_gates: gates of every block instead of what ``blocks`` says; None for that.
+        instead: settings that all blocks have instead of their own; those that are None have no
+            say.
         image_shape: channels, height and width of an image, which presets are cut down to if it
             is small; None leaves them as they are.
 
     Raises:
         SettingError: a name that is not known, no block, or a value that cannot work.
     """
+    if not isinstance(blocks, (str, Sequence)):
+        raise SettingError(f"blocks is {blocks!r}; give a name, or a list of Block")
     if isinstance(blocks, str):
         if blocks not in PRESETS:
             raise SettingError(
@@ -169,9 +194,8 @@ def read_blocks(
         found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
     if not found:
         raise SettingError("blocks is empty; give at least one Block")
-    if n_gates is None:
-        return found
-    return tuple(replace(block, n_gates=n_gates) for block in found)
+    given = {name: value for name, value in (instead or {}).items() if value is not None}
+    return tuple(replace(block, **given) for block in found)
 
 
 def cut_down(blocks: Sequence[Block], image_shape: Shape) -> tuple[Block, ...]:

@@ -39,7 +39,7 @@ class TrainedBlock(ABC):
         geometry: where the patches of its input lie, and the cells of its head.
         weights: V, (k, cells, g, d).
         bias: b, (k,).
-        beta: weight of the ridge that held-out images chose.
+        beta: weight of the regulariser that held-out images chose.
         scaler: standardisation of its maps; None in the last block.
         measures: loss and accuracy by ``train``, ``validation``, and ``stack``: on held-out images,
             of the best prediction that uses the heads up to this one.
@@ -70,7 +70,7 @@ class TrainedBlock(ABC):
     @property
     def kind(self) -> ProgramKind:
         """The program that its head solves."""
-        return ProgramKind(loss=self.settings.loss)
+        return ProgramKind(regulariser=self.settings.regulariser, loss=self.settings.loss)
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,11 @@ class PatchTransform:
     def to(self, device: torch.device | str) -> PatchTransform:
         projection = None if self.projection is None else self.projection.to(device)
         return PatchTransform(self.mean.to(device), projection, self.constant)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> PatchTransform:
+        """The same map with its tensors changed."""
+        projection = None if self.projection is None else change(self.projection)
+        return PatchTransform(change(self.mean), projection, self.constant)
 
     def double(self) -> PatchTransform:
         """The same map in float64."""

@@ -88,16 +88,22 @@ class NuclearNorm(Norm):
     """R(V) = sum over gates of the nuclear norm of V_i, d x (cells k).
 
     The exact regulariser of gated networks whose classes and cells share their filters
-    (Sahiner et al. 2024, Theorem 3.6); singular vectors of V_i are the neurons.
+    (Sahiner et al. 2024, Theorem 3.6); singular vectors of V_i are the neurons. Where a patch is
+    one number (d = 1), V_i is a vector over classes and cells, and |V_i| its length.
     """
 
     name = "nuclear"
 
     def value(self, weights: Tensor) -> Tensor:
+        if weights.shape[3] == 1:
+            return self.gate_norms(weights).sum()
         values: Tensor = torch.linalg.svdvals(gate_matrices(weights))
         return values.sum()
 
     def prox(self, weights: Tensor, step: float) -> Tensor:
+        if weights.shape[3] == 1:
+            norms = self.gate_norms(weights)[:, None]
+            return weights * (1 - step / norms.clamp_min(step)) if step else weights
         left, values, right = torch.linalg.svd(gate_matrices(weights), full_matrices=False)
         shrunk: Tensor = (left * (values - step).clamp_min(0)[:, None]) @ right
         k, cells, gates, dim = weights.shape
@@ -107,6 +113,9 @@ class NuclearNorm(Norm):
         return self.gate_norms(slopes).max()
 
     def gate_norms(self, slopes: Tensor) -> Tensor:
+        if slopes.shape[3] == 1:
+            lengths: Tensor = torch.linalg.vector_norm(slopes, dim=(0, 1, 3))
+            return lengths
         values: Tensor = torch.linalg.svdvals(gate_matrices(slopes))
         return values[:, 0]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convexcnn.report.baselines import baseline_rows, stack_row
+from convexcnn.report.beside import stacks_chart
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
 from convexcnn.report.curves import baseline_chart, beta_chart, depth_chart, descent_charts
@@ -58,8 +60,10 @@ class PhaseView:
     share: float
 
 
-def fit_page(run: RunFiles, result: FitResult) -> Page:
-    """Prepare the page of a fit."""
+def fit_page(
+    run: RunFiles, result: FitResult, others: Sequence[tuple[str, FitResult]] = ()
+) -> Page:
+    """Prepare the page of a fit; of a stack perhaps with others, by name, in a chart."""
     data = result.circumstances.data
     name = f"{result.formulation.capitalize()} {result.model} network on {data.name}"
     confusions = []
@@ -79,7 +83,7 @@ def fit_page(run: RunFiles, result: FitResult) -> Page:
             "baselines": _baselines(result),
             "phases": _phases(result.phases),
         },
-        charts=_charts(result, run.metrics),
+        charts=_charts(result, run.metrics, [(run.folder.name, result), *others]),
         filters=filter_views(run),
         confusions=confusions,
         colophon=colophon(run, "fit"),
@@ -199,11 +203,16 @@ def _depth_caption(result: FitResult) -> str:
     return f"{caption}.{levels if result.baselines and result.test else ''}"
 
 
-def _charts(result: FitResult, metrics: tuple[Node, ...]) -> list[ChartView]:
+def _charts(
+    result: FitResult, metrics: tuple[Node, ...], stacks: Sequence[tuple[str, FitResult]]
+) -> list[ChartView]:
     views = []
     depth = depth_chart(result)
     if depth is not None:
         views.append(chart_view(depth, _depth_caption(result)))
+    if len(stacks) > 1:
+        several = stacks_chart(stacks)
+        views.append(chart_view(several, f"{several.title}: of every block's own head."))
     race = baseline_chart(result)
     if race is not None:
         caption = "Accuracy against time, on validation images: of all heads so far, at the end of "

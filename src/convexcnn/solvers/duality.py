@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.program import Program
@@ -38,7 +39,9 @@ class DualPoint:
         return mixed - torch.outer(self.shift, feature_sum)
 
 
-def balanced(kind: ProgramKind, negative: Tensor, targets: Tensor) -> DualPoint:
+def balanced(
+    kind: ProgramKind, negative: Tensor, targets: Tensor, processes: Processes = ALONE
+) -> DualPoint:
     """Return the dual point of L = -loss'(scores).
 
     Squared loss: the centred residual. Cross-entropy: Y - P, with P mixed with one fixed
@@ -48,15 +51,17 @@ def balanced(kind: ProgramKind, negative: Tensor, targets: Tensor) -> DualPoint:
         kind: which program.
         negative: L, (n, k).
         targets: Y, (n, k).
+        processes: that share the rows; each has the dual point of its own.
     """
     one, zero = negative.new_ones(()), torch.zeros_like(negative[0])
     if not kind.intercept:
         return DualPoint(negative, one, zero)
+    sums = torch.stack([negative.sum(0), targets.sum(0)])
+    processes.add_up(sums)
+    mean, want = sums / processes.total(len(targets))
     if kind.loss == "squared":
-        mean = negative.mean(0)
         return DualPoint(negative - mean, one, mean)
-    chances = targets - negative
-    have, want = chances.mean(0), targets.mean(0)
+    chances, have = targets - negative, want - mean
     kept = (want / have).min().clamp_max(1)
     shift = want - kept * have
     return DualPoint(targets - kept * chances - shift, kept, shift)
@@ -78,7 +83,12 @@ def dual_value(program: Program, dual: Tensor, slopes: Tensor) -> float:
 
 
 def best_dual_value(
-    kind: ProgramKind, targets: Tensor, beta: float, dual: Tensor, slopes: Tensor
+    kind: ProgramKind,
+    targets: Tensor,
+    beta: float,
+    dual: Tensor,
+    slopes: Tensor,
+    processes: Processes = ALONE,
 ) -> float:
     """The dual objective at the best feasible multiple of a dual point.
 
@@ -90,12 +100,13 @@ def best_dual_value(
         targets: Y, (n, k).
         beta: weight of the regulariser.
         dual: L, (n, k).
-        slopes: Phi' L, (s, k, cells, g, d), plus C' mu for (R); s is 1 for (G).
+        slopes: Phi' L, (s, k, cells, g, d), plus C' mu for (R); s is 1 for (G). Over all rows.
+        processes: that share the rows of Y and L.
     """
-    n, k = dual.shape
+    n, k = processes.total(len(dual)), dual.shape[1]
     if k > 1 and kind.loss == "squared" and kind.regulariser != "nuclear":
         return sum(
-            best_dual_value(kind, targets[:, c : c + 1], beta, dual[:, c : c + 1], slopes[:, [c]])
+            best_dual_value(kind, targets[:, [c]], beta, dual[:, [c]], slopes[:, [c]], processes)
             for c in range(k)
         )
     regulariser = get_regulariser(kind.regulariser)
@@ -107,10 +118,12 @@ def best_dual_value(
     else:
         penalty = beta * float(regulariser.conjugate(slopes))
     if kind.loss == "squared":
-        inner, square = float((dual * targets).sum()) / n, float(dual.square().sum()) / n
+        inner = processes.total(float((dual * targets).sum())) / n
+        square = processes.total(float(dual.square().sum())) / n
         curvature = square + 2 * penalty
         scale = min(limit, inner / curvature) if curvature else 0.0
         return scale * inner - 0.5 * scale**2 * curvature
     scale = min(1.0, limit)
     chances = (targets - scale * dual).clamp_min(0)
-    return float(torch.special.entr(chances).sum()) / n - scale**2 * penalty
+    entropy = processes.total(float(torch.special.entr(chances).sum()))
+    return entropy / n - scale**2 * penalty

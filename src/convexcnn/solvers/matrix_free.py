@@ -98,6 +98,7 @@ class MatrixFree(PathSolver):
     """
 
     name = "cg"
+    shares_images = True
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class MatrixFree(PathSolver):
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        self._check_choice(validation)
+        self._check_choice(train, validation)
         clock = PhaseClock(callback)
         moments = sketch_moments(features, train, self.rank, self.chunk)
         betas = relative_path(self.betas, moments.variance, features)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
@@ -32,9 +33,16 @@ class CoarseFeatures(GatedFeatures):
         features: the operator Phi.
         images: (n, channels, height, width) scaled images, for the principal directions.
         size: number of coarse features, at most, as long as one gate has no more.
+        processes: that share the training images, and take the same directions.
     """
 
-    def __init__(self, features: GatedFeatures, images: Tensor, size: int) -> None:
+    def __init__(
+        self,
+        features: GatedFeatures,
+        images: Tensor,
+        size: int,
+        processes: Processes = ALONE,
+    ) -> None:
         cells, gates, dim = features.shape
         kept = min(dim, DIRECTIONS)
         count = min(gates, max(1, size // (cells * kept)))
@@ -43,7 +51,7 @@ class CoarseFeatures(GatedFeatures):
         super().__init__(features.geometry, features.transform, gates_kept, features.pool)
         patches = self.pooling(images).flatten(0, 1)
         vectors = torch.linalg.eigh(patches.T @ patches).eigenvectors
-        self.directions = vectors.flip(1)[:, :kept].contiguous()
+        self.directions = processes.agree(vectors.flip(1)[:, :kept].contiguous())
         self.fine_shape = features.shape
         self._fine = images.new_empty(self.block_size, cells * count * dim)
 
@@ -99,8 +107,8 @@ def coarse_solutions(
         (n_features, len(betas), k).
     """
     few = min(PATCH_IMAGES, stream.images_of(PATCH_NUMBERS))
-    images, _ = stream.block(slice(0, few))
-    coarse = CoarseFeatures(features, images, size)
+    images, _ = stream.sample(slice(0, few))
+    coarse = CoarseFeatures(features, images, size, stream.processes)
     statistics = GramStatistics(coarse, stream.n_classes, pilot_mean(coarse, stream), chunk=chunk)
     statistics.add(stream)
     gram, cross = statistics.centred()
