@@ -81,6 +81,7 @@ DAMAGES = {
     "other JSON": ("json", lambda path: path.write_text("[]")),
     "no checksum": ("json", lambda path: path.write_text(json.dumps({"fingerprint": None}))),
     "JSON cut off": ("json", cut),
+    "an empty file": ("json", lambda path: path.write_bytes(b"")),
     "a number in JSON": ("json", change_a_byte),
     "no tensors": ("safetensors", lambda path: path.unlink()),
     "tensors cut off": ("safetensors", cut),

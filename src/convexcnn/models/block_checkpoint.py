@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class BlockCheckpoint:
         """The steps that were planned for a block; None if it never began.
 
         Raises:
-            RunError: a file of another training, or a damaged one.
+            RunError: a file of another training.
         """
         path = self._path(number, "plan.json")
         content = self._read(path)
@@ -112,9 +113,17 @@ class BlockCheckpoint:
         )
 
     def _read(self, path: Path) -> bytes | None:
-        """The content of a file, for all processes; None if it is not there."""
-        content = path.read_bytes() if self.processes.writes and path.exists() else b""
-        return self.processes.tell(content) or None
+        """The content of a file, for all processes; None if it is not there.
+
+        One that the disk does not give is as damaged as an empty one, for all processes alike.
+        """
+        told = b""
+        if self.processes.writes and path.exists():
+            told = b"+"
+            with suppress(OSError):
+                told += path.read_bytes()
+        told = self.processes.tell(told)
+        return told[1:] if told else None
 
     def _write(self, writers: Mapping[Path, Write]) -> None:
         if not self.processes.writes:

@@ -123,7 +123,9 @@ class BlockTask:
         block = self.block
         if block.betas is None:
             block = replace(block, betas=default_betas)
-        return block_solver(block, size.with_gates(gates), self.memory.solver_gb)
+        # Shares differ by an image, and hosts by their memory; all have to choose the same.
+        memory_gb = self.stream.processes.least(self.memory.solver_gb)
+        return block_solver(block, size.with_gates(gates), memory_gb)
 
 
 @dataclass(frozen=True)

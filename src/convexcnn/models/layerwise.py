@@ -271,10 +271,11 @@ class LayerwiseConvexCNN(ImageClassifier):
             raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
         _, channels, height, width = stream.images.shape
         geometries = plan_geometries(blocks, (channels, height, width))
+        memory_gb = stream.processes.least(memory.least_solver_gb)
         for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
             size = problem_size(block, geometry, *sizes_of(stream))
             try:
-                block_solver(block, size, memory.least_solver_gb)
+                block_solver(block, size, memory_gb)
             except SettingError as error:
                 raise SettingError(f"block {number}: {error}") from error
         return geometries

@@ -189,8 +189,9 @@ class ConvexConvClassifier(BlockClassifier):
         transform: PatchTransform,
         generator: torch.Generator,
     ) -> dict[str, Any]:
-        budget = MemoryPlan.of(self.memory_gb, stream.images)
-        settings = replace(self.program_settings(), memory_gb=budget.solver_gb)
+        budget = MemoryPlan.of(self.memory_gb, stream.images).solver_gb
+        memory_gb = stream.processes.least(budget)
+        settings = replace(self.program_settings(), memory_gb=memory_gb)
         clock = PhaseClock(self.callback)
         size = ProblemSize(
             rows=len(stream),
