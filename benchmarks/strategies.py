@@ -1,7 +1,7 @@
 """Claim: where a block's gates come from decides its accuracy, and learned ones win at every depth.
 
 The same stack on CIFAR-10, once per strategy of gates: same widths, images, views, seed and minutes
-at most. Strategies that learn (dual, sgd, lookahead) spend the minutes as the plan shares them;
+at most. What learns (sgd, lookahead, dual) spends the minutes as the budget is shared among blocks;
 the others need no descent and end before. Held-out training images choose every beta, test images
 nothing.
 

@@ -15,6 +15,7 @@ import bundle
 import seeds
 from convexcnn.data import load_dataset, read_images
 from convexcnn.data.download import unpack
+from convexcnn.data.survey import survey_dataset
 from convexcnn.errors import ConvexcnnError
 
 MOST_PIXELS = 10_000
@@ -61,6 +62,7 @@ def read_table(folder: Path) -> None:
     each(
         *(lambda table=table: load_dataset(table) for table in tables),
         *(lambda table=table: load_dataset(table, skip_bad=True, limit=2) for table in tables),
+        *(lambda table=table: survey_dataset(table) for table in tables),
     )
 
 
@@ -68,6 +70,7 @@ def read_folder(folder: Path) -> None:
     each(
         lambda: load_dataset(folder),
         lambda: load_dataset(folder, image_size=3, skip_bad=True, limit=4),
+        lambda: survey_dataset(folder),
     )
 
 

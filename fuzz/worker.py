@@ -36,6 +36,8 @@ INSTRUMENTED = [
 ]
 STATISTICS_SECONDS = 5.0
 SLOW_UNIT_SECONDS = 60
+GROWTH = 64
+"""Bytes by which one change of libFuzzer may lengthen a part."""
 
 
 @dataclass
@@ -91,10 +93,13 @@ def by_coverage(target: Any, kept: Kept, corpus: Path) -> None:
     from mutations import LARGEST, mutate
 
     def mutator(data: bytes, longest: int, seed: int) -> bytes:
-        chance = random.Random(seed)
-        return mutate(data, chance, target.tokens, lambda part: _by_atheris(atheris, part))[
-            :longest
-        ]
+        changed = mutate(
+            data,
+            random.Random(seed),
+            target.tokens,
+            lambda part: atheris.Mutate(part, len(part) + GROWTH),
+        )
+        return changed[:longest]
 
     options = [
         f"-max_len={LARGEST}",
@@ -114,10 +119,6 @@ def by_coverage(target: Any, kept: Kept, corpus: Path) -> None:
 
     atheris.Setup(arguments, feed, custom_mutator=mutator)
     atheris.Fuzz()
-
-
-def _by_atheris(atheris: Any, part: bytes) -> bytes:
-    return atheris.Mutate(part, len(part) + 64)
 
 
 def by_hypothesis(target: Any, kept: Kept, corpus: Path) -> None:

@@ -88,7 +88,7 @@ def test_choices_are_those_of_the_estimators() -> None:
 
     assert choices("model") == set(MODELS)
     assert choices("blocks") == set(stack_settings.PRESETS)
-    assert choices("gates") == set(gates.STRATEGIES)
+    assert choices("gates") == {*gates.STRATEGIES, *stack_settings.BLOCK_GATES}
     assert choices("loss") == set(LOSSES)
     assert choices("regulariser") == set(REGULARISERS)
     assert choices("augment") == set(base.AUGMENTATIONS)

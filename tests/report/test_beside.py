@@ -81,7 +81,7 @@ def test_runs_that_cannot_stand_beside_a_stack_are_refused(tmp_path: Path) -> No
         (flat, [first], "flat: no stack of several blocks"),
         (races, [first], "races: no stack of several blocks"),
         (first, [tmp_path / "nothing"], "nothing: no such run folder"),
-        (first, [first] * 4, "4 runs beside .* are too many for one chart; give 3"),
+        (first, [first] * 5, "5 runs beside .* are too many for one chart; give 4"),
     ):
         with pytest.raises(RunError, match=complaint):
             build_report(run, beside)

@@ -79,9 +79,9 @@ POSITIVE = click.IntRange(min=1)
 )
 @click.option(
     "--gates",
-    type=click.Choice(["gaussian", "patches", "sgd", "lookahead", "dual"]),
-    help="Where gates come from: random, patches of the images, a briefly trained network (in a "
-    "stack also one that looks ahead to the next block), or column generation.",
+    type=click.Choice(["gaussian", "patches", "sgd", "dual", "lookahead"]),
+    help="Where gates come from: random, patches of the images, a briefly trained network, column "
+    "generation, or, of a stack, a network that serves the next block too.",
 )
 @click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates, of every block.")
 @click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")

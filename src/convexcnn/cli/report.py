@@ -17,7 +17,7 @@ from convexcnn.cli.options import FOLDER, output_options
     type=FOLDER,
     multiple=True,
     metavar="OTHER",
-    help="Draw the accuracy of another stack against depth beside that of RUN; up to three times.",
+    help="Draw the accuracy of another stack against depth beside that of RUN; up to four times.",
 )
 @output_options
 def command(run: Path, *, beside: tuple[Path, ...], as_json: bool) -> None:

@@ -155,12 +155,14 @@ class NeuronNetwork:
         """Make means over the images of each process those over the images of all."""
         if processes.size == 1:
             return
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        groups = (group for optimiser in self.optimisers for group in optimiser.param_groups)
+        trained: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         count = found[0].new_tensor([images])
         together = torch.cat([*(images * gradient.flatten() for gradient in found), count])
         processes.add_up(together)
         shares = torch.split(together[:-1] / together[-1], [g.numel() for g in found])
-        for parameter, share in zip(self.parameters, shares, strict=True):
+        for parameter, share in zip(trained, shares, strict=True):
             parameter.grad = share.view_as(parameter)
 
     def frozen_head(self) -> tuple[Tensor, Tensor]:

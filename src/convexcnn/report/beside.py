@@ -14,7 +14,7 @@ from convexcnn.report.line_chart import Line, LineChart
 from convexcnn.report.results import Block, CompareResult, FitResult
 from convexcnn.report.run_files import read_run
 
-COLOURS = ("convex", "non-convex", "ink", "muted")
+COLOURS = ("convex", "non-convex", "ink", "muted", "further")
 """One per run: more lines than these could not be told apart."""
 
 LABEL_LENGTH = 10
@@ -50,7 +50,7 @@ def stacks_chart(runs: Sequence[tuple[str, FitResult]]) -> LineChart:
     """Accuracy of every block's own head against depth, one line per stack.
 
     Args:
-        runs: up to four stacks on the same images, with names that are used where the gates of
+        runs: up to five stacks on the same images, with names that are used where the gates of
             two of them come from the same place.
     """
     strategies = [_strategy(result) for _, result in runs]

@@ -19,7 +19,7 @@ def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
 
     Args:
         run_folder: a folder written by `fit` or `compare`.
-        beside: folders of further stacks on the same images, three at most, whose accuracy
+        beside: folders of further stacks on the same images, four at most, whose accuracy
             against depth is drawn beside that of the first.
 
     Returns:
@@ -32,7 +32,7 @@ def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
     run = read_run(run_folder)
     others = []
     if len(beside) >= len(COLOURS):
-        raise RunError(f"{len(beside)} runs beside {run_folder} are too many for one chart; give 3")
+        raise RunError(f"{len(beside)} runs beside {run_folder} are too many for one chart; give 4")
     if beside:
         first = require_stack(run_folder, run.result)
         others = [(folder.name, read_beside(folder, first)) for folder in beside]

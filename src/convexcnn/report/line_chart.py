@@ -23,12 +23,13 @@ PALETTE = {
     "rule": "#dedad2",
     "convex": "#1b5e9e",
     "non-convex": "#b5521b",
+    "further": "#2f7d4f",
 }
 _WIDTH, _HEIGHT = 390, 285
 _LEFT = 0.105
 _FONT_SIZE = 11
 _DASHES = (0, (5, 1.6))
-_LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES, "ink": "-"}
+_LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES, "ink": "-", "further": "-"}
 _SETTLED = 0.02
 """Part of a loss curve, from its start, that does not decide how high the chart reaches."""
 

@@ -99,16 +99,16 @@ class PathSolver(ABC):
 
     def _check_choice(self, train: ImageStream, validation: ImageStream | None) -> None:
         betas = self.betas
-        if train.processes.size > 1 and not self.shares_images:
-            raise SettingError(
-                f"solver {self.name} needs all images in one process, and {train.processes.size} "
-                "share them; choose another solver, or start it without torchrun"
-            )
         if betas is not None and not (betas and all(0 < beta < math.inf for beta in betas)):
             raise SettingError(f"betas is {betas}; give positive numbers")
         if validation is None and (betas is None or len(betas) > 1):
             raise SettingError(
                 f"betas is {betas}, and no held-out images are there to choose by; give one beta"
+            )
+        if train.processes.size > 1 and not self.shares_images:
+            raise SettingError(
+                f"solver {self.name} needs all images in one process, and {train.processes.size} "
+                "share them; choose another solver, or start it without torchrun"
             )
 
 
