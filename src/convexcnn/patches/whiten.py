@@ -145,7 +145,7 @@ def fit_whitening(
     values, vectors = values.flip(0)[:rank].clamp_min(0), vectors.flip(1)[:, :rank]
     floor = max(float(values[0]) * regularisation, 1e-12)
     projection = vectors / (values + floor).sqrt()
-    return PatchTransform(mean, projection.to(images.dtype), constant)
+    return PatchTransform(mean, projection.to(images.dtype).contiguous(), constant)
 
 
 def _moments(
