@@ -98,6 +98,7 @@ def test_a_small_disk_is_named_and_leaves_no_run(
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.filterwarnings("always:block 1 that was kept")
 def test_a_damaged_block_is_named_and_trained_again(
     data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

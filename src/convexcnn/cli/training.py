@@ -120,8 +120,7 @@ def fit_run(
         build_report_or_warn(run.folder, out, console)
     for part in (CHECKPOINT, PARTS):  # only now: until the run is whole they may be needed
         shutil.rmtree(out / part, ignore_errors=True)
-    summarise(result, out, console)
-    show_memory(memory, console)
+    summarise(result, out, console, memory)
     printed = {"run": str(out), "report": str(out / "report.html"), **result}
     console.result(printed)
     return printed
@@ -256,8 +255,10 @@ def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
         console.note(f"The run is complete without it; try again: convexcnn report {out}")
 
 
-def summarise(result: Result, out: Path, console: Console) -> None:
-    """Print accuracy, certificate, time and where the report is."""
+def summarise(
+    result: Result, out: Path, console: Console, memory: Mapping[str, int | None]
+) -> None:
+    """Print accuracy, certificate, time, memory and where the report is."""
     rows = [
         [name, percent(result[key]["accuracy"]), f"{result[key]['loss']:.4f}"]
         for name, key in (("training images", "train"), ("test images", "test"))
@@ -270,6 +271,7 @@ def summarise(result: Result, out: Path, console: Console) -> None:
     else:
         _show_block(result, out, console)
     console.show(f"Time: {duration(result['seconds'])}")
+    show_memory(memory, console)
     console.show(f"Report: {out / 'report.html'}")
 
 
