@@ -26,6 +26,7 @@ help:  ## say what can be made
 
 demo: $(VENV)/.demo
 	@$(RUN) -m convexcnn demo
+	@echo "Your own pictures: $(VENV)/bin/convexcnn fit FOLDER --out runs/mine --image-size 32"
 
 test: lint
 	$(RUN) -m pytest
