@@ -95,5 +95,5 @@ def test_examples_of_a_page_run(page: str, scene: Callable[[str], None]) -> None
             run_python(block, namespace)
         elif block.language == "sh":
             run_commands(block)
-        else:
+        elif block.language == "toml":
             tomllib.loads(block.code)
