@@ -5,6 +5,8 @@ Readers of data start without torch: what a target alone needs is imported where
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,11 +103,12 @@ def read_settings(folder: Path) -> None:
 
 def read_checkpoint(folder: Path) -> None:
     from convexcnn.data import ImageScaler
-    from convexcnn.models.block_checkpoint import BlockCheckpoint
+    from convexcnn.models.block_checkpoint import BlockCheckpoint, DamagedCheckpoint
     from convexcnn.patches.stream import ImageStream
     from small import stripes
     from tiny_models import TINY_BLOCKS, TINY_NEURONS
 
+    _seal(folder)
     images, labels = stripes(12, n_classes=2)
     stream = ImageStream(images, labels, 2, ImageScaler.fit(images))
     checkpoint = BlockCheckpoint(folder, seeds.FINGERPRINT)
@@ -117,12 +120,31 @@ def read_checkpoint(folder: Path) -> None:
         if outcome is not None:
             outcome.block.scores(stream.block(np.arange(2))[0])
 
-    try:
-        checkpoint.planned(1)
-    except ConvexcnnError:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DamagedCheckpoint)
+        try:
+            checkpoint.planned(1)
+        except ConvexcnnError:
+            load()
+            raise
         load()
-        raise
-    load()
+
+
+def _seal(folder: Path) -> None:
+    """Put the checksums right, without which nothing behind them would be reached."""
+    from convexcnn.files import CHECKSUM, file_checksum, sealed
+
+    tensors = folder / "block1.safetensors"
+    for path in (folder / "block1.json", folder / "block1.plan.json"):
+        try:
+            description = json.loads(path.read_bytes())
+            description.pop(CHECKSUM, None)
+            if path.name == "block1.json" and tensors.is_file():
+                description["tensors"] = file_checksum(tensors)
+            text = sealed(description)
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+            continue
+        path.write_text(text, "utf-8", "surrogatepass")
 
 
 def read_run(folder: Path) -> None:

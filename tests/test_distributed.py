@@ -65,6 +65,17 @@ def test_many_rows_are_shared_in_whole_blocks() -> None:
     assert Processes(0, 3).cuts(1000) == (0, 320, 640, 1000)
 
 
+def test_the_least_of_all_processes_is_the_same_everywhere(monkeypatch) -> None:
+    """The others' numbers arrive in the sum that every process gathers."""
+    others = torch.tensor([3.0, 0.0, 2.5], dtype=torch.float64)
+    monkeypatch.setattr(
+        Processes, "add_up", lambda self, *sums: [each.add_(others) for each in sums]
+    )
+    assert Processes(1, 3).least(2.0) == 2.0
+    assert Processes(1, 3).least(7.0) == 2.5
+    assert Processes().least(7.0) == 7.0
+
+
 def test_one_process_adds_up_to_itself() -> None:
     total = torch.arange(3.0)
     ALONE.add_up(total)

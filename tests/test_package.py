@@ -15,6 +15,7 @@ import convexcnn
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors",
+    "files",
     "environment",
     "callbacks",
     "distributed",

@@ -97,6 +97,19 @@ class Processes:
         self.add_up(together)
         return float(together)
 
+    def least(self, number: float) -> float:
+        """The smallest of the numbers that the processes have, in float64.
+
+        Raises:
+            LostProcessError: another process has ended.
+        """
+        if self.size == 1:
+            return number
+        import torch
+
+        own = torch.tensor([number], dtype=torch.float64)
+        return float(self.gather(own, self.size, slice(self.rank, self.rank + 1)).min())
+
     def count_once(self, *sums: Tensor) -> None:
         """Zero sums that all processes hold everywhere but in one: adding up then keeps them."""
         if not self.writes:

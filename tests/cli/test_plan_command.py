@@ -64,7 +64,7 @@ def test_settings_come_from_a_file_and_options(
     config.write_text('model = "layerwise"\nblocks = "vgg11"\nlimit = 5000\n')
     found = planned(capsys, "cifar10", "--config", str(config), "--blocks", "small")
     assert found["data"]["n_train"] == 5000
-    assert {phase["block"] for phase in found["phases"]} == {None, 1, 2, 3}
+    assert {phase["block"] for phase in found["phases"]} == {None, 1, 2, 3, 4}
 
 
 def test_imagenet_without_having_it(capsys: pytest.CaptureFixture[str]) -> None:

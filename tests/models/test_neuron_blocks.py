@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import minimize
 
 from convexcnn.models import LayerwiseConvexCNN
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_network import (
     NeuronDescent,
     NeuronNetwork,
@@ -37,7 +38,7 @@ def phi_of(model: LayerwiseConvexCNN, number: int) -> tuple[np.ndarray, np.ndarr
     stream = model.training_stream(IMAGES, LABELS)
     split = model._held_out(stream)
     for block in model.blocks_[: number - 1]:
-        stream = model._freeze(block, stream, split)
+        stream = model._freeze(block, stream, split, MemoryPlan.of(None, IMAGES))
     block, rows, targets = model.blocks_[number - 1], [], []
     for images, truth in stream.subset(split.kept).blocks(50):
         responses = torch.nn.functional.conv2d(

@@ -120,7 +120,8 @@ POSITIVE = click.IntRange(min=1)
     "--memory-gb",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Memory that training may use.",
+    help="Memory that the process may use, Python and torch (0.6 GB) included; what does not fit "
+    "lies in temporary files.  [default: 60 % of the machine's]",
 )
 @click.option(
     "--seed",
@@ -166,10 +167,11 @@ def command(
 ) -> None:
     """Train a classifier on DATA and write the folder RUN, with its report.
 
-    DATA is a name ('convexcnn data list' shows them), a folder of class folders, a .csv of labels,
-    or an .npz file with images and labels. Without options a convex program is solved for several
-    weights of its regulariser, and a validation split picks one. With --model layerwise several
-    blocks are trained one after the other, each as such a program on the frozen maps of the last.
+    DATA is a name ('convexcnn data list' shows them), a folder of class folders, of tar shards or
+    of images.npy and labels.npy, a .csv of labels, or an .npz file with images and labels.
+    Without options a convex program is solved for several weights of its regulariser, and a
+    validation split picks one. With --model layerwise several blocks are trained one after the
+    other, each as such a program on the frozen maps of the last.
 
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
     blocks of a stack are kept in RUN.partial, and the same command continues, or

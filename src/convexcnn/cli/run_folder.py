@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from convexcnn.callbacks import JsonLinesLogger, jsonable
 from convexcnn.errors import RunError
+from convexcnn.files import write_text
 
 SETTINGS_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
@@ -140,6 +141,7 @@ class RunFolder:
             differences = _differences(read_toml(written), self.settings)
             if not differences:
                 self.resumed = True
+                _end_at_a_line(self.folder / METRICS_FILE)
                 return
             if not self.overwrite:
                 raise RunError(
@@ -221,7 +223,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object, indented, with a line end."""
     text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8", errors=AS_ESCAPES)
+    write_text(path, text + "\n", AS_ESCAPES)
 
 
 def toml_table(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def write_toml(path: Path, settings: Mapping[str, Any], header: str = "") -> Non
     import tomli_w
 
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    path.write_text(comment + tomli_w.dumps(settings), encoding="utf-8", errors=AS_ESCAPES)
+    write_text(path, comment + tomli_w.dumps(settings), AS_ESCAPES)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -274,6 +276,13 @@ def _lock(folder: Path, shown: Path) -> IO[str]:
         file.close()
         raise RunError(f"{shown} is being written by another process; wait for it") from None
     return file
+
+
+def _end_at_a_line(log: Path) -> None:
+    """Cut the half line that a full disk may have left at the end of a log."""
+    if log.exists():
+        content = log.read_bytes()
+        os.truncate(log, content.rfind(b"\n") + 1)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

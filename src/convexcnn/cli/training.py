@@ -72,6 +72,7 @@ def fit_run(
     """
     from convexcnn.cli.settings import make_estimator, settings_of
     from convexcnn.distributed import apart, current
+    from convexcnn.environment import MemoryWatch
     from convexcnn.models import LayerwiseConvexCNN
 
     estimator = make_estimator(settings)
@@ -89,7 +90,8 @@ def fit_run(
     processes = current()
     if processes.writes:
         run.check()
-    dataset = _load(data, root, download, seed, reading)
+    memory_gb = settings.get("memory_gb")
+    dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})
     processes.require_same(dataset.fingerprint(), f"data in {data}")
     if not processes.writes:
         work = train_stack if isinstance(estimator, LayerwiseConvexCNN) else train
@@ -97,7 +99,7 @@ def fit_run(
         return {}
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
-    with run:
+    with run, MemoryWatch() as watch:
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")
         with console.progress() as show:
@@ -108,16 +110,17 @@ def fit_run(
             else:
                 result = train(estimator, *where, certificate=certificate)
             environment = environment_of_result()
+            memory = {"budget": _budget_bytes(settings), **watch.peaks()}
             with apart():
                 found = train_baselines(
                     baselines, dataset, everything, run.folder, callback, console.note
                 )
         result |= {"baselines": found, "settings": {"data": data, **everything}, "seed": seed}
-        run.write_result(result | environment)
-        for part in (CHECKPOINT, PARTS):
-            shutil.rmtree(run.folder / part, ignore_errors=True)
+        run.write_result(result | environment | {"memory_bytes": memory})
         build_report_or_warn(run.folder, out, console)
-    summarise(result, out, console)
+    for part in (CHECKPOINT, PARTS):  # only now: until the run is whole they may be needed
+        shutil.rmtree(out / part, ignore_errors=True)
+    summarise(result, out, console, memory)
     printed = {"run": str(out), "report": str(out / "report.html"), **result}
     console.result(printed)
     return printed
@@ -224,6 +227,23 @@ def environment_of_result() -> Result:
     }
 
 
+def show_memory(memory: Mapping[str, int | None], console: Console) -> None:
+    """Print the peak of the memory, beside the budget if there was one."""
+    peak, budget = memory["resident"], memory["budget"]
+    assert peak is not None
+    if budget is None:
+        console.show(f"Memory: {peak / 1e9:.2f} GB at most")
+        return
+    console.show(f"Memory: {peak / 1e9:.2f} GB at most, of {budget / 1e9:g} GB")
+    if peak > budget:
+        console.note("Warning: training took more memory than --memory-gb; please report this.")
+
+
+def _budget_bytes(settings: Mapping[str, Any]) -> int | None:
+    budget = settings.get("memory_gb")
+    return None if budget is None else int(1e9 * budget)
+
+
 def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
     """Build the report; a trained model is worth keeping even if that fails."""
     from convexcnn.report import build_report
@@ -235,8 +255,10 @@ def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
         console.note(f"The run is complete without it; try again: convexcnn report {out}")
 
 
-def summarise(result: Result, out: Path, console: Console) -> None:
-    """Print accuracy, certificate, time and where the report is."""
+def summarise(
+    result: Result, out: Path, console: Console, memory: Mapping[str, int | None]
+) -> None:
+    """Print accuracy, certificate, time, memory and where the report is."""
     rows = [
         [name, percent(result[key]["accuracy"]), f"{result[key]['loss']:.4f}"]
         for name, key in (("training images", "train"), ("test images", "test"))
@@ -249,6 +271,7 @@ def summarise(result: Result, out: Path, console: Console) -> None:
     else:
         _show_block(result, out, console)
     console.show(f"Time: {duration(result['seconds'])}")
+    show_memory(memory, console)
     console.show(f"Report: {out / 'report.html'}")
 
 
@@ -290,6 +313,7 @@ def _load(
             image_size=reading["image_size"],
             limit=reading["limit"],
             seed=seed,
+            memory_gb=reading["memory_gb"],
         )
 
 

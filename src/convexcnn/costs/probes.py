@@ -14,7 +14,7 @@ from torch import Tensor
 from convexcnn.certificates.certificate import GatedBlock, gated_features
 from convexcnn.costs import counts
 from convexcnn.costs.work import FeatureShape
-from convexcnn.data.decode import read_images
+from convexcnn.data.decode import ImageFile, read_images
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.time_plan import BlockCost
 from convexcnn.patches.extract import PatchGeometry
@@ -157,10 +157,10 @@ def relu_descent_rate(shape: FeatureShape, device: str) -> float:
     return rate(run, len(images) * per_image, device)
 
 
-def decode_rate(files: Sequence[Path], image_size: tuple[int, int]) -> float:
+def decode_rate(files: Sequence[ImageFile], image_size: tuple[int, int]) -> float:
     """Image files per second; of JPEG files of that size made on the spot where none are given."""
     with tempfile.TemporaryDirectory() as folder:
-        found = list(files[:PROBED_FILES]) or _pictures(Path(folder), image_size)
+        found = [*files[:PROBED_FILES]] or _pictures(Path(folder), image_size)
         return rate(
             lambda: read_images(found, channels=3, image_size=image_size, skip_bad=True),
             len(found),

@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 
 from convexcnn.costs import counts, solving
 from convexcnn.costs.problem import Problem, Rows, carried, moved
-from convexcnn.costs.two_layer import SOLVING, covariance, explained
+from convexcnn.costs.two_layer import SOLVING, covariance, explained, memory_plan
 from convexcnn.costs.two_layer import gates as lent_gates
 from convexcnn.costs.work import BlockShape, FeatureShape, Hardware, Phase, Work
 from convexcnn.data.survey import DataSurvey
-from convexcnn.models.base import AUGMENTATIONS, available_memory_gb
+from convexcnn.models.base import AUGMENTATIONS
 from convexcnn.models.block_training import HEAD_PATH, WHITENING_NUMBERS, block_solver, problem_size
 from convexcnn.models.gates import lending_epochs
-from convexcnn.models.layerwise import MAPS_SHARE, LayerwiseConvexCNN
+from convexcnn.models.layerwise import LayerwiseConvexCNN
+from convexcnn.models.memory_plan import MAPS_SHARE
 from convexcnn.models.neuron_network import BATCH, default_steps
-from convexcnn.models.program_settings import MEMORY_SHARE
 from convexcnn.models.stack_settings import Block, plan_geometries
 from convexcnn.models.time_plan import TimePlan
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.whiten import PATCH_NUMBERS
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.choose import needed_gb
 
@@ -68,7 +69,8 @@ class StackPlan:
         self.geometries = plan_geometries(self.blocks, survey.image_shape)
         self.augmentation = AUGMENTATIONS[model.augment]
         self.rows = Rows.of(survey.n_train, self.augmentation.views, model.validation_fraction)
-        self.budget = 1e9 * (model.memory_gb or MEMORY_SHARE * available_memory_gb())
+        scores = len(self.blocks) * survey.n_train * survey.n_classes
+        self.budget = 1e9 * memory_plan(model.memory_gb, survey, scores).usable_gb
         costs = []
         if model.budget is not None:
             costs = [hardware.block_cost(shape) for shape in self._shapes()]
@@ -262,7 +264,7 @@ class StackPlan:
         images = min(kept, max(1, int(WHITENING_NUMBERS / per_image)))
         numbers = 4.0 * images * per_image
         work = (*covariance(images * counts.patches(geometry), raw), moved(6 * numbers))
-        return Phase("whitening", work, held + 2 * numbers)
+        return Phase("whitening", work, held + 2 * min(numbers, 4.0 * PATCH_NUMBERS))
 
     def _certified(self, problem: Problem, stays: float) -> Phase:
         rows, k = self.rows.train, problem.classes

@@ -9,13 +9,16 @@ from convexcnn.certificates.further_neuron import ASCENT_IMAGES, MEASURED, PASSE
 from convexcnn.costs import counts, solving
 from convexcnn.costs.problem import Problem, Rows, carried, dense, moved
 from convexcnn.costs.work import FeatureShape, Phase, Work, repeated
+from convexcnn.data.limits import DATA_SHARE, budget_bytes
 from convexcnn.data.survey import DataSurvey
 from convexcnn.models.base import AUGMENTATIONS, WHITENING_IMAGES
 from convexcnn.models.gates import LENDING_WIDTH, lending_epochs
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.program_settings import DEFAULT_GATES
 from convexcnn.models.proof import NETWORK_WORK
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
+from convexcnn.patches.whiten import PATCH_NUMBERS
 from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.sgd import SGD
 
@@ -60,7 +63,8 @@ def convex_phases(
         SettingError: a filter that does not fit the images, or a program that does not fit into
             the memory.
     """
-    settings = model.program_settings()
+    plan = memory_plan(model.memory_gb, survey)
+    settings = replace(model.program_settings(), memory_gb=plan.solver_gb)
     views = AUGMENTATIONS[model.augment].views
     fraction = 0.0 if settings.one_beta or settings.descends else model.validation_fraction
     rows, k = Rows.of(survey.n_train, views, fraction), survey.n_classes
@@ -107,6 +111,13 @@ def non_convex_phases(model: NonConvexConvClassifier, survey: DataSurvey) -> lis
     return phases + explained(survey, EXPLAINING)
 
 
+def memory_plan(memory_gb: float | None, survey: DataSurvey, scores: int = 0) -> MemoryPlan:
+    """What a training may keep in memory: images beyond their share of the budget lie in a file."""
+    in_memory = survey.n_bytes <= DATA_SHARE * budget_bytes(memory_gb)
+    train = survey.n_train * survey.pixels * survey.item_bytes
+    return MemoryPlan.beside_images(memory_gb, train if in_memory else 0, scores)
+
+
 def problem_size(shape: FeatureShape, rows: int, classes: int) -> ProblemSize:
     """The numbers that solvers are chosen by."""
     geometry = shape.geometry
@@ -122,7 +133,8 @@ def whitening(shape: FeatureShape, survey: DataSurvey) -> Phase:
     raw, images = geometry.patch_dim, min(WHITENING_IMAGES, survey.n_train)
     numbers = 4.0 * images * counts.patches(geometry) * raw
     work = covariance(images * counts.patches(geometry), raw)
-    return Phase("whitening", (*work, moved(6 * numbers)), 2 * numbers)
+    held = 2 * min(numbers, 4.0 * PATCH_NUMBERS)
+    return Phase("whitening", (*work, moved(6 * numbers)), held)
 
 
 def covariance(patches: float, raw: int) -> tuple[Work, ...]:

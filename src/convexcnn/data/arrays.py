@@ -20,6 +20,8 @@ from convexcnn.data.dataset import (
 )
 from convexcnn.data.limits import check_fits
 from convexcnn.data.preprocess import as_images
+from convexcnn.data.rows import ImageRows, RowView
+from convexcnn.data.stored_rows import FileRows
 from convexcnn.errors import DataError
 
 NPZ_KEYS = ("images", "labels", "test_images", "test_labels", "classes")
@@ -74,8 +76,8 @@ def dataset_from_arrays(
         image_shape,
     )
     if test.images.dtype != train.images.dtype:
-        train = ImageSplit(train.images.astype(np.float32), train.labels)
-        test = ImageSplit(test.images.astype(np.float32), test.labels)
+        train = ImageSplit(np.asarray(train.images, np.float32), train.labels)
+        test = ImageSplit(np.asarray(test.images, np.float32), test.labels)
     return ImageDataset(name, train, test, names, source)
 
 
@@ -197,7 +199,8 @@ def _split(
     images: Any, labels: Labels, source: str, image_shape: Sequence[int] | None
 ) -> ImageSplit:
     try:
-        pixels = as_images(images, image_shape)
+        in_file = isinstance(images, FileRows | RowView)
+        pixels: ImageRows = images if in_file else as_images(images, image_shape)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
     if len(pixels) != len(labels):

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convexcnn.data.array_folder import is_array_folder, read_array_folder
 from convexcnn.data.arrays import read_npz
 from convexcnn.data.cifar import cifar_version_in
-from convexcnn.data.decode import common_kind
+from convexcnn.data.dataset import ImageDataset
+from convexcnn.data.decode import ImageFile, common_kind
 from convexcnn.data.folder import list_folder
 from convexcnn.data.idx import idx_set_in
 from convexcnn.data.listing import LabelledFile, ReadOptions, divide
 from convexcnn.data.load import named_dataset, unknown_dataset
 from convexcnn.data.registry import DatasetInfo, dataset_registry
+from convexcnn.data.shards import list_shards, shards_in
 from convexcnn.data.table import list_table
 from convexcnn.errors import SettingError
 
@@ -47,7 +50,7 @@ class DataSurvey:
     n_classes: int
     item_bytes: int = 1
     n_files: int = 0
-    files: tuple[Path, ...] = ()
+    files: tuple[ImageFile, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.image_shape) < 1:
@@ -136,15 +139,24 @@ def _of_path(given: str, options: ReadOptions) -> DataSurvey:
             return _of_info(dataset_registry[f"cifar{cifar.n_classes}"])
         if (idx := idx_set_in(path)) is not None:
             return _of_info(next(i for i in dataset_registry.values() if i.source is idx))
+        if is_array_folder(path):
+            return _of_dataset(given, read_array_folder(path, options.seed))
+    if shards := shards_in(path):
+        return _of_files(given, list_shards(shards), options)
+    if path.is_dir():
         return _of_files(given, list_folder(path), options)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return _of_files(given, list_table(path), options)
     if path.is_file() and path.suffix.lower() == ".npz":
-        dataset = read_npz(path, options.seed)
-        n_test = 0 if dataset.test is None else len(dataset.test)
-        sizes = len(dataset.train), n_test, dataset.image_shape, len(dataset.classes)
-        return DataSurvey(given, *sizes, dataset.train.images.itemsize)
+        return _of_dataset(given, read_npz(path, options.seed))
     raise unknown_dataset(path, given)
+
+
+def _of_dataset(given: str, dataset: ImageDataset) -> DataSurvey:
+    """What there is of arrays, which are opened already."""
+    n_test = 0 if dataset.test is None else len(dataset.test)
+    sizes = len(dataset.train), n_test, dataset.image_shape, len(dataset.classes)
+    return DataSurvey(given, *sizes, dataset.train.images.dtype.itemsize)
 
 
 def _of_files(
@@ -159,6 +171,6 @@ def _of_files(
     return DataSurvey(given, len(train), len(test), shape, classes, 1, n_files, tuple(sample))
 
 
-def _spread(paths: Sequence[Path]) -> list[Path]:
+def _spread(paths: Sequence[ImageFile]) -> list[ImageFile]:
     step = max(1, len(paths) // SAMPLE)
     return list(paths[::step][:SAMPLE])

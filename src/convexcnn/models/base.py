@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from convexcnn.data.preprocess import ImageScaler, as_images
+from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.split import train_validation_split
+from convexcnn.data.stored_rows import FileRows
 from convexcnn.distributed import current, here
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.inputs import encode, read_array, read_labels, weighing
+from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
 from convexcnn.models.parameters import check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.extract import PatchGeometry
@@ -85,6 +86,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: images (n, channels, height, width), (n, height, width, channels),
                 (n, height, width), or flattened (n, pixels) with ``image_shape``; uint8 or float.
+                Rows of a file, as ``load_dataset`` gives them for large data, stay there.
             y: (n,) labels of any kind, at least two different ones.
 
         Returns:
@@ -170,8 +172,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             ValueError: something that does not fit together.
         """
 
-    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-        images = as_images(read_array(X, self, at_least=1), self.image_shape)
+    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[ImageRows, NDArray[Any]]:
+        images = read_images(X, self, self.image_shape, at_least=1)
         targets = read_labels(y, len(images))
         return images, targets
 
@@ -301,17 +303,17 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
             raise NotFittedError(f"this {type(self).__name__} is not trained; call fit first")
 
-    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
+    def _images_like_trained(self, X: ArrayLike) -> ImageRows:
         self.check_trained()
-        rows = read_array(X, self)
-        if rows.ndim == 2 and rows.shape[1] != self.n_features_in_:
+        rows = X if isinstance(X, FileRows | RowView) else read_array(X, self)
+        flat = len(rows.shape) == 2
+        if flat and rows.shape[1] != self.n_features_in_:
             raise DataError(
                 f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input; give images of shape {self.image_shape_}"
             )
-        images = as_images(
-            rows, self.image_shape or (self.image_shape_ if rows.ndim == 2 else None)
-        )
+        shape = self.image_shape or (self.image_shape_ if flat else None)
+        images = read_images(rows, self, shape)
         if images.shape[1:] != self.image_shape_:
             raise DataError(
                 f"X has images of shape {images.shape[1:]}; the model was trained on "
@@ -411,8 +413,7 @@ class BlockClassifier(ImageClassifier):
     ) -> PatchTransform:
         if self.whiten is None:
             return identity_transform(geometry.patch_dim)
-        order = torch.randperm(len(stream.images), generator=generator).numpy()
-        rows = order[:WHITENING_IMAGES]
+        rows = stream.random_rows(WHITENING_IMAGES, generator)
         images, _ = stream.block(rows)
         each = None if stream.weights is None else torch.from_numpy(stream.weights[rows])
         rank = min(self.whiten, geometry.patch_dim)
@@ -456,8 +457,3 @@ def resolve_device(device: str) -> str:
             )
         return f"cuda:{number}"
     return device
-
-
-def available_memory_gb() -> float:
-    """Return the memory of this machine in GB."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from convexcnn.models.fresh_maps import FreshMaps
 from convexcnn.models.frozen_maps import MapStream
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.program_settings import ProgramSettings
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import get_loss
-from convexcnn.solvers.choose import ProblemSize
+from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
 
@@ -61,8 +62,7 @@ class BlockTask:
         split: which of them train.
         generator: source of every random choice.
         last: whether no block follows, so that no maps are needed.
-        memory_gb: memory that the solver may use.
-        maps_in_memory: whether so many bytes of maps may be kept in memory instead of a file.
+        memory: what the solver, features and maps may use.
         certificate: whether to bound the distance from the optimum.
         steps: from the steps that a network that lends neurons would take without a budget, to
             those that it takes.
@@ -76,8 +76,7 @@ class BlockTask:
     split: Split
     generator: torch.Generator
     last: bool
-    memory_gb: float
-    maps_in_memory: Callable[[int], bool]
+    memory: MemoryPlan
     certificate: bool
     steps: Callable[[int], int]
     callback: Callback | None = None
@@ -124,7 +123,9 @@ class BlockTask:
         block = self.block
         if block.betas is None:
             block = replace(block, betas=default_betas)
-        return block_solver(block, size.with_gates(gates), self.memory_gb)
+        # Shares differ by an image, and hosts by their memory; all have to choose the same.
+        memory_gb = self.stream.processes.least(self.memory.solver_gb)
+        return block_solver(block, size.with_gates(gates), memory_gb)
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,9 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
         SettingError: if none fits into the memory.
     """
     program = solver_settings(block, memory_gb)
+    name = str(program.solver)
+    if name != "auto" and needed_gb(name, size, program.kind) > memory_gb:
+        program = replace(program, solver="auto")
     solver, reason = program.exact_solver(size, refit=False)
     return solver, reason or "pooled neurons are few, and known for all images at once"
 

@@ -27,7 +27,7 @@ from convexcnn.solvers.result import Callback, Solution
 ROUNDS = 3
 """Times that a program is solved to find further gates."""
 
-SAMPLE = 2000
+SAMPLE, SAMPLED_NUMBERS = 2000, 2**23
 """Images that the first gates and the starts of ascents are drawn from."""
 
 STARTS_PER_GATE = 3
@@ -69,8 +69,7 @@ def dual_gates(
     """
     first = max(1, n_gates // (rounds + 1))
     rounds = min(rounds, n_gates - first)
-    order = torch.randperm(len(stream.images), generator=generator).numpy()
-    images, _ = stream.block(order[:SAMPLE])
+    images, _ = stream.sample(stream.random_rows(SAMPLE, generator, SAMPLED_NUMBERS))
     pool = patch_gates(
         (1 + STARTS_PER_GATE * rounds) * n_gates, images, geometry, transform, generator
     )

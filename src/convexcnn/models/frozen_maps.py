@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import RowView
+from convexcnn.data.stored_rows import allocate_rows
 from convexcnn.distributed import BLOCK
-from convexcnn.errors import RunError
 from convexcnn.models.stack_settings import Shape
 from convexcnn.patches.stream import ImageStream
 
@@ -25,34 +23,8 @@ MAPPED_AT_ONCE = BLOCK
 FLAT = 1e-12
 """Variance, relative to the mean square, below which a channel counts as constant."""
 
-
-@dataclass(frozen=True)
-class MapRows:
-    """Some rows of an array of maps, which is read only where it is asked for.
-
-    Args:
-        maps: (N, channels, height, width) float16, perhaps in a file.
-        rows: (n,) which of them, by the numbers of their images.
-        first: number of the first image that ``maps`` are of: a process has those of its own.
-    """
-
-    maps: NDArray[np.float16]
-    rows: NDArray[np.intp]
-    first: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self.rows), *self.maps.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Any) -> NDArray[np.float16]:
-        found: NDArray[np.float16] = self.maps[self.rows[rows] - self.first]
-        return found
-
-    def subset(self, rows: slice | NDArray[np.intp]) -> MapRows:
-        return MapRows(self.maps, self.rows[rows], self.first)
+CHANNELS_FIRST = 0, 3, 1, 2
+SMALLER = "raise memory_gb, or lower n_gates"
 
 
 @dataclass(frozen=True)
@@ -66,8 +38,8 @@ class MapStream(ImageStream):
         view_maps: maps of their further views, one after the other.
     """
 
-    images: MapRows
-    view_maps: tuple[MapRows, ...] = ()
+    images: RowView
+    view_maps: tuple[RowView, ...] = ()
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return self._standardised(self.images, rows), self._targets(rows)
@@ -106,7 +78,7 @@ class MapStream(ImageStream):
         cuts = self.cuts_of(rows)
         return replace(self, images=images, view_maps=view_maps, labels=labels, cuts=cuts)
 
-    def _standardised(self, maps: MapRows, rows: slice | NDArray[np.int64]) -> Tensor:
+    def _standardised(self, maps: RowView, rows: slice | NDArray[np.int64]) -> Tensor:
         return standardise(torch.from_numpy(maps[rows]).to(self.device), self.scaler)
 
 
@@ -184,7 +156,12 @@ class MapStore:
         channels, height, width = shape
         self.first = stream.own.start
         size = stream.own.stop - self.first, height, width, channels
-        self.views = [allocate(size, np.float16, in_memory) for _ in range(stream.views)]
+        self.views = [
+            allocate_rows(
+                size, np.float16, in_memory=in_memory, what="the maps of a block", advice=SMALLER
+            )
+            for _ in range(stream.views)
+        ]
         self.moments = torch.zeros(2, channels, dtype=torch.float64)
 
     def write(self, rows: slice, maps: Sequence[Tensor]) -> None:
@@ -192,7 +169,7 @@ class MapStore:
         used = torch.from_numpy(self.fitted[rows])
         for kept, found in zip(self.views, maps, strict=True):
             last = found.permute(0, 2, 3, 1).cpu()
-            kept[rows.start - self.first : rows.stop - self.first] = last.numpy()
+            kept[rows.start - self.first : rows.start - self.first + len(last)] = last.numpy()
             if used.any():
                 values = last[used].double().flatten(0, 2)
                 self.moments += torch.stack([values.sum(0), values.square().sum(0)])
@@ -200,9 +177,7 @@ class MapStore:
     def stream(self) -> MapStream:
         """All maps, standardised."""
         source, every = self.source, np.arange(len(self.source.images))
-        first, *others = (
-            MapRows(maps.transpose(0, 3, 1, 2), every, self.first) for maps in self.views
-        )
+        first, *others = (RowView(maps, every, CHANNELS_FIRST, self.first) for maps in self.views)
         scaler = self.scaler
         if not isinstance(scaler, ImageScaler):
             _, height, width = first.shape[1:]
@@ -236,24 +211,3 @@ def _scaler_of(moments: Tensor) -> ImageScaler:
     variance = square - mean.square()
     scale = torch.where(variance > FLAT * square, variance.clamp_min(0).sqrt(), 1.0)
     return ImageScaler(tuple(mean.tolist()), tuple(scale.tolist()))
-
-
-def allocate(shape: tuple[int, ...], dtype: type, in_memory: bool) -> NDArray[Any]:
-    """Room for maps; a file has no name, so it goes when its last array goes, whatever happens."""
-    if in_memory:
-        return np.empty(shape, dtype)
-    needed, folder = np.dtype(dtype).itemsize * int(np.prod(shape)), tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise RunError(
-            f"the maps of a block need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB "
-            f"left; set TMPDIR to a larger disk, raise memory_gb, or lower n_gates"
-        )
-    try:
-        with tempfile.TemporaryFile() as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
-    except OSError as error:
-        raise RunError(
-            f"{folder}: the maps of a block cannot be written ({error.strerror}); set TMPDIR to "
-            f"another disk, or raise memory_gb"
-        ) from error

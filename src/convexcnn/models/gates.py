@@ -23,7 +23,7 @@ LEARNING_RATE = 8e-3
 LENDING_WIDTH, UPDATES, BATCH_SIZE = 256, 750, 500
 """Of the network that lends gates: filters, mini-batches at most, and images in each."""
 
-SAMPLE, SAMPLE_NUMBERS = 2000, 2e8
+SAMPLE, SAMPLE_NUMBERS = 2000, 5e7
 """Images that patches are drawn from, and numbers in all their patches, at most."""
 
 

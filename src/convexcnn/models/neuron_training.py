@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from convexcnn.certificates.certify_neurons import certify_neurons
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, RowView
+from convexcnn.data.stored_rows import allocate_rows
 from convexcnn.errors import SettingError
 from convexcnn.models.block_training import (
     BlockOutcome,
@@ -20,7 +22,7 @@ from convexcnn.models.block_training import (
     solver_outcome,
     split_measures,
 )
-from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
+from convexcnn.models.frozen_maps import SMALLER, MapStore, MapStream, every_view
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
@@ -43,6 +45,9 @@ SAMPLE = 5000
 
 CERTIFIED_AT_ONCE = 4000
 """Rows of Phi in float64 at once."""
+
+SCORED_AT_ONCE = 4096
+"""Rows of Phi that are scored at once."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after = PhaseClock(task.callback)
     weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
     bias = solution.bias.to(weights).contiguous()
-    scores = _scores(task, phi, weights, bias)
+    scores = _scores(task, phi[0], weights, bias)
     measures = split_measures(scores, task)
     if neurons.head is not None:
         measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
@@ -152,19 +157,24 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
 
 
-def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], MapStream | None]:
+def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapStream | None]:
     """One pass over all views: pooled responses, and maps if a block follows.
 
     Returns:
-        Phi: (1 + views, n, cells g) of its own images; the first is what predictions use: the mean
-        of an image and its mirror image if these train, else the image. The others are the views.
+        Phi: 1 + views arrays (n, cells g, 1, 1) of its own images; the first is what predictions
+        use: the mean of an image and its mirror image if these train, else the image. The others
+        are the views.
     """
     stream, features, own = task.stream, block.features, task.stream.own
     views, n = stream.views, own.stop - own.start
-    size = (1 + views, n, features.n_features)
-    phi: NDArray[np.float32] = allocate(
-        size, np.float32, task.maps_in_memory(4 * int(np.prod(size)))
-    )
+    size = n, features.n_features, 1, 1
+    in_memory = task.memory.keeps(4 * (1 + views) * int(np.prod(size)))
+    phi = [
+        allocate_rows(
+            size, np.float32, in_memory=in_memory, what="the features of a block", advice=SMALLER
+        )
+        for _ in range(1 + views)
+    ]
     store = None
     if not task.last:
         needed = 2 * views * n * int(np.prod(block.map_shape))
@@ -172,34 +182,35 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
             stream,
             block.map_shape,
             task.split.kept[:SAMPLE],
-            in_memory=task.maps_in_memory(needed),
+            in_memory=task.memory.keeps(needed),
         )
     for rows, images in every_view(stream):
-        maps, place = [], slice(rows.start - own.start, rows.stop - own.start)
+        maps, pooled, place = [], [], slice(rows.start - own.start, rows.stop - own.start)
         for number, view in enumerate(images, 1):
             responses = features.responses(view)
-            phi[number, place] = features.pool(responses).cpu().numpy()
+            pooled.append(features.pool(responses).cpu().numpy()[:, :, None, None])
+            phi[number][place] = pooled[-1]
             if store is not None:
                 maps.append(block.maps_of(responses))
         if store is not None:
             store.write(rows, maps)
-        phi[0, place] = phi[1 : 2 + stream.mirror, place].mean(0)
-    return phi, None if store is None else store.stream()
+        phi[0][place] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
+    return list(phi), None if store is None else store.stream()
 
 
-def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
+def known_stream(phi: Sequence[ImageRows], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
     """Some images as feature vectors: in all views, or only as predictions use them.
 
     Args:
-        phi: (1 + views, n, m), or (1, n, m), of its own images.
+        phi: 1 + views arrays (n, m, 1, 1) of its own images, or only the first.
         task: whose images they are.
         rows: which of them.
     """
     stream = task.stream
     parts = phi[1:] if len(phi) > 1 else phi
-    every = [MapRows(part[:, :, None, None], rows, stream.own.start) for part in parts]
+    every = [RowView(part, rows, first=stream.own.start) for part in parts]
     in_views = len(phi) > 1
-    m = phi.shape[2]
+    m = phi[0].shape[1]
     return MapStream(
         every[0],
         stream.labels[rows],
@@ -214,14 +225,22 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
     )
 
 
-def _scores(task: BlockTask, phi: NDArray[np.float32], weights: Tensor, bias: Tensor) -> Tensor:
-    """Scores (n, k) of all images by a head, from the features of its own."""
-    found = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+def _flat(phi: ImageRows, rows: slice | NDArray[np.intp]) -> Tensor:
+    """Some rows of features (n, m, 1, 1) as a matrix (b, m)."""
+    return torch.from_numpy(phi[rows]).flatten(1)
+
+
+def _scores(task: BlockTask, phi: ImageRows, weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores (n, k) of all images by a head, from the features (m, 1, 1) of its own."""
+    found, flat, constant = [], weights.cpu().flatten(1).T, bias.cpu()
+    for start in range(0, len(phi), SCORED_AT_ONCE):
+        block = _flat(phi, slice(start, start + SCORED_AT_ONCE))
+        found.append(torch.addmm(constant, block, flat))
     stream = task.stream
-    return stream.processes.gather(found, len(stream.images), stream.own)
+    return stream.processes.gather(torch.cat(found), len(stream.images), stream.own)
 
 
-def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows(phi: Sequence[ImageRows], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
     """Phi and targets of its own training images in all views, view by view."""
     own, k = task.stream.own, task.stream.n_classes
     kept = task.split.kept[task.train.own]
@@ -229,12 +248,12 @@ def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, T
         for start in range(0, len(kept), CERTIFIED_AT_ONCE):
             rows = kept[start : start + CERTIFIED_AT_ONCE]
             labels = torch.from_numpy(task.stream.labels[rows])
-            yield torch.from_numpy(view[rows - own.start]), torch.nn.functional.one_hot(labels, k)
+            yield _flat(view, rows - own.start), torch.nn.functional.one_hot(labels, k)
 
 
 def _compare(
     task: BlockTask,
-    phi: NDArray[np.float32],
+    phi: Sequence[ImageRows],
     head: tuple[Tensor, Tensor],
     beta: float,
     solution: tuple[Tensor, Tensor],
@@ -245,7 +264,7 @@ def _compare(
         Validation loss and accuracy of the learned head, its training objective, and that of the
         optimum (``optimal_objective``), both at ``beta``.
     """
-    measures = split_measures(_scores(task, phi, *head), task)["validation"]
+    measures = split_measures(_scores(task, phi[0], *head), task)["validation"]
     loss, regulariser = get_loss(task.block.loss), get_regulariser(task.block.regulariser)
     processes = task.stream.processes
     objectives = []

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from convexcnn.distributed import current, here
+from convexcnn.data.limits import budget_bytes
+from convexcnn.distributed import current
 from convexcnn.errors import SettingError
-from convexcnn.models.base import available_memory_gb
 from convexcnn.programs.kind import POOLINGS, ProgramKind
 from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
@@ -18,8 +19,10 @@ from convexcnn.solvers.choose import (
     affordable_gates,
     check_memory,
     choose_solver,
+    needed_gb,
     rows_at_once,
 )
+from convexcnn.solvers.matrix_free import affordable_rank
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.registry import BETA_SOLVERS, RIDGE_SOLVERS, beta_solver, solvers_for
 from convexcnn.solvers.sgd import SGD
@@ -28,8 +31,6 @@ from convexcnn.solvers.warm_path import BetaSolver, WarmPath
 FORMULATIONS = ("gated", "relu", "relu-penalised")
 SOLVERS = ("auto", *RIDGE_SOLVERS, *BETA_SOLVERS, "sgd")
 DEFAULT_GATES = 128
-MEMORY_SHARE = 0.6
-"""Part of the machine's memory that training may use by default."""
 
 RIDGE_TOLERANCE, TOLERANCE = 1e-6, 1e-3
 """Default relative duality gaps: of ridge regression, and of all other programs."""
@@ -46,7 +47,7 @@ class ProgramSettings:
         solver: one of ``SOLVERS``, or a solver.
         tolerance: relative duality gap; None for the default of the program.
         betas: weights of the regulariser; None for a path that fits the data.
-        memory_gb: memory that training may use, in every process; None for a part of the
+        memory_gb: memory that the solver may use, in every process; None for a part of the
             machine's.
         pool: ``average`` or ``max``.
     """
@@ -96,7 +97,7 @@ class ProgramSettings:
 
     @property
     def memory_budget_gb(self) -> float:
-        return self.memory_gb or MEMORY_SHARE * available_memory_gb() / here()[1]
+        return 1e-9 * budget_bytes(self.memory_gb)
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -232,9 +233,19 @@ class ProgramSettings:
         if name in BETA_SOLVERS:
             solver = beta_solver(name, self.gap, budget)
             return WarmPath(solver, self.kind, betas, refit=refit), reason
-        chunk = rows_at_once(size.features)
-        ridge = RIDGE_SOLVERS[name](betas, tolerance=self.gap, chunk=chunk, refit=refit)
-        return ridge, reason
+        return self._ridge_solver(name, size, betas, refit=refit), reason
+
+    def _ridge_solver(
+        self, name: str, size: ProblemSize, betas: Sequence[float] | None, *, refit: bool
+    ) -> PathSolver:
+        """A solver of ridge regressions that takes what the memory leaves beside what it needs."""
+        spare = self.memory_budget_gb - needed_gb(name, size, self.kind)
+        chunk = rows_at_once(size.features, spare)
+        rest: dict[str, Any] = {"tolerance": self.gap, "chunk": chunk, "refit": refit}
+        if name == "cg":
+            spare -= 4e-9 * (chunk - rows_at_once(size.features, 0)) * size.features
+            rest["rank"] = affordable_rank(size.features, spare)
+        return RIDGE_SOLVERS[name](betas, **rest)
 
 
 def solver_name(solver: str | PathSolver | BetaSolver | SGD) -> str:

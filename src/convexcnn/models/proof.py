@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from convexcnn.certificates.block_certificate import BlockEvidence, certify_block, evidence_of
 from convexcnn.certificates.certificate import Certificate, GatedBlock
 from convexcnn.certificates.certify_cones import certify_cones
 from convexcnn.certificates.further_neuron import FurtherNeuron, find_further_neuron
+from convexcnn.data.rows import ImageRows
 from convexcnn.distributed import ALONE
 from convexcnn.errors import SettingError
 from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
@@ -66,7 +67,7 @@ def prove(
     model: ConvexConvClassifier,
     X: ArrayLike,
     y: ArrayLike,
-    test_images: NDArray[Any] | None = None,
+    test_images: ImageRows | None = None,
     timed: Timed = _untimed,
     most_work: float = math.inf,
 ) -> Proof:
@@ -188,7 +189,7 @@ def relu_network(
     model: ConvexConvClassifier,
     stream: ImageStream,
     evidence: BlockEvidence,
-    test_images: NDArray[Any] | None = None,
+    test_images: ImageRows | None = None,
 ) -> RecoveredNetwork:
     """Recover the ReLU network of a model and compare it with the convex optimum."""
     with torch.no_grad():

@@ -20,6 +20,7 @@ from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.image_weights import ClassWeight, check_can_weigh, image_weights
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
 from convexcnn.models.recovered import recover
@@ -78,7 +79,8 @@ class ConvexConvClassifier(BlockClassifier):
             ``sample_weight`` of ``fit``, for ridge regression only.
         augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
         validation_fraction: part of the images that is held out to choose beta.
-        memory_gb: memory that training may use; None for 60 % of the machine's.
+        memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
+            included; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
         random_state: seed of gates, whitening sample, split and SGD.
         image_shape: shape of one image if X comes flattened.
@@ -187,7 +189,9 @@ class ConvexConvClassifier(BlockClassifier):
         transform: PatchTransform,
         generator: torch.Generator,
     ) -> dict[str, Any]:
-        settings = self.program_settings()
+        budget = MemoryPlan.of(self.memory_gb, stream.images).solver_gb
+        memory_gb = stream.processes.least(budget)
+        settings = replace(self.program_settings(), memory_gb=memory_gb)
         clock = PhaseClock(self.callback)
         size = ProblemSize(
             rows=len(stream),

@@ -1,9 +1,7 @@
-"""Files that are written whole or not at all, and tensors that are checked when read."""
+"""Tensors in files, which are checked when they are read."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,18 +10,6 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from convexcnn.errors import RunError
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, flush it to disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path, content: bytes | None = None) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,22 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, view_rows
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import DataError
 
+BLOCK_VALUES = 2**24
+"""Numbers in a block of images: 67 MB, as long as one image does not hold more."""
+
 SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
-
-
-class ImageRows(Protocol):
-    """An array of images (n, channels, height, width), or what is read like one, row by row."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class ImageStream:
     """Labelled images that are scaled block by block, so that only pixels are ever stored.
 
     Args:
-        images: (n, channels, height, width), uint8 or float32.
+        images: (n, channels, height, width), uint8 or float32, an array or what is read like one.
         labels: (n,) integers in 0..k-1.
         n_classes: k.
         scaler: fitted standardisation.
@@ -121,6 +113,17 @@ class ImageStream:
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
         return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
 
+    def images_of(self, numbers: int) -> int:
+        """How many images hold so many numbers, one at least."""
+        return max(1, numbers // max(1, int(np.prod(self.images.shape[1:]))))
+
+    def random_rows(
+        self, most: int, generator: torch.Generator, numbers: int = 2**25
+    ) -> NDArray[np.int64]:
+        """Rows to sample: at most so many, and at most so many numbers in all of them."""
+        order: NDArray[np.int64] = torch.randperm(len(self.images), generator=generator).numpy()
+        return order[: min(most, self.images_of(numbers))]
+
     def sample(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """As ``block``, of any rows: all processes ask for the same ones, at the same time."""
         return self.block(rows)
@@ -162,9 +165,10 @@ class ImageStream:
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield its own rows in order, in blocks of at most ``size``, never parting views.
 
+        Blocks of large images are smaller, so that they hold at most ``BLOCK_VALUES`` numbers.
         The order does not depend on ``size``: solvers walk through a stream in several sizes.
         """
-        step, end = max(1, size // self.views), self.own.stop
+        step, end = max(1, min(size, self.images_of(BLOCK_VALUES)) // self.views), self.own.stop
         for start in range(self.own.start, end, step):
             rows = slice(start, min(start + step, end))
             images, targets = self.block(rows)
@@ -192,12 +196,12 @@ class ImageStream:
             yield self.augmented(rows, images, generator)[own], targets[own]
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
-        """The same stream over some of the images, in the same views."""
+        """The same stream over some of the images, in the same views; no pixels are copied."""
         weights = None if self.weights is None else self.weights[rows]
         places = np.arange(len(self.images)) if self.places is None else self.places
         return replace(
             self,
-            images=self.images[rows],
+            images=view_rows(self.images, rows),
             labels=self.labels[rows],
             weights=weights,
             places=places[rows],

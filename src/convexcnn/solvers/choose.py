@@ -5,13 +5,14 @@ Pure functions of kind, size, memory budget and tolerance; the tables are what a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers import direct, kernel, matrix_free
-from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes
+from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes, metric_chunk
 from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
 from convexcnn.solvers.warm_path import InMemorySolver
 
@@ -23,6 +24,9 @@ LOGISTIC_GAP = 1e-5
 
 DENSE = 4000
 """Side of a matrix that is factorised in float64 in seconds."""
+
+LEAST_ROWS = 500
+"""Rows of Phi at once below which products with it become slow."""
 
 CONE_ROWS = 2e7
 """Cone constraints that an interior-point method steps through in seconds."""
@@ -95,14 +99,17 @@ class Choice:
     reason: str
 
 
-def rows_at_once(features: int) -> int:
-    """Rows of Phi in memory for a number of features: about 0.5 GB."""
-    return int(min(4000, max(100, 0.5e9 / (4 * features))))
+def rows_at_once(features: int, spare_gb: float = math.inf) -> int:
+    """Rows of Phi in memory: those of about 0.5 GB, or of a third of what is to spare."""
+    least = min(LEAST_ROWS, 0.5e9 / (4 * features))
+    return int(min(4000, max(100, least, min(0.5e9, spare_gb / 3 * 1e9) / (4 * features))))
 
 
 def _streamed(size: ProblemSize, kind: ProgramKind) -> float:
+    """Two blocks of Phi, weights and steps, and a few scores per image in float64."""
     weights = size.classes * size.features * (2 if kind.formulation == "relu" else 1)
-    return 4.0 * (2 * rows_at_once(size.features) * size.features + 8 * weights)
+    scores = 8.0 * 6 * size.own_rows * size.classes
+    return 4.0 * (2 * metric_chunk(size.features) * size.features + 8 * weights) + scores
 
 
 def _gathered(size: ProblemSize, kind: ProgramKind) -> float:
@@ -114,7 +121,7 @@ def _ridge(needed: Callable[..., float]) -> Callable[[ProblemSize, ProgramKind],
     """What a solver of ridge regressions says that it needs."""
 
     def of(size: ProblemSize, kind: ProgramKind) -> float:
-        chunk = rows_at_once(size.features)
+        chunk = rows_at_once(size.features, 0)
         return 1e9 * needed(size.own_rows, size.features, size.classes, chunk=chunk)
 
     return of
@@ -294,7 +301,7 @@ def check_memory(solver: str, kind: ProgramKind, size: ProblemSize, budget_gb: f
         raise SettingError(
             f"{size.features} features of {size.rows} images need {needed:.1f} GB with solver "
             f"{solver}, and memory_gb allows {budget_gb:.1f}; lower n_gates (now {size.gates}), "
-            f"whiten or pooling, or raise memory_gb"
+            f"whiten or pooling, or raise memory_gb by {needed - budget_gb:.2f}"
         )
 
 

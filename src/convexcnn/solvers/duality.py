@@ -104,26 +104,37 @@ def best_dual_value(
         processes: that share the rows of Y and L.
     """
     n, k = processes.total(len(dual)), dual.shape[1]
-    if k > 1 and kind.loss == "squared" and kind.regulariser != "nuclear":
-        return sum(
-            best_dual_value(kind, targets[:, [c]], beta, dual[:, [c]], slopes[:, [c]], processes)
-            for c in range(k)
-        )
-    regulariser = get_regulariser(kind.regulariser)
-    slopes = slopes / (n * beta)
-    limit, penalty = float("inf"), 0.0
-    if isinstance(regulariser, Norm):
-        largest = max(float(regulariser.dual_norm(part)) for part in slopes)
-        limit = 1 / largest if largest else limit
-    else:
-        penalty = beta * float(regulariser.conjugate(slopes))
-    if kind.loss == "squared":
-        inner = processes.total(float((dual * targets).sum())) / n
-        square = processes.total(float(dual.square().sum())) / n
+    if kind.loss != "squared":
+        limit, penalty = _limits(kind, beta, n, slopes)
+        scale = min(1.0, limit)
+        chances = (targets - scale * dual).clamp_min(0)
+        entropy = processes.total(float(torch.special.entr(chances).sum()))
+        return entropy / n - scale**2 * penalty
+    sums = torch.stack([(dual * targets).sum(0), dual.square().sum(0)])
+    processes.add_up(sums)
+    groups = [[c] for c in range(k)] if kind.regulariser != "nuclear" else [list(range(k))]
+    value = 0.0
+    for group in groups:
+        limit, penalty = _limits(kind, beta, n, slopes[:, group])
+        inner, square = (float(total) / n for total in sums[:, group].sum(1))
         curvature = square + 2 * penalty
         scale = min(limit, inner / curvature) if curvature else 0.0
-        return scale * inner - 0.5 * scale**2 * curvature
-    scale = min(1.0, limit)
-    chances = (targets - scale * dual).clamp_min(0)
-    entropy = processes.total(float(torch.special.entr(chances).sum()))
-    return entropy / n - scale**2 * penalty
+        value += scale * inner - 0.5 * scale**2 * curvature
+    return value
+
+
+def _limits(kind: ProgramKind, beta: float, n: float, slopes: Tensor) -> tuple[float, float]:
+    """The largest feasible multiple of a dual point, and what multiples of it cost, by its slopes.
+
+    Args:
+        kind: which program.
+        beta: weight of the regulariser.
+        n: rows.
+        slopes: Phi' L of one or all classes.
+    """
+    regulariser = get_regulariser(kind.regulariser)
+    slopes = slopes / (n * beta)
+    if not isinstance(regulariser, Norm):
+        return float("inf"), beta * float(regulariser.conjugate(slopes))
+    largest = max(float(regulariser.dual_norm(part)) for part in slopes)
+    return (1 / largest if largest else float("inf")), 0.0

@@ -22,7 +22,8 @@ from convexcnn.solvers.ridge.statistics import GramStatistics, pilot_mean
 DIRECTIONS = 48
 """Principal directions of a patch that are kept: nearly all of its variance."""
 
-PATCH_IMAGES = 500
+PATCH_IMAGES, PATCH_NUMBERS = 500, 2**22
+"""Images whose patches give the directions, and the most numbers in them: patches are more."""
 
 
 class CoarseFeatures(GatedFeatures):
@@ -105,7 +106,8 @@ def coarse_solutions(
     Returns:
         (n_features, len(betas), k).
     """
-    images, _ = stream.sample(slice(0, PATCH_IMAGES))
+    few = min(PATCH_IMAGES, stream.images_of(PATCH_NUMBERS))
+    images, _ = stream.sample(slice(0, few))
     coarse = CoarseFeatures(features, images, size, stream.processes)
     statistics = GramStatistics(coarse, stream.n_classes, pilot_mean(coarse, stream), chunk=chunk)
     statistics.add(stream)

@@ -12,6 +12,9 @@ from convexcnn.solvers.passes import row_sum, weighted_blocks
 BAND = 2048
 """Columns of the Gram matrix that are updated at once, below the diagonal only."""
 
+PILOT_NUMBERS = 2**24
+"""Numbers in the pixels or features that a pilot mean is taken of, at most."""
+
 
 class GramStatistics:
     """n, sums of phi, |phi|^2, y and |y|^2, Phi' Phi and Phi' Y, phi shifted by a pilot mean.
@@ -86,5 +89,6 @@ class GramStatistics:
 
 def pilot_mean(features: GatedFeatures, stream: ImageStream, images: int = 500) -> Tensor:
     """Return the mean feature vector (n_features,) of the first images of a stream."""
-    block, _ = stream.sample(slice(0, images))
+    few = min(images, stream.images_of(PILOT_NUMBERS), PILOT_NUMBERS // features.n_features)
+    block, _ = stream.sample(slice(0, max(1, few)))
     return stream.processes.agree(features(block).mean(0))
