@@ -11,7 +11,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RUNNABLE = ("python", "sh")
+RUNNABLE = ("python", "sh", "toml")
 SHOWN = ("text", "math", "{toctree}", "{image}", "{include}", "{notebook}", "{eval-rst}")
 """Fences that hold no code."""
 

@@ -77,6 +77,7 @@ SCENES: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "docs/explain.md": explained,
     "docs/index.md": own_pictures,
     "docs/layerwise.md": official_cifar,
+    "docs/scaling.md": own_pictures,
     "docs/paper.md": official_cifar,
     "docs/tutorial.md": own_pictures,
 }

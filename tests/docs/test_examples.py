@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ SLOW = {
     "docs/explain.md": "explains a block and a stack",
     "docs/index.md": "trains a classifier",
     "docs/layerwise.md": "trains stacks and networks",
+    "docs/processes.md": "trains a classifier",
+    "docs/scaling.md": "measures the machine",
     "docs/paper.md": "the comparison of the paper",
     "docs/tutorial.md": "a training and a stack",
 }
@@ -92,3 +95,5 @@ def test_examples_of_a_page_run(page: str, scene: Callable[[str], None]) -> None
             run_python(block, namespace)
         elif block.language == "sh":
             run_commands(block)
+        elif block.language == "toml":
+            tomllib.loads(block.code)

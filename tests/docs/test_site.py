@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from pages import REPOSITORY
+from pages import REPOSITORY, blocks, pages
 
 import convexcnn
 from convexcnn.solvers.registry import BETA_SOLVERS, RIDGE_SOLVERS
@@ -31,6 +31,20 @@ def test_every_public_name_has_an_entry(name: str) -> None:
 @pytest.mark.parametrize("name", [*RIDGE_SOLVERS, *BETA_SOLVERS])
 def test_every_solver_has_an_entry(name: str) -> None:
     assert f"\n### {name}\n" in API, f"docs/api/solvers.md lacks {name}"
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    listed = {"index"}
+    for page in pages():
+        for block in blocks(page):
+            if block.language == "{toctree}":
+                folder = page.parent.relative_to(DOCS)
+                names = (line for line in block.code.split() if not line.startswith(":"))
+                listed |= {str(folder / name) for name in names}
+    found = {
+        str(page.relative_to(DOCS).with_suffix("")) for page in pages() if DOCS in page.parents
+    }
+    assert found <= listed, f"add to a toctree: {found - listed}"
 
 
 def test_the_readme_links_the_documentation() -> None:
