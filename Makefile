@@ -14,14 +14,15 @@ ifneq ($(shell cat $(VENV)/.installed-at 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format docs clean
 
 help:  ## say what can be made
 	@echo "make demo       train a convex CNN on photographs and build its report (minutes)"
 	@echo "make test       lint, type-check and run the fast tests"
 	@echo "make test-slow  run the slow tests"
+	@echo "make docs       build the documentation into docs/_build"
 	@echo "make format     format the code"
-	@echo "make clean      remove .venv and caches (runs/ is kept)"
+	@echo "make clean      remove .venv, docs/_build and caches (runs/ is kept)"
 
 demo: $(VENV)/.demo
 	@$(RUN) -m convexcnn demo
@@ -41,8 +42,12 @@ format: $(VENV)/.dev
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
+docs: $(VENV)/.dev
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	@echo "Open docs/_build/index.html"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing convexcnn with its '$*' extras into $(VENV) (a few minutes the first time)"

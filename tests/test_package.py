@@ -15,14 +15,17 @@ import convexcnn
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors",
+    "files",
     "environment",
     "callbacks",
+    "distributed",
     "data",
     "patches",
     "programs",
     "certificates",
     "solvers",
     "models",
+    "costs",
     "explain",
     "report",
     "cli",

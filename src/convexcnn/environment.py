@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from typing import Any
 from convexcnn.errors import RunError
 
 PACKAGES = ("convexcnn", "torch", "numpy", "scikit-learn", "safetensors", "pillow")
+
+SAMPLED_EVERY = 0.05
+"""Seconds between two looks at the memory."""
 
 
 def versions() -> dict[str, str]:
@@ -63,19 +67,60 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def resident_bytes() -> int:
+    """Return the resident memory of this process now, in bytes; its peak where that is not told."""
+    return _status_bytes("VmRSS") or peak_memory_bytes()
+
+
 def peak_memory_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes.
 
     On Linux the kernel's own high-water mark is read, because `getrusage` there also remembers
     the parent process that this one was forked from.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (found := _status_bytes("VmHWM")) is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MemoryWatch:
+    """Samples, while its block runs, the memory that no file stands behind (Linux only).
+
+    The kernel keeps a high-water mark of all resident memory, but none of this part. The rest are
+    pages of files, the code of libraries above all, which it takes back when memory is short.
+    """
+
+    def __init__(self) -> None:
+        self._peak = _status_bytes("RssAnon")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while self._peak is not None and not self._over.wait(SAMPLED_EVERY):
+            self._peak = max(self._peak, _status_bytes("RssAnon") or 0)
+
+    def peaks(self) -> dict[str, int | None]:
+        """Bytes so far: all resident memory of the process, and the part without files."""
+        return {"resident": peak_memory_bytes(), "anonymous": self._peak}
+
+
+def _status_bytes(name: str) -> int | None:
+    """A figure in kB that Linux gives of this process, in bytes; None elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    values = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return next((int(value) * 1024 for value in values), None)
 
 
 def _processor_name() -> str:

@@ -21,3 +21,7 @@ class SettingError(ConvexcnnError, ValueError):
 
 class RunError(ConvexcnnError):
     """A run or model that is missing, damaged or already there, or whose numbers do not repeat."""
+
+
+class LostProcessError(RunError):
+    """Another process of the job has ended or does not answer."""

@@ -27,6 +27,7 @@ from official_files import (
 
 IMAGES = np.zeros((12, 8, 8), np.uint8)
 LABELS = np.arange(12) % 3
+NO_TEXT = np.arange(0x110000, 0x110003, dtype=np.uint32).view("U1")
 Prepare = Callable[[Path], object]
 
 
@@ -99,6 +100,28 @@ def npz_bomb(folder: Path) -> None:
         archive.filelist[0].file_size = 10 * 2**40
 
 
+def npz_lzma(folder: Path) -> None:
+    """A member packed by LZMA, which NumPy never does, and damaged."""
+    with zipfile.ZipFile(folder / "bad.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("images.npy", bytes(500))
+    content = bytearray((folder / "bad.npz").read_bytes())
+    start = content.index(b"images.npy") + 20
+    content[start : start + 8] = b"\xff" * 8
+    (folder / "bad.npz").write_bytes(bytes(content))
+
+
+def npz_of(head: bytes) -> Prepare:
+    """A member whose .npy header is text of our own."""
+    size = struct.pack("<H", len(head))
+
+    def prepare(folder: Path) -> None:
+        with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
+            archive.writestr("images.npy", b"\x93NUMPY\1\0" + size + head)
+            archive.writestr("labels.npy", b"")
+
+    return prepare
+
+
 def zip_escape(folder: Path) -> None:
     with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
         archive.writestr("../escaped.npy", b"x")
@@ -111,6 +134,15 @@ NPZ = [
     Bad("data info bad.npz", "not a readable .npz", after(arrays(), cut("bad.npz"))),
     Bad("data info bad.npz", "not a readable .npz", npz_of_objects),
     Bad("data info bad.npz", "not a readable .npz", npz_that_lies),
+    Bad("data info bad.npz", "not a readable .npz", npz_lzma),
+    Bad("data info bad.npz", "not a readable .npz", npz_of(b"{'descr': " + 3 * b"'")),
+    Bad("data info bad.npz", "not a readable .npz", npz_of(b"(" * 9000)),
+    Bad("data info bad.npz", "not a readable .npz", npz_of(b"-" * 9000 + b"1")),
+    Bad(
+        "data info bad.npz",
+        "not a readable .npz",
+        npz_of(b"{'descr': [('a', ()), 3], 'fortran_order': 0, 'shape': (-1,)}"),
+    ),
     Bad("data info bad.npz", "more than this machine's memory", npz_bomb),
     Bad("data info bad.npz", "no images and no labels", zip_escape),
     Bad("data info bad.npz", "has images but no labels", arrays(labels=None)),
@@ -119,6 +151,9 @@ NPZ = [
     Bad("data info bad.npz", "labels have shape (12, 3)", arrays(labels=np.eye(3)[LABELS])),
     Bad("data info bad.npz", "NaN or fractions", arrays(labels=LABELS + 0.5)),
     Bad("data info bad.npz", "NaN or fractions", arrays(labels=np.full(12, np.nan))),
+    Bad("data info bad.npz", "no UTF-8", arrays(labels=np.array([b"\xff", b"b", b"c"])[LABELS])),
+    Bad("data info bad.npz", "characters that do not exist", arrays(labels=NO_TEXT[LABELS])),
+    Bad("data info bad.npz", "classes hold characters", arrays(classes=NO_TEXT)),
     Bad("data info bad.npz", "labels hold complex128", arrays(labels=LABELS * 1j)),
     Bad("data info bad.npz", "one class only", arrays(labels=np.zeros(12, int))),
     Bad("data info bad.npz", "X holds <U1", arrays(images=np.full((12, 8, 8), "a"))),
@@ -239,6 +274,8 @@ TABLES = [
     Bad("data info bad.csv", "as a table", write("bad.csv", b'path,label\n"' + b"a" * 140_000)),
     Bad("data info bad.csv", "\\x00: there is no", table("path,label\n\0,x\na.png,y\n")),
     Bad("data info bad.csv", "\\x1b[2J: there is no", table("path,label\n\33[2J,x\na.png,y\n")),
+    Bad("data info bad.csv", "name too long", table(f"path,label\n{'a' * 300}.png,x\na.png,y\n")),
+    Bad("data info bad.csv", "one class only", table(f"path,label\na.png,{'1' * 5000}\n")),
     Bad("data info bad.csv", "has no images", lambda f: (f / "bad.csv").mkdir()),
     Bad("data info bad.csv", "cannot be read as an image", table("path,label\nbad.csv,x\n")),
 ]
@@ -263,6 +300,9 @@ INFO_MNIST, INFO_10 = "data info mnist --root .", "data info cifar10 --root ."
 INFO_100 = "data info cifar100 --root ."
 PIXELS = np.zeros((10, 3072), np.uint8)
 TEN = list(range(10))
+
+DOUBLED = b"\x80\2}(U\1a]q\0" + 40 * b"U\1b](h\0h\0eq\0" + b"U\x0blabel_names](h\0eu."
+"""A list of itself twice, forty times over: a terabyte of text for whoever writes it out."""
 
 OFFICIAL = [
     Bad(INFO_MNIST, "say --download"),
@@ -321,6 +361,19 @@ OFFICIAL = [
         INFO_10,
         "asks for builtins.eval",
         cifar(write_cifar10_python, write("batches.meta", b"cbuiltins\neval\n(S'1'\ntR.")),
+    ),
+    *(
+        Bad(
+            INFO_10,
+            "0 class names instead of 10",
+            cifar(write_cifar10_python, batch({"label_names": names}, "batches.meta")),
+        )
+        for names in (["a"] * 9 + [1], [["a"]] * 10, "abcdefghij", 7)
+    ),
+    Bad(
+        INFO_10,
+        "0 class names instead of 10",
+        cifar(write_cifar10_python, write("batches.meta", DOUBLED)),
     ),
     Bad(INFO_10, "holds no dictionary", cifar(write_cifar10_python, batch([1, 2]))),
     Bad(INFO_10, "has no data", cifar(write_cifar10_python, batch({"labels": TEN}))),

@@ -74,6 +74,7 @@ def header(length: int, body: bytes = b"") -> bytes:
 
 
 OFFSETS = b'{"coef_":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
+UNKNOWN_TYPE = b'{"coef_":{"dtype":"F8_E8M0","shape":[36],"data_offsets":[0,36]}}'
 MISFIT = "do not fit together"
 FOLDERS: list[tuple[str, Change]] = [
     # config.json
@@ -131,6 +132,7 @@ FOLDERS: list[tuple[str, Change]] = [
     ("model.safetensors is damaged", write("model.safetensors", header(100_000_000, b"{"))),
     ("model.safetensors is damaged", write("model.safetensors", header(4, b"null"))),
     ("model.safetensors is damaged", write("model.safetensors", header(len(OFFSETS), OFFSETS))),
+    ("model.safetensors", write("model.safetensors", header(64, UNKNOWN_TYPE + bytes(36)))),
     ("coef_ is not finite float32", tensor("coef_", filled(float("nan")))),
     ("coef_ is not finite float32", tensor("coef_", filled(float("-inf")))),
     ("coef_ is not finite float32", tensor("coef_", torch.Tensor.double)),

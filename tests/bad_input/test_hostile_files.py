@@ -20,7 +20,14 @@ from convexcnn.cli.application import main
 from convexcnn.data.download import unpack
 from convexcnn.errors import DataError
 
-MARKUP = ["<script>alert(1)", '"><img src=x onerror=alert(2)>', "a&amp;b", "{{ 7 * 7 }}"]
+MARKUP = [
+    "<script>alert(1)",
+    '"><img src=x onerror=alert(2)>',
+    "a&amp;b",
+    "{{ 7 * 7 }}",
+    "two\nlines",
+    "$\\x{",
+]
 SMALL = ["--filter-size", "3", "--gates", "gaussian", "--n-gates", "2", "--whiten", "4"]
 
 
@@ -61,6 +68,27 @@ def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
         assert "<script>alert" not in figure.read_text()
     code, printed, _ = run(capsys, "predict", tmp_path / "run", tmp_path / "0.png", "--json")
     assert json.loads(printed)["predictions"][0]["label"] in MARKUP
+
+
+def test_class_folders_whose_names_are_no_text_are_trained_on(tmp_path, capsys):
+    """A name that is not UTF-8 ends up in every file of the run, escaped."""
+    data, trained = tmp_path / os.fsdecode(b"data\xfe"), tmp_path / "run"
+    for number in range(12):
+        name = os.fsdecode((b"ash\xff", "b\u00fcche".encode())[number % 2])
+        picture(data / name / f"{number}.png", colour=20 * number)
+    code, _, said = run(capsys, "fit", data, "--out", trained, *SMALL)
+    assert (code, "Traceback" in said) == (0, False), said
+    json.loads((trained / "result.json").read_text("utf-8"))
+    for arguments in (
+        ("report", trained),
+        ("evaluate", trained, data),
+        ("certify", trained, data),
+        ("predict", trained, data, "--csv", tmp_path / "labels.csv"),
+        ("explain", trained, data, "--out", tmp_path / "why"),
+    ):
+        code, _, said = run(capsys, *arguments)
+        assert code == 0, said
+    assert b"ash\xff" in (tmp_path / "labels.csv").read_bytes()
 
 
 NAMES = [b"\xff\xfe.png", b"\x1b[2J.png", b"new\nline.png", b"=1+1,comma.png"]

@@ -137,7 +137,7 @@ def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) ->
 def test_fit_leaves_out_what_takes_minutes_and_says_where_it_is_found(
     run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convexcnn.cli.training.NETWORK_WORK", 0.0)
+    monkeypatch.setattr("convexcnn.models.proof.NETWORK_WORK", 0.0)
     done = run("fit", data, "--out", "run", *SMALL)
     assert done.code == 0
     assert "ReLU network: left out" in done.out

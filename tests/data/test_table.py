@@ -25,6 +25,13 @@ def write(folder, lines, name="labels.csv", encoding="utf-8"):
     return path
 
 
+def test_labels_of_thousands_of_digits_are_names(images):
+    """Python makes no number of so many, and no class is called by one."""
+    longest = "9" * 5000
+    rows = [f"images/{i}.png,{(longest, '2', '10')[i % 3]}" for i in range(18)]
+    assert load_dataset(write(images, ["path,label", *rows])).classes == ("10", "2", longest)
+
+
 def test_a_table_without_split_is_divided(images):
     rows = [f"images/{i}.png,{'even' if i % 2 == 0 else 'odd'}" for i in range(20)]
     dataset = load_dataset(write(images, ["path,label", *rows]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
 from convexcnn.errors import RunError
 from convexcnn.models import time_plan as module
+from convexcnn.models.block_checkpoint import DamagedCheckpoint
 from small import stripes
 from tiny_models import layerwise
 
@@ -63,19 +66,55 @@ def test_blocks_of_another_training_are_refused(settings, images, tmp_path):
         layerwise(checkpoint=tmp_path, **settings).fit(images, LABELS)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", json.dumps({"fingerprint": None})])
-def test_a_damaged_block_is_refused(damage, tmp_path):
-    interrupt_in(2, tmp_path)
-    (tmp_path / "block1.json").write_text(damage)
-    with pytest.raises(RunError, match=r"block1\.json.*empty .* to train anew"):
-        layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-10])
 
 
-def test_a_block_without_its_tensors_is_refused(tmp_path):
+def change_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "no JSON": ("json", lambda path: path.write_text("{")),
+    "other JSON": ("json", lambda path: path.write_text("[]")),
+    "no checksum": ("json", lambda path: path.write_text(json.dumps({"fingerprint": None}))),
+    "JSON cut off": ("json", cut),
+    "a number in JSON": ("json", change_a_byte),
+    "no tensors": ("safetensors", lambda path: path.unlink()),
+    "tensors cut off": ("safetensors", cut),
+    "a byte of a tensor": ("safetensors", change_a_byte),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_block_is_named_and_training_goes_on_from_the_one_before(damage, tmp_path):
+    """Block 1 is kept, block 2 is damaged, and block 3, which saw block 2, goes with it."""
+    ending, spoil = DAMAGES[damage]
+    whole = layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+    spoil(tmp_path / f"block2.{ending}")
+    events = []
+    model = layerwise(checkpoint=tmp_path, callback=events.append)
+    with pytest.warns(DamagedCheckpoint, match=r"block 2 that was kept in .* is damaged"):
+        model.fit(IMAGES, LABELS)
+    trained = {event["block"] for event in events if event["phase"].endswith(": gates")}
+    assert trained == {2, 3}
+    np.testing.assert_array_equal(model.scores(IMAGES), whole.scores(IMAGES))
+
+
+def test_a_disk_that_fills_up_while_a_block_is_kept_leaves_no_half_block(monkeypatch, tmp_path):
     interrupt_in(2, tmp_path)
-    (tmp_path / "block1.safetensors").unlink()
-    with pytest.raises(RunError, match=r"block 1 is damaged .*is missing"):
-        layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"cannot be written .No space left on device"):
+            layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from convexcnn.models.block_training import BlockTask
 from convexcnn.models.frozen_maps import MapStream
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.stack_settings import Block
 from small import generator, stripes
 from tiny_models import TINY_BLOCKS, TINY_NEURONS
@@ -28,7 +29,8 @@ def task_of(model, **changes) -> BlockTask:
     """The training of its second block, as the stack began it."""
     pixels = model.training_stream(IMAGES, LABELS)
     split, first = model._held_out(pixels), model.blocks_[0]
-    maps = model._freeze(first, pixels, split)
+    memory = MemoryPlan.of(None, IMAGES)
+    maps = model._freeze(first, pixels, split, memory)
     return BlockTask(
         Block(),
         replace(pixels, **changes),
@@ -37,8 +39,7 @@ def task_of(model, **changes) -> BlockTask:
         split,
         generator(),
         last=True,
-        memory_gb=1.0,
-        maps_in_memory=lambda size: True,
+        memory=memory,
         certificate=False,
         steps=lambda default: default,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from convexcnn.data import ImageScaler
+from convexcnn.data.stored_rows import StoredRows
 from convexcnn.errors import RunError
 from convexcnn.models.frozen_maps import freeze_maps, map_bytes, standardise
 from small import generator, stripe_stream
@@ -59,7 +60,7 @@ def test_channels_are_standardised_on_the_training_images():
     torch.testing.assert_close(
         images.var((0, 2, 3), unbiased=False), torch.ones(3), atol=1e-4, rtol=0
     )
-    raw = torch.from_numpy(maps.images.maps)
+    raw = torch.from_numpy(maps.images[:])
     assert torch.equal(maps.block(slice(None))[0], standardise(raw, maps.scaler))
 
 
@@ -85,7 +86,7 @@ def test_subsets_of_subsets_read_only_their_rows():
     _, maps = freeze(in_memory=False)
     part = maps.subset(KEPT).subset(slice(1, 3))
     assert len(part) == 4
-    assert part.images.maps is maps.images.maps
+    assert part.images.source is maps.images.source
     assert torch.equal(part.block(slice(None))[0], maps.block(np.array([2, 3]))[0])
     assert part.labels.tolist() == maps.labels[[2, 3]].tolist()
 
@@ -93,16 +94,27 @@ def test_subsets_of_subsets_read_only_their_rows():
 def test_a_file_of_maps_has_no_name_to_be_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     _, maps = freeze(in_memory=False)
-    assert isinstance(maps.images.maps, np.memmap)
+    assert isinstance(maps.images.source, StoredRows)
     assert not list(tmp_path.iterdir())
-    assert np.array_equal(maps.images.maps, freeze()[1].images.maps)
+    assert np.array_equal(maps.images[:], freeze()[1].images[:])
 
 
 def test_maps_that_no_disk_holds_are_refused(monkeypatch):
-    usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    def full(descriptor, start, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(RunError, match=r"set TMPDIR to a larger disk, raise memory_gb, or lower"):
         freeze(in_memory=False)
+
+
+def test_a_changed_byte_of_a_map_is_found_out():
+    _, maps = freeze(in_memory=False)
+    stored = maps.images.source
+    os.pwrite(stored.descriptor, b"!", 5 * stored.row_bytes)
+    assert len(maps.block(np.arange(5))[0]) == 5
+    with pytest.raises(RunError, match=r"maps of a block in .* has changed: row 5"):
+        list(maps.blocks(8))
 
 
 def test_a_disk_that_cannot_be_written_is_named(monkeypatch):

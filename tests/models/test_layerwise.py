@@ -14,8 +14,9 @@ from sklearn.exceptions import NotFittedError
 from convexcnn import reference
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, RunError, SettingError
-from convexcnn.models import Block, LayerwiseConvexCNN, layerwise, load_model, save_model
+from convexcnn.models import Block, LayerwiseConvexCNN, load_model, memory_plan, save_model
 from convexcnn.models.layerwise import choose_heads
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.patch_block import strongest_neurons
 from convexcnn.models.stack_settings import PRESETS, plan_geometries, read_blocks
 from small import generator, one_hot, stripe_stream, stripes
@@ -23,6 +24,8 @@ from tiny_models import ON_PATCHES, TINY_BLOCKS
 from tiny_models import layerwise as stack
 
 IMAGES, LABELS = stripes(90, channels=2)
+TAKEN = 10 - MemoryPlan.of(10.0, IMAGES, 3 * 90 * 3).usable_gb
+"""Memory in GB of Python, torch and these images."""
 KEPT, HELD_OUT = train_validation_split(LABELS, 0.1, 0)
 
 
@@ -200,7 +203,7 @@ def test_training_twice_gives_the_same_bits(model):
 
 
 def test_maps_in_a_file_train_the_same_model(model, monkeypatch):
-    monkeypatch.setattr(layerwise, "MAPS_SHARE", 0.0)
+    monkeypatch.setattr(memory_plan, "MAPS_SHARE", 0.0)
     again = stack().fit(IMAGES, LABELS)
     np.testing.assert_array_equal(again.scores(IMAGES), model.scores(IMAGES))
     assert again.certify(IMAGES, LABELS) == model.certificates_
@@ -304,7 +307,11 @@ CASES = [
         "block 1: downsample 'average' leaves nothing of its 1x1 grid of patches; use none",
     ),
     ({"memory_gb": 0}, "memory_gb is 0; give a positive number"),
-    ({"memory_gb": 1e-6}, r"block 1: .* need .* GB with solver .*; lower n_gates \(now 4\)"),
+    ({"memory_gb": 1e-6}, r"memory_gb is 1e-06, and Python, torch and these images take 0\.90"),
+    (
+        {"memory_gb": TAKEN + 1e-6},
+        r"block 1: .* need .* GB with solver .*; lower n_gates \(now 4\)",
+    ),
     ({"budget": 0}, "budget is 0; give a positive number of minutes"),
     ({"validation_fraction": 0.0}, r"validation_fraction is 0\.0; give a number between"),
     ({"augment": "rotate"}, "augment 'rotate' is not known"),

@@ -10,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 from convexcnn import reference
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models import descent
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.registry import RIDGE_SOLVERS
@@ -18,6 +19,8 @@ from small import one_hot, stripes
 from tiny_models import convex
 
 IMAGES, LABELS = stripes(60)
+TAKEN = 10 - MemoryPlan.of(10.0, IMAGES).usable_gb
+"""Memory in GB of Python, torch and these images."""
 K = 3
 
 
@@ -168,12 +171,13 @@ def test_auto_takes_the_smaller_system(n_gates, expected):
 @pytest.mark.parametrize("solver", ["auto", *RIDGE_SOLVERS])
 def test_memory_is_counted_before_it_is_taken(solver):
     with pytest.raises(SettingError, match=r"need .* GB with solver .*; lower n_gates \(now 4\)"):
-        convex(solver=solver, memory_gb=1e-6).fit(IMAGES, LABELS)
+        convex(solver=solver, memory_gb=TAKEN + 1e-6).fit(IMAGES, LABELS)
 
 
 def test_the_default_number_of_gates_fits_the_memory():
     assert len(convex(n_gates=None, betas=0.1).fit(IMAGES, LABELS).gates_) == 128
-    tight = convex(n_gates=None, betas=0.1, memory_gb=0.01, solver="direct").fit(IMAGES, LABELS)
+    settings = {"n_gates": None, "betas": 0.1, "solver": "direct"}
+    tight = convex(**settings, memory_gb=TAKEN + 0.01).fit(IMAGES, LABELS)
     assert 1 < len(tight.gates_) < 128
 
 

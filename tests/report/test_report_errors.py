@@ -49,7 +49,11 @@ def test_a_fit_needs_no_log(write_run: WriteRun) -> None:
         ("result.json", b"[1]"),
         ("result.json", b"\xff\xfe\x00"),
         ("result.json", b"[" * 100_000),
+        ("result.json", b"9" * 5000),
         ("config.toml", b"a = = 1"),
+        ("config.toml", b"a = " + b"9" * 5000),
+        ("config.toml", b"a = " + b"[" * 5000),
+        ("metrics.jsonl", b"9" * 5000),
         ("metrics.jsonl", b'{"step": 1}\n{"step"\n'),
         ("filters.safetensors", b"not tensors"),
         ("filters.safetensors", b""),
@@ -78,6 +82,10 @@ def test_a_damaged_file(write_run: WriteRun, name: str, content: bytes) -> None:
         (["confusion"], [[1, 2], [3, 4]]),
         (["confusion", 2, 2], -1),
         (["phases", "gates"], "long"),
+        (["seconds"], 10**400),
+        (["train", "loss"], 1e200),
+        (["data", "n_train"], 2**70),
+        (["confusion", 1, 1], 2**64),
     ],
 )
 def test_a_wrong_entry_is_named_by_its_place(
@@ -89,7 +97,7 @@ def test_a_wrong_entry_is_named_by_its_place(
         parent = parent[key]
     parent[path[-1]] = value
     place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    shown = "confusion" if path[0] == "confusion" and path[1:] == [2, 2] else place.lstrip(".")
+    shown = "confusion" if value == -1 else place.lstrip(".")
     refuses(write_run(result), "result.json", shown)
 
 
@@ -107,6 +115,20 @@ def test_a_comparison_of_something_else(write_run: WriteRun) -> None:
     result = compare_result()
     result["runs"][1]["formulation"] = "relu"
     refuses(write_run(result), "runs[1].formulation", "'relu'")
+
+
+@pytest.mark.parametrize("key", ["x", "nan", "1e999", "40 %", ""])
+def test_steps_to_what_is_no_accuracy(write_run: WriteRun, key: str) -> None:
+    result = compare_result()
+    result["runs"][0]["steps_to_accuracy"] = {key: 3}
+    refuses(write_run(result), "runs[0].steps_to_accuracy", "such as 0.4")
+
+
+def test_half_a_character_is_shown_as_a_question_mark(write_run: WriteRun) -> None:
+    """JSON may hold one of a pair of surrogates, which is no text: of a file name, for instance."""
+    result = fit_result(("ash\udcff", "beech"))
+    result["settings"]["root"] = "\ud800"
+    assert "ash?" in build_report(write_run(result)).read_text("utf-8")
 
 
 def test_a_log_line_with_a_wrong_entry(write_run: WriteRun) -> None:

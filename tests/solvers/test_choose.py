@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from convexcnn.errors import SettingError
@@ -77,8 +79,23 @@ def test_memory_grows_with_the_problem(solver):
 
 def test_ridge_solvers_say_themselves_what_they_need():
     for name, module in (("direct", direct), ("kernel", kernel), ("cg", matrix_free)):
-        own = module.needed_gb(200, 96, 3, chunk=rows_at_once(96))
+        own = module.needed_gb(200, 96, 3, chunk=rows_at_once(96, 0))
         assert needed_gb(name, SMALL, RIDGE) == pytest.approx(own)
+
+
+def test_rows_at_once_fill_what_is_to_spare():
+    assert rows_at_once(50_000) == rows_at_once(50_000, 100) == 2500
+    assert rows_at_once(50_000, 0.3) == rows_at_once(50_000, 0) == 500
+    assert rows_at_once(50_000, 0.61) == 1016
+    assert rows_at_once(10) == 4000
+    assert rows_at_once(10**7, 0) == 100
+
+
+def test_a_preconditioner_takes_the_rank_that_fits():
+    needed = [matrix_free.needed_gb(10**5, 10**5, 10, rank=rank) for rank in (200, 300)]
+    assert matrix_free.affordable_rank(10**5, needed[1] - needed[0]) in (299, 300)
+    assert matrix_free.affordable_rank(10**5, -1.0) == 200
+    assert matrix_free.affordable_rank(10**5, 99.0) == 1000
 
 
 def test_ridge_regression_that_fits_nowhere_reads_the_images_again():
@@ -133,3 +150,25 @@ def test_the_nuclear_norm_descends_on_factors_where_no_matrix_fits():
     names = ["fista", "admm", "burer-monteiro"]
     choice = choose_solver(NUCLEAR, CIFAR, 0.7, 1e-3, names)
     assert choice.solver == "burer-monteiro"
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "solver", "why"),
+    [
+        (RIDGE, SMALL, "direct", "Gram matrix"),
+        (RIDGE, WIDE, "direct", "a sum over the images of 2 processes"),
+        (GROUP, SMALL, "fista", "every gated program"),
+        (LOGISTIC, CIFAR, "lbfgs", "quasi-Newton"),
+    ],
+)
+def test_processes_share_images_with_some_solvers_only(
+    kind: ProgramKind, size: ProblemSize, solver: str, why: str
+) -> None:
+    chosen = choose_solver(kind, replace(size, processes=2), 100.0, 1e-3)
+    assert chosen.solver == solver
+    assert why in chosen.reason
+
+
+def test_no_processes_share_the_images_of_cones() -> None:
+    assert solvers_for(CONES, shared=True) == []
+    assert set(solvers_for(RIDGE, shared=True)) == {"direct", "cg", "lbfgs", "fista"}

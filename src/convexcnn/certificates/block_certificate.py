@@ -24,6 +24,7 @@ from convexcnn.certificates.dual_bound import (
     dual_candidate,
     loss_total,
 )
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import SettingError
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
@@ -41,7 +42,8 @@ class BlockEvidence:
         certificate: the bound.
         loss: mean training loss, mirror images included.
         residual: (n, k), the negative gradient of the loss, with columns that sum to zero.
-            Images that have weights count as often as these say, in both.
+            Images that have weights count as often as these say, in both. Of several processes,
+            each has its own rows.
     """
 
     certificate: Certificate
@@ -88,10 +90,13 @@ def certify_block(
         regulariser=kind.regulariser,
         intercept=kind.intercept,
         roots=None if roots is None else roots[:, 0],
+        processes=stream.processes,
     )
     if roots is None:
-        return evidence_of(found.certificate, kind, found.scores, found.targets)
-    loss = loss_total(kind.loss, found.scores, found.targets) / len(roots)
+        rows = found.scores, found.targets
+        return evidence_of(found.certificate, kind, *rows, stream.processes)
+    total = stream.processes.total(loss_total(kind.loss, found.scores, found.targets))
+    loss = total / len(stream)
     return BlockEvidence(found.certificate, loss, roots * found.dual_point)
 
 
@@ -131,11 +136,16 @@ def cone_multipliers(program: Program, scores: Tensor) -> Tensor:
 
 
 def evidence_of(
-    certificate: Certificate, kind: ProgramKind, scores: Tensor, targets: Tensor
+    certificate: Certificate,
+    kind: ProgramKind,
+    scores: Tensor,
+    targets: Tensor,
+    processes: Processes = ALONE,
 ) -> BlockEvidence:
-    """Evidence from the scores (n, k) of the training images."""
-    loss = loss_total(kind.loss, scores, targets) / len(targets)
-    residual = centred_residual(kind.loss, scores, targets, kind.intercept)
+    """Evidence from the scores (n, k) of the training images, which processes may share."""
+    total = processes.total(loss_total(kind.loss, scores, targets))
+    loss = total / processes.total(len(targets))
+    residual = centred_residual(kind.loss, scores, targets, kind.intercept, processes)
     return BlockEvidence(certificate, loss, residual)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate, cell_bounds, repeatable_rows
 from convexcnn.certificates.dual_bound import Rows, certify_gated
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
 
@@ -18,7 +19,12 @@ CHUNK = 64
 
 
 def certify_neurons(
-    rows: Rows, weights: Tensor, bias: Tensor, beta: float, kind: ProgramKind
+    rows: Rows,
+    weights: Tensor,
+    bias: Tensor,
+    beta: float,
+    kind: ProgramKind,
+    processes: Processes = ALONE,
 ) -> Certificate:
     """Bound the distance of a head from the optimum over its pooled neurons, in float64.
 
@@ -30,6 +36,7 @@ def certify_neurons(
         bias: b, (k,).
         beta: weight of the regulariser, > 0.
         kind: loss and regulariser.
+        processes: that share the rows; each gives its own.
 
     Raises:
         SettingError: if beta is not positive.
@@ -42,6 +49,7 @@ def certify_neurons(
         loss=kind.loss,
         regulariser=kind.regulariser,
         intercept=kind.intercept,
+        processes=processes,
     ).certificate
     return replace(
         certificate,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import SettingError
 
 Rows = Iterable[tuple[Tensor, Tensor]]
@@ -53,6 +54,7 @@ def certify_gated(
     regulariser: str,
     intercept: bool = True,
     roots: Tensor | None = None,
+    processes: Processes = ALONE,
 ) -> GatedEvidence:
     """Bound the distance of a solution of (G) from the optimum over its gates.
 
@@ -69,9 +71,10 @@ def certify_gated(
         intercept: whether b is a variable; otherwise it has to be zero.
         roots: (n,) square roots of the weights of images, squared loss only: phi, y and the 1 that
             b is multiplied with are scaled by them. None where all weigh one.
+        processes: that share the rows; each gives its own.
 
     Returns:
-        The certificate, with the scores and the dual point, both scaled.
+        The certificate, with the scores and the dual point, both scaled, of the rows given.
 
     Raises:
         SettingError: if beta is not positive: the bound needs a regulariser.
@@ -97,22 +100,25 @@ def certify_gated(
             feature_sum += (root * phi).sum(0)
         if intercept and loss == "cross_entropy":
             pulled_targets += y.T @ phi
+    processes.add_up(pulled, pulled_targets, feature_sum)
     f, y = torch.cat(scores), torch.cat(targets)
+    n = processes.total(len(y))
     negative = negative_gradient(loss, f, y)
-    share, shift = _feasible_mix(loss, negative, y, intercept)
+    share, shift = _feasible_mix(loss, negative, y, intercept, processes)
     if roots is not None and intercept:  # s' L = 0, and |s|^2 = n
-        shift = roots.double() @ negative / len(y)
+        shift = roots.double() @ negative / n
+        processes.add_up(shift)
     dual_point = negative + share * (y - negative) - _columns(shift, roots)
     pulled += share * (pulled_targets - pulled) - torch.outer(shift, feature_sum)
     slopes = pulled.view_as(weights)
-    primal = loss_total(loss, f, y) / len(y) + beta * penalty(regulariser, weights)
+    primal = processes.total(loss_total(loss, f, y)) / n + beta * penalty(regulariser, weights)
     certificate = certificate_of(
         f"(1/n) {loss} loss + beta {regulariser} over gated ReLU features (G)",
         f"optimal among networks with these {weights.shape[2]} gates",
         primal,
-        best_bound(loss, regulariser, dual_point, y, slopes, beta),
+        best_bound(loss, regulariser, dual_point, y, slopes, beta, processes),
     )
-    return GatedEvidence(certificate, f, y, dual_point, slopes / len(y))
+    return GatedEvidence(certificate, f, y, dual_point, slopes / n)
 
 
 def _columns(shift: Tensor, roots: Tensor | None) -> Tensor:
@@ -130,10 +136,19 @@ def negative_gradient(loss: str, scores: Tensor, targets: Tensor) -> Tensor:
     return targets - predicted
 
 
-def centred_residual(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
+def centred_residual(
+    loss: str, scores: Tensor, targets: Tensor, intercept: bool, processes: Processes = ALONE
+) -> Tensor:
     """N, less its mean if b moves along: what the slope of a further neuron is measured with."""
     negative = negative_gradient(loss, scores, targets)
-    return negative - negative.mean(0) if intercept else negative
+    return negative - _mean(negative, processes) if intercept else negative
+
+
+def _mean(rows: Tensor, processes: Processes) -> Tensor:
+    """Mean of the rows of all processes."""
+    total = rows.sum(0)
+    processes.add_up(total)
+    return total / processes.total(len(rows))
 
 
 def dual_candidate(loss: str, scores: Tensor, targets: Tensor, intercept: bool) -> Tensor:
@@ -144,7 +159,11 @@ def dual_candidate(loss: str, scores: Tensor, targets: Tensor, intercept: bool) 
 
 
 def _feasible_mix(
-    loss: str, negative: Tensor, targets: Tensor, intercept: bool
+    loss: str,
+    negative: Tensor,
+    targets: Tensor,
+    intercept: bool,
+    processes: Processes = ALONE,
 ) -> tuple[float, Tensor]:
     """s and c (k,) for which L = N + s (Y - N) - 1 c' is dual feasible.
 
@@ -156,16 +175,22 @@ def _feasible_mix(
     if not intercept:
         return 0.0, zero
     if loss == "squared":
-        return 0.0, negative.mean(0)
-    want = targets.mean(0)
-    have = want - negative.mean(0)
+        return 0.0, _mean(negative, processes)
+    want = _mean(targets, processes)
+    have = want - _mean(negative, processes)
     share = float((1 - want / have).max().clamp(0, 1))
     # Without a share, what is left is rounding: at most 1e-16 per class.
     return share, (want - (1 - share) * have if share else zero)
 
 
 def best_bound(
-    loss: str, regulariser: str, dual_point: Tensor, targets: Tensor, pulled: Tensor, beta: float
+    loss: str,
+    regulariser: str,
+    dual_point: Tensor,
+    targets: Tensor,
+    pulled: Tensor,
+    beta: float,
+    processes: Processes = ALONE,
 ) -> float:
     """The best dual value over the multiples t L of a dual point.
 
@@ -178,13 +203,20 @@ def best_bound(
         targets: Y, (n, k).
         pulled: Phi' L as (k, cells, g, d), or with a leading axis of 2 for the two signs of (R).
         beta: weight of the regulariser.
+        processes: that share the rows of L and Y.
     """
-    n, k = targets.shape
+    n, k = processes.total(len(targets)), targets.shape[1]
     if k > 1 and loss == "squared" and regulariser != "nuclear":
         columns = [slice(c, c + 1) for c in range(k)]
         return sum(
             best_bound(
-                loss, regulariser, dual_point[:, c], targets[:, c], pulled[..., c, :, :, :], beta
+                loss,
+                regulariser,
+                dual_point[:, c],
+                targets[:, c],
+                pulled[..., c, :, :, :],
+                beta,
+                processes,
             )
             for c in columns
         )
@@ -195,14 +227,16 @@ def best_bound(
         size = float(_dual_norm(regulariser, pulled))
         limit = n * beta / size if size else limit
     if loss == "squared":
-        linear = float((dual_point * targets).sum()) / n
-        curvature = float(dual_point.square().sum()) / (2 * n) + quadratic
+        linear = processes.total(float((dual_point * targets).sum())) / n
+        square = processes.total(float(dual_point.square().sum()))
+        curvature = square / (2 * n) + quadratic
         scale = min(limit, linear / (2 * curvature)) if curvature else 0.0
         return scale * linear - scale**2 * curvature
 
     def value(scale: float) -> float:
         chances = targets - scale * dual_point
-        return float(torch.special.entr(chances.clamp_min(0)).sum()) / n - scale**2 * quadratic
+        entropy = processes.total(float(torch.special.entr(chances.clamp_min(0)).sum()))
+        return entropy / n - scale**2 * quadratic
 
     return _concave_maximum(value, min(1.0, limit))
 

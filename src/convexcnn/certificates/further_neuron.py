@@ -163,9 +163,12 @@ def find_further_neuron(
 def every_so_many(
     stream: ImageStream, residual: Tensor, images: int = ASCENT_IMAGES
 ) -> tuple[ImageStream, Tensor]:
-    """Evenly spaced images of a stream, at most so many, and their rows of a residual (n, k)."""
+    """Evenly spaced images of a stream, at most so many, and their rows of a residual (n, k).
+
+    Of several processes, each has and gets the rows of its own images.
+    """
     step = -(-len(stream.images) // images)
-    rows = residual.view(len(stream.images), -1, residual.shape[1])[::step]
+    rows = residual.view(-1, stream.views, residual.shape[1])[-stream.own.start % step :: step]
     return stream.subset(slice(None, None, step)), rows.flatten(0, 1)
 
 
@@ -224,7 +227,8 @@ def exact_slopes(
         ]
         sums += residual[start : start + len(images)].T @ torch.cat(pooled, 1)
         start += len(images)
-    slopes = sums.view(-1, len(units)) / start
+    stream.processes.add_up(sums)
+    slopes = sums.view(-1, len(units)) / len(stream)
     return slopes.norm(dim=0) if kind.regulariser == "nuclear" else slopes.abs().amax(0)
 
 
@@ -243,7 +247,8 @@ def _slopes(
     for images, _ in stream.blocks(own.block_size):
         pulled.addmm_(residual[start : start + len(images)].T, own(images.to(units)))
         start += len(images)
-    slopes = pulled.view(-1, *units.shape) / start  # (k cells, m, d)
+    stream.processes.add_up(pulled)
+    slopes = pulled.view(-1, *units.shape) / len(stream)  # (k cells, m, d)
     values = (slopes * units).sum(-1)
     if shared:
         norm = values.norm(dim=0)

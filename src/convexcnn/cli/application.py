@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -19,9 +20,19 @@ import click
 
 from convexcnn import __version__
 from convexcnn.cli.console import printable
-from convexcnn.errors import ConvexcnnError
+from convexcnn.distributed import ALONE, Processes, first_to_speak, launched, met
+from convexcnn.errors import ConvexcnnError, LostProcessError
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+
+SHARED = ("fit",)
+"""Commands that several processes can share."""
+
+_terminated = False
+"""Whether a scheduler, or the launcher of a job, has told this process to end."""
+
+FIRST_WORD = 2.0
+"""Seconds that the other processes of a job leave to the first one to say why it ends."""
 
 
 class LazyGroup(click.Group):
@@ -59,6 +70,7 @@ class LazyGroup(click.Group):
         for name in (
             "demo",
             "fit",
+            "plan",
             "compare",
             "certify",
             "evaluate",
@@ -89,29 +101,62 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong use.
 
     Every failure is one line `Error: ...` on stderr, and with `--json` also the object
-    `{"error": ...}` on stdout. `--debug` adds the traceback.
+    `{"error": ...}` on stdout. `--debug` adds the traceback. Of the processes of a job one speaks.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     warnings.showwarning = _show_warning
+    voice, processes = sys.stderr, ALONE
     # Read by torch's threads when they start: spinning ones lose a core to any busy neighbour.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        processes = launched()
+        _take_part_in_job(processes, arguments)
         code = cli.main(arguments, prog_name="convexcnn", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else DONE)
     except Exception as error:
+        if processes.size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends what ends already
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             _discard_output()
             sys.exit(FAILED)
         if "--debug" in options:
             traceback.print_exc()
         message, code = explain(error)
-        click.echo(f"Error: {message}", err=True)
+        if _terminated and processes.size > 1:
+            message = f"another process of this job ended, or the job was cancelled: {message}"
+        if _speaks(error, processes):
+            click.echo(f"Error: {message}", file=voice)
         if "--json" in options:
             click.echo(json.dumps({"error": message}))
+        if met() and processes.writes:
+            time.sleep(2 * FIRST_WORD)  # until the others know that it was said
         sys.exit(code)
+
+
+def _take_part_in_job(processes: Processes, arguments: Sequence[str]) -> None:
+    """Fall silent if this is not the first process of a job; refuse commands of one process."""
+    if processes.size == 1:
+        return
+    # Read by torch when it is imported; what it would say of a lost process is said here.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    if not processes.writes:
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if arguments and arguments[0] in set(cli.modules) - set(SHARED):
+        raise click.UsageError(
+            f"'{arguments[0]}' runs in one process, and {processes.size} were started; start it "
+            "without torchrun"
+        )
+
+
+def _speaks(error: Exception, processes: Processes) -> bool:
+    """Whether this process tells of an error: of a job, the first one that knows of any."""
+    ended_by_others = isinstance(error, LostProcessError) or _terminated
+    if ended_by_others and not processes.writes:
+        time.sleep(FIRST_WORD)  # the first process knows what was saved
+    return first_to_speak(processes)
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -151,6 +196,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    global _terminated
+    _terminated = True
     raise KeyboardInterrupt  # a scheduler's SIGTERM cleans up as Ctrl-C does
 
 

@@ -82,9 +82,7 @@ def train_baselines(
             except ConvexcnnError as error:
                 note(f"Warning: the baseline {name} is left out ({error}).")
                 continue
-            written = part.with_suffix(".new")
-            write_json(written, entry)
-            written.replace(part)
+            write_json(part, entry)
         entries.append(json.loads(part.read_text(encoding="utf-8")))
     return entries
 

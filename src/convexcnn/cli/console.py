@@ -52,7 +52,9 @@ class Console:
 
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left", overflow="fold")
+            table.add_column(
+                Text(printable(column)), justify="right" if number else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
@@ -127,7 +129,7 @@ def _metrics(event: Mapping[str, Any]) -> str:
 
 
 def _plain_progress(note: Callable[[str], None]) -> Callback:
-    last_title, last_time = "", 0.0
+    start, last_title, last_time = time.monotonic(), "", 0.0
 
     def callback(event: dict[str, Any]) -> None:
         nonlocal last_title, last_time
@@ -137,8 +139,8 @@ def _plain_progress(note: Callable[[str], None]) -> Callback:
             return
         last_title, last_time = title, now
         count = f" {event['step']}/{event['steps']}" if event.get("steps") else ""
-        seconds = f"  ({duration(event['seconds'])})" if "seconds" in event else ""
-        note(f"{title}{count}  {_metrics(event)}".rstrip() + seconds)
+        # since the start, as clocks of parts of the work would seem to run backwards
+        note(f"{title}{count}  {_metrics(event)}".rstrip() + f"  ({duration(now - start)})")
 
     return callback
 

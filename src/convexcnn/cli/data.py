@@ -40,7 +40,9 @@ def list_command(*, as_json: bool) -> None:
         for info in datasets
     ]
     console.table(["name", "image", "classes", "training", "test", "from"], rows)
-    console.show("Also: a folder of class folders, a .csv of labels, or an .npz file.")
+    console.show(
+        "Also: a folder of class folders, tar shards or arrays, a .csv of labels, or an .npz."
+    )
     console.result({"datasets": [info.to_dict() for info in datasets]})
 
 
@@ -63,8 +65,8 @@ def info_command(
 ) -> None:
     """Read DATA as fit would, and say what is in it.
 
-    DATA is a name ('convexcnn data list' shows them), a folder of class folders, a .csv of labels,
-    or an .npz file.
+    DATA is a name ('convexcnn data list' shows them), a folder of class folders, of tar shards or
+    of images.npy and labels.npy, a .csv of labels, or an .npz file.
     """
     import numpy as np
 

@@ -47,10 +47,12 @@ def command(
     and the image shape of the training data. Where DATA has no test images of its own, a fifth of
     it is set aside by --seed, as fit does; --split all uses everything.
     """
+    import numpy as np
+
     from convexcnn.cli.console import Console, percent
     from convexcnn.cli.trained import check_fits, load_trained
     from convexcnn.data import load_dataset
-    from convexcnn.models.evaluation import evaluate_model
+    from convexcnn.models.evaluation import evaluate_scores
 
     console = Console(as_json=as_json)
     model = load_trained(run)
@@ -60,8 +62,10 @@ def command(
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)
-    images = _choose(dataset, split)
-    measured = evaluate_model(model, images, len(dataset.classes))
+    splits = _choose(dataset, split)
+    scores = np.concatenate([model.scores(part.images) for part in splits])
+    labels = np.concatenate([part.labels for part in splits])
+    measured = evaluate_scores(model, scores, labels, len(dataset.classes))
     counts = measured.confusion.sum(axis=1).tolist()
     rows = [
         [name, f"{count:,}", percent(accuracy), _most_confused(measured.confusion, i, dataset)]
@@ -70,14 +74,14 @@ def command(
         )
     ]
     console.table(["class", "images", "accuracy", "most often taken for"], rows)
-    console.show(f"Accuracy: {percent(measured.accuracy)} of {len(images):,} images ({split})")
+    console.show(f"Accuracy: {percent(measured.accuracy)} of {len(labels):,} images ({split})")
     console.show(f"Loss: {measured.loss:.4f} ({model.loss})")
     console.result(
         {
             "run": str(run),
             "data": dataset.describe(),
             "split": split,
-            "images": len(images),
+            "images": len(labels),
             "accuracy": measured.accuracy,
             "loss": measured.loss,
             "classes": list(dataset.classes),
@@ -87,22 +91,14 @@ def command(
     )
 
 
-def _choose(dataset: ImageDataset, split: str) -> ImageSplit:
-    import numpy as np
-
-    from convexcnn.data import ImageSplit
+def _choose(dataset: ImageDataset, split: str) -> list[ImageSplit]:
     from convexcnn.errors import DataError
 
     if split == "train" or (split == "all" and dataset.test is None):
-        return dataset.train
+        return [dataset.train]
     if dataset.test is None:
         raise DataError(f"{dataset.name} has no test images; use --split train")
-    if split == "test":
-        return dataset.test
-    return ImageSplit(
-        np.concatenate([dataset.train.images, dataset.test.images]),
-        np.concatenate([dataset.train.labels, dataset.test.labels]),
-    )
+    return [dataset.test] if split == "test" else [dataset.train, dataset.test]
 
 
 def _most_confused(confusion: NDArray[np.int64], label: int, dataset: ImageDataset) -> str:

@@ -105,6 +105,8 @@ def command(
         if out is not None:
             write_explanations(out, subjects, found)
             console.note(f"Written: {out}")
+        else:
+            console.note("With --out FOLDER the maps are written as pictures.")
         result["explanations"] = [explanation.summary() for explanation in found]
         _show(console, found)
     if faithfulness is not None:

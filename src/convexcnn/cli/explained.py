@@ -138,7 +138,7 @@ def collect(
         )
         names += [str(files[row]) for row in read.kept]
         labels += [None] * len(read.kept)
-        images.append(read.images)
+        images.append(np.asarray(read.images))
         skipped += read.skipped
     test = None
     if data is not None:

@@ -120,7 +120,8 @@ POSITIVE = click.IntRange(min=1)
     "--memory-gb",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Memory that training may use.",
+    help="Memory that the process may use, Python and torch (0.6 GB) included; what does not fit "
+    "lies in temporary files.  [default: 60 % of the machine's]",
 )
 @click.option(
     "--seed",
@@ -166,38 +167,46 @@ def command(
 ) -> None:
     """Train a classifier on DATA and write the folder RUN, with its report.
 
-    DATA is a name ('convexcnn data list' shows them), a folder of class folders, a .csv of labels,
-    or an .npz file with images and labels. Without options a convex program is solved for several
-    weights of its regulariser, and a validation split picks one. With --model layerwise several
-    blocks are trained one after the other, each as such a program on the frozen maps of the last.
+    DATA is a name ('convexcnn data list' shows them), a folder of class folders, of tar shards or
+    of images.npy and labels.npy, a .csv of labels, or an .npz file with images and labels.
+    Without options a convex program is solved for several weights of its regulariser, and a
+    validation split picks one. With --model layerwise several blocks are trained one after the
+    other, each as such a program on the frozen maps of the last.
 
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
     blocks of a stack are kept in RUN.partial, and the same command continues, or
     'convexcnn fit DATA --out RUN --resume'.
+
+    Several processes share the images if torchrun starts them:
+    'torchrun --nproc-per-node 2 -m convexcnn fit DATA --out RUN'.
     """
     from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.cli.console import Callback, Console
     from convexcnn.cli.run_folder import unfinished_settings
     from convexcnn.cli.settings import combine
     from convexcnn.cli.training import fit_run
+    from convexcnn.distributed import job, launched
 
-    if resume:
-        if config is not None:
-            raise click.UsageError("--resume has the settings of the run; leave out --config")
-        config = unfinished_settings(out)
+    if resume and config is not None:
+        raise click.UsageError("--resume has the settings of the run; leave out --config")
+
+    def settings() -> dict[str, Any]:
+        return combine(unfinished_settings(out) if resume else config, options)
+
     loggers: list[Callback] = []
-    if log_jsonl is not None:
+    if log_jsonl is not None and launched().writes:
         loggers.append(JsonLinesLogger(log_jsonl))
-    if tensorboard is not None:
+    if tensorboard is not None and launched().writes:
         loggers.append(TensorBoardLogger(tensorboard))
-    fit_run(
-        data,
-        out,
-        combine(config, options),
-        root=root,
-        download=download,
-        overwrite=overwrite,
-        certificate=not no_certificate,
-        loggers=loggers,
-        console=Console(as_json=as_json),
-    )
+    with job() as processes:
+        fit_run(
+            data,
+            out,
+            processes.same(settings),
+            root=root,
+            download=download,
+            overwrite=overwrite,
+            certificate=not no_certificate,
+            loggers=loggers,
+            console=Console(as_json=as_json),
+        )

@@ -13,11 +13,14 @@ from typing import IO, Any
 
 from convexcnn.callbacks import JsonLinesLogger, jsonable
 from convexcnn.errors import RunError
+from convexcnn.files import write_text
 
 SETTINGS_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 LOCK_FILE = ".lock"
+AS_ESCAPES = "backslashreplace"
+"""What becomes of the bytes of a file name that is not UTF-8: an escape, which JSON reads again."""
 
 
 class RunFolder:
@@ -138,6 +141,7 @@ class RunFolder:
             differences = _differences(read_toml(written), self.settings)
             if not differences:
                 self.resumed = True
+                _end_at_a_line(self.folder / METRICS_FILE)
                 return
             if not self.overwrite:
                 raise RunError(
@@ -209,7 +213,7 @@ def read_result(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run: it needs {RESULT_FILE} and {SETTINGS_FILE}")
     try:
         result = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path / RESULT_FILE} is damaged ({error}); train it again") from None
     if not isinstance(result, dict) or result.get("format") != 1:
         raise RunError(f"{path / RESULT_FILE} is not of format 1, the only one known here")
@@ -219,7 +223,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object, indented, with a line end."""
     text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n", AS_ESCAPES)
 
 
 def toml_table(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +236,7 @@ def write_toml(path: Path, settings: Mapping[str, Any], header: str = "") -> Non
     import tomli_w
 
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    path.write_text(comment + tomli_w.dumps(settings), encoding="utf-8")
+    write_text(path, comment + tomli_w.dumps(settings), AS_ESCAPES)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -247,6 +251,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid TOML: {error}") from None
 
@@ -270,6 +276,13 @@ def _lock(folder: Path, shown: Path) -> IO[str]:
         file.close()
         raise RunError(f"{shown} is being written by another process; wait for it") from None
     return file
+
+
+def _end_at_a_line(log: Path) -> None:
+    """Cut the half line that a full disk may have left at the end of a log."""
+    if log.exists():
+        content = log.read_bytes()
+        os.truncate(log, content.rfind(b"\n") + 1)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convexcnn.data import ImageDataset, ImageSplit
+    from convexcnn.distributed import Processes
     from convexcnn.models import LayerwiseConvexCNN
     from convexcnn.models.evaluation import Evaluation
     from convexcnn.models.trained_block import TrainedBlock
@@ -39,16 +40,17 @@ def train_stack(
     Args:
         estimator: not trained yet.
         dataset: what to train on, and to test on if there are test images.
-        folder: of the run.
+        folder: of the run, which only the first process of a job writes into.
         callback: called with every event.
         certificate: whether every block is certified.
 
     Returns:
-        `result.json` without settings and environment.
+        `result.json` without settings and environment; nothing in the other processes.
     """
     from safetensors.numpy import save_file
 
     from convexcnn.cli.training import EXPLANATIONS_FILE, FILTERS_FILE
+    from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import save_model
 
@@ -76,12 +78,14 @@ def train_stack(
             heads = (
                 estimator.training_scores_
                 if name == "train"
-                else estimator.block_scores(split.images)
+                else _block_scores(estimator, split, current())
             )
             measured[name] = _evaluate(estimator, heads, split, k)
             phase = "training images" if name == "train" else "test images"
             phases[phase] = time.perf_counter() - before
             callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
+    if not current().writes:
+        return {}
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
     if dataset.test is not None:
@@ -135,6 +139,18 @@ def show_blocks(blocks: Sequence[Result], console: Console) -> None:
         if block["solver"]["advice"]:
             advice = block["solver"]["advice"]
             console.note(f"Warning: block {number} stopped before the tolerance; {advice}.")
+
+
+def _block_scores(
+    estimator: LayerwiseConvexCNN, split: ImageSplit, processes: Processes
+) -> NDArray[np.float32]:
+    """Every head's scores (B, n, k), which processes share."""
+    import torch
+
+    own = processes.share(len(split))
+    scores = torch.from_numpy(estimator.block_scores(split.images[own])).transpose(0, 1)
+    whole: NDArray[np.float32] = processes.gather(scores, len(split), own).transpose(0, 1).numpy()
+    return whole
 
 
 def _evaluate(

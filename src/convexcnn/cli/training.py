@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 T = TypeVar("T")
 
-NETWORK_WORK = 3e11
-"""Multiplications that `fit` may spend on the ReLU network: about a minute."""
-
 FILTERS_FILE = "filters.safetensors"
 EXPLANATIONS_FILE = "explanations.safetensors"
 
@@ -51,7 +49,8 @@ def fit_run(
 ) -> Result:
     """Read data, train, and write the run with its report.
 
-    Nothing is left if that fails; of a stack, its finished blocks are.
+    Nothing is left if that fails; of a stack, its finished blocks are. Of the processes of a job,
+    all train and the first one writes.
 
     Args:
         data: name or path of the data set.
@@ -66,12 +65,14 @@ def fit_run(
         loggers: called with every event of the training.
 
     Returns:
-        What was printed with `--json`.
+        What was printed with `--json`; nothing in the other processes of a job.
 
     Raises:
         ConvexcnnError: bad settings, bad data, or a run folder that is taken.
     """
     from convexcnn.cli.settings import make_estimator, settings_of
+    from convexcnn.distributed import apart, current
+    from convexcnn.environment import MemoryWatch
     from convexcnn.models import LayerwiseConvexCNN
 
     estimator = make_estimator(settings)
@@ -86,11 +87,19 @@ def fit_run(
     everything |= {"baselines": list(baselines)} if baselines else {}
     stacked = isinstance(estimator, LayerwiseConvexCNN)
     run = RunFolder(out, everything, header=command_line(), overwrite=overwrite, resumable=stacked)
-    run.check()
-    dataset = _load(data, root, download, seed, reading)
+    processes = current()
+    if processes.writes:
+        run.check()
+    memory_gb = settings.get("memory_gb")
+    dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})
+    processes.require_same(dataset.fingerprint(), f"data in {data}")
+    if not processes.writes:
+        work = train_stack if isinstance(estimator, LayerwiseConvexCNN) else train
+        work(estimator, dataset, run.folder, together(), certificate=certificate)
+        return {}
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
-    with run:
+    with run, MemoryWatch() as watch:
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")
         with console.progress() as show:
@@ -101,15 +110,18 @@ def fit_run(
             else:
                 result = train(estimator, *where, certificate=certificate)
             environment = environment_of_result()
-            found = train_baselines(
-                baselines, dataset, everything, run.folder, callback, console.note
-            )
+            memory = {"budget": _budget_bytes(settings), **watch.peaks()}
+            with apart():
+                found = train_baselines(
+                    baselines, dataset, everything, run.folder, callback, console.note
+                )
         result |= {"baselines": found, "settings": {"data": data, **everything}, "seed": seed}
-        run.write_result(result | environment)
-        for part in (CHECKPOINT, PARTS):
-            shutil.rmtree(run.folder / part, ignore_errors=True)
+        run.write_result(result | environment | {"memory_bytes": memory})
         build_report_or_warn(run.folder, out, console)
+    for part in (CHECKPOINT, PARTS):  # only now: until the run is whole they may be needed
+        shutil.rmtree(out / part, ignore_errors=True)
     summarise(result, out, console)
+    show_memory(memory, console)
     printed = {"run": str(out), "report": str(out / "report.html"), **result}
     console.result(printed)
     return printed
@@ -125,15 +137,23 @@ def train(
 ) -> Result:
     """Fit, measure and certify an estimator, and write model, filters and explanations.
 
+    Args:
+        estimator: not trained yet.
+        dataset: what to train on, and to test on if there are test images.
+        folder: of the run, which only the first process of a job writes into.
+        callback: called with every event.
+        certificate: bound the distance from the optimum, where the program has such a bound.
+
     Returns:
-        `result.json` without settings and environment.
+        `result.json` without settings and environment; nothing in the other processes.
     """
     from safetensors.numpy import save_file
 
+    from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
-    from convexcnn.models.proof import prove
+    from convexcnn.models.proof import NETWORK_WORK, prove
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)
@@ -151,15 +171,17 @@ def train(
         callback({"phase": phase, "step": 1, "seconds": time.perf_counter() - start})
         return value
 
-    k = len(dataset.classes)
-    on_train = timed("training images", lambda: evaluate_model(estimator, dataset.train, k))
+    k, all_ = len(dataset.classes), current()
+    on_train = timed("training images", lambda: evaluate_model(estimator, dataset.train, k, all_))
     on_test = None
     if (test := dataset.test) is not None:
-        on_test = timed("test images", lambda: evaluate_model(estimator, test, k))
+        on_test = timed("test images", lambda: evaluate_model(estimator, test, k, all_))
     proof: Result = dict.fromkeys(("certificate", "further_neuron", "relu_network"))
     if certificate and convex and _can_be_certified(estimator):
         split, others = dataset.train, None if test is None else test.images
         proof = prove(estimator, split.images, split.labels, others, timed, NETWORK_WORK).to_dict()
+    if not all_.writes:
+        return {}
     save_model(estimator, folder)
     save_file(estimator.filters(), folder / FILTERS_FILE)
     if test is not None:
@@ -204,6 +226,23 @@ def environment_of_result() -> Result:
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def show_memory(memory: Mapping[str, int | None], console: Console) -> None:
+    """Print the peak of the memory, beside the budget if there was one."""
+    peak, budget = memory["resident"], memory["budget"]
+    assert peak is not None
+    if budget is None:
+        console.show(f"Memory: {peak / 1e9:.2f} GB at most")
+        return
+    console.show(f"Memory: {peak / 1e9:.2f} GB at most, of {budget / 1e9:g} GB")
+    if peak > budget:
+        console.note("Warning: training took more memory than --memory-gb; please report this.")
+
+
+def _budget_bytes(settings: Mapping[str, Any]) -> int | None:
+    budget = settings.get("memory_gb")
+    return None if budget is None else int(1e9 * budget)
 
 
 def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
@@ -259,17 +298,21 @@ def command_line() -> str:
 def _load(
     data: str, root: Path | None, download: bool, seed: int, reading: Mapping[str, Any]
 ) -> ImageDataset:
+    """Read the data; of a job, one process of every machine fetches what is missing."""
     from convexcnn.data import load_dataset
+    from convexcnn.distributed import one_goes_first
 
-    return load_dataset(
-        data,
-        root=root,
-        download=download,
-        skip_bad=bool(reading["skip_bad"]),
-        image_size=reading["image_size"],
-        limit=reading["limit"],
-        seed=seed,
-    )
+    with one_goes_first() if download else nullcontext():
+        return load_dataset(
+            data,
+            root=root,
+            download=download,
+            skip_bad=bool(reading["skip_bad"]),
+            image_size=reading["image_size"],
+            limit=reading["limit"],
+            seed=seed,
+            memory_gb=reading["memory_gb"],
+        )
 
 
 def _can_be_certified(estimator: ConvexConvClassifier) -> bool:

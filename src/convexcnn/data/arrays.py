@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from convexcnn.data.dataset import (
 )
 from convexcnn.data.limits import check_fits
 from convexcnn.data.preprocess import as_images
+from convexcnn.data.rows import ImageRows, RowView
+from convexcnn.data.stored_rows import FileRows
 from convexcnn.errors import DataError
 
 NPZ_KEYS = ("images", "labels", "test_images", "test_labels", "classes")
-
-DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""What Python raises for zip files that are damaged, encrypted or packed in unknown ways."""
 
 
 def dataset_from_arrays(
@@ -77,8 +76,8 @@ def dataset_from_arrays(
         image_shape,
     )
     if test.images.dtype != train.images.dtype:
-        train = ImageSplit(train.images.astype(np.float32), train.labels)
-        test = ImageSplit(test.images.astype(np.float32), test.labels)
+        train = ImageSplit(np.asarray(train.images, np.float32), train.labels)
+        test = ImageSplit(np.asarray(test.images, np.float32), test.labels)
     return ImageDataset(name, train, test, names, source)
 
 
@@ -105,7 +104,7 @@ def read_npz(path: Path, seed: int = 0) -> ImageDataset:
             found = ", ".join(archive.files) or "nothing"
     except DataError:
         raise
-    except (*DAMAGED_ZIP, OSError, ValueError, MemoryError) as error:
+    except Exception as error:  # zipfile and numpy raise nearly anything on damaged files
         raise DataError(
             f"{path}: not a readable .npz of plain arrays ({error}); "
             "write it with numpy.savez(path, images=..., labels=...)"
@@ -118,7 +117,7 @@ def read_npz(path: Path, seed: int = 0) -> ImageDataset:
     classes = fields.pop("classes", None)
     return dataset_from_arrays(
         **fields,
-        classes=None if classes is None else [str(c) for c in np.ravel(classes)],
+        classes=None if classes is None else _names(classes, f"{path}: classes"),
         name=path.stem,
         source=str(path),
         seed=seed,
@@ -200,7 +199,8 @@ def _split(
     images: Any, labels: Labels, source: str, image_shape: Sequence[int] | None
 ) -> ImageSplit:
     try:
-        pixels = as_images(images, image_shape)
+        in_file = isinstance(images, FileRows | RowView)
+        pixels: ImageRows = images if in_file else as_images(images, image_shape)
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
     if len(pixels) != len(labels):
@@ -228,7 +228,25 @@ def _label_values(labels: Any, where: str) -> NDArray[Any]:
         values = values.astype(np.int64)
     if values.dtype.kind not in "buiUS":
         raise DataError(f"{where} hold {values.dtype}; give whole numbers or strings")
-    return values.astype(np.int64) if values.dtype.kind in "bui" else values.astype(np.str_)
+    return values.astype(np.int64) if values.dtype.kind in "bui" else _as_text(values, where)
+
+
+def _names(classes: NDArray[Any], where: str) -> list[str]:
+    flat = np.ravel(classes)
+    return [str(name) for name in (_as_text(flat, where) if flat.dtype.kind in "US" else flat)]
+
+
+def _as_text(values: NDArray[Any], where: str) -> NDArray[np.str_]:
+    """Strings, or bytes that are UTF-8, as strings of characters that exist."""
+    try:
+        is_bytes = values.dtype.kind == "S"
+        text = np.char.decode(values, "utf-8") if is_bytes else values.astype(np.str_)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} hold bytes that are no UTF-8; give strings") from error
+    characters = np.frombuffer(text.tobytes(), np.uint32)
+    if characters.size and characters.max() > sys.maxunicode:
+        raise DataError(f"{where} hold characters that do not exist; write them anew")
+    return text
 
 
 def _coding(

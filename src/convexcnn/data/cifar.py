@@ -15,6 +15,7 @@ import numpy as np
 from convexcnn.data.cifar_pickle import read_cifar_pickle
 from convexcnn.data.dataset import ImageDataset, Images, ImageSplit, Labels
 from convexcnn.data.download import RemoteFile, fetch_archive
+from convexcnn.data.limits import check_fits
 from convexcnn.data.root import DataRoot
 from convexcnn.errors import DataError
 
@@ -100,8 +101,7 @@ class CifarVersion:
         if self.keys is None:
             names = path.read_text("utf-8", errors="replace").split("\n")
         else:
-            found = read_cifar_pickle(path).get(self.keys[1], [])
-            names = [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+            names = _text_list(read_cifar_pickle(path).get(self.keys[1]))
         names = [name.strip() for name in names if name.strip()]
         if len(names) != self.n_classes:
             raise DataError(
@@ -110,9 +110,18 @@ class CifarVersion:
         return tuple(names)
 
 
+def _text_list(names: object) -> list[str]:
+    """Names as text; none if it is no list of strings."""
+    found = names if isinstance(names, list) else []
+    if not all(isinstance(name, bytes | str) for name in found):
+        return []
+    return [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in found]
+
+
 def _read_binary(path: Path, label_bytes: int) -> tuple[Images, Labels]:
     record = label_bytes + PIXELS
     size = path.stat().st_size
+    check_fits(size, str(path))
     if size == 0 or size % record:
         raise DataError(
             f"{path}: {size} bytes are no whole number of {record}-byte images, "

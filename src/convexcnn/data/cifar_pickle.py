@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convexcnn.data.limits import check_fits
 from convexcnn.errors import DataError
 
 ARRAY_BUILDERS = {
@@ -78,6 +79,7 @@ def read_cifar_pickle(path: Path) -> dict[str, Any]:
         DataError: the file is truncated, is not a pickle, or asks for anything but numbers,
             strings, lists, dictionaries and uint8 arrays.
     """
+    check_fits(path.stat().st_size, str(path))
     try:
         value = _Reader().read(path.read_bytes())
     except _Refused as refusal:

@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from convexcnn.data.rows import ImageRows, RowIndex, held_bytes, row_blocks, take_rows
 from convexcnn.data.split import stratified_subset, train_validation_split
+from convexcnn.data.stored_rows import stored_copy
 from convexcnn.errors import DataError
 
 Images: TypeAlias = NDArray[Any]
@@ -28,18 +30,19 @@ class ImageSplit:
     """Images with one class index each.
 
     Args:
-        images: (n, channels, height, width), uint8 in 0..255 or finite float32.
+        images: (n, channels, height, width), uint8 in 0..255 or finite float32: an array, or rows
+            that are read from a file when they are asked for.
         labels: (n,), int64 class indices 0..k-1.
 
     Raises:
         DataError: shapes or types differ from these, or a pixel is NaN or infinite.
     """
 
-    images: Images
+    images: ImageRows
     labels: Labels
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or 0 in self.images.shape[1:]:
+        if len(self.images.shape) != 4 or 0 in self.images.shape[1:]:
             raise DataError(
                 f"images have shape {self.images.shape}; "
                 "give them as (n, channels, height, width) with at least one pixel"
@@ -53,14 +56,15 @@ class ImageSplit:
             )
         if self.labels.dtype != np.int64:
             raise DataError(f"labels are {self.labels.dtype}; give class indices as int64")
-        check_finite(self.images)
+        if isinstance(self.images, np.ndarray):  # readers of files have checked theirs
+            check_finite(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, indices: NDArray[np.intp]) -> ImageSplit:
-        """The images and labels at ``indices``, copied."""
-        return ImageSplit(self.images[indices], self.labels[indices])
+    def take(self, indices: RowIndex) -> ImageSplit:
+        """The images and labels at ``indices``; of images in a file no pixels are copied."""
+        return ImageSplit(take_rows(self.images, indices), self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,10 @@ class ImageDataset:
         images, labels = self.train.images, self.train.labels
         digest = hashlib.sha256(f"{images.dtype.name} {images.shape}".encode())
         little_endian = images.dtype.newbyteorder("<")
-        for start in range(0, len(images), 4096):
-            block = images[start : start + 4096]
+        for _, block in row_blocks(images):
             digest.update(np.ascontiguousarray(block, dtype=little_endian).data)
         digest.update(labels.astype("<i8").tobytes())
-        digest.update("\n".join(self.classes).encode())
+        digest.update("\n".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def limit(self, n: int, seed: int = 0) -> ImageDataset:
@@ -155,6 +158,18 @@ class ImageDataset:
         if n >= len(self.train):
             return self
         return replace(self, train=self.train.take(stratified_subset(self.train.labels, n, seed)))
+
+    def within(self, room: float) -> ImageDataset:
+        """The same images, in memory if they take at most so many bytes, else in temporary files.
+
+        Raises:
+            RunError: the disk has no room for them.
+        """
+        splits = [split for split in (self.train, self.test) if split is not None]
+        if sum(held_bytes(split.images) for split in splits) <= room:
+            return self
+        stored = [ImageSplit(stored_copy(split.images), split.labels) for split in splits]
+        return replace(self, train=stored[0], test=None if self.test is None else stored[1])
 
     def describe(self) -> dict[str, Any]:
         """What this data set is, ready for JSON."""

@@ -7,20 +7,24 @@ keeps its upper 8 bits, and a camera's EXIF rotation is applied.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convexcnn.data.dataset import Images
-from convexcnn.data.limits import MAX_IMAGE_PIXELS, check_fits
+from convexcnn.data.limits import MAX_IMAGE_PIXELS, machine_memory
 from convexcnn.data.resize import as_box, cover
+from convexcnn.data.rows import ImageRows, take_rows
+from convexcnn.data.stored_rows import room_for
 from convexcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,10 +36,24 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 EXIF_SIDEWAYS = (5, 6, 7, 8)
 USUAL_SIZE = 64
+BYTES_PER_PIXEL = 24
+"""What a large image takes while it is decoded, laid over white and resized."""
 NONE_READABLE = "none of {} images can be read; give at least one JPEG or PNG that can"
 LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
 
+AHEAD = 64
+"""Images that are decoded before they are asked for."""
+
+Item = TypeVar("Item")
 Found = TypeVar("Found")
+
+
+class ImageFile(Protocol):
+    """A file with an image in it, which is a path or a part of a shard; ``str`` names it."""
+
+    def is_file(self) -> bool: ...
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
 
 
 @dataclass(frozen=True)
@@ -43,17 +61,17 @@ class DecodedImages:
     """Image files as one array.
 
     Args:
-        images: (n, channels, height, width), uint8.
+        images: (n, channels, height, width), uint8, in memory or in a temporary file.
         kept: (n,), which of the given files they are.
         skipped: the files that could not be read.
     """
 
-    images: Images
+    images: ImageRows
     kept: NDArray[np.intp]
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Header:
     """What the first bytes of an image file say."""
 
@@ -63,11 +81,12 @@ class _Header:
 
 
 def read_images(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | ImageFile],
     *,
     channels: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     skip_bad: bool = False,
+    room: float | None = None,
 ) -> DecodedImages:
     """Decode image files of one size, or bring them to one.
 
@@ -77,43 +96,81 @@ def read_images(
         image_size: side, or (height, width), to bring all images to: resized (bilinear) until
             they just cover it, then the centre is cut out. By default all must have one size.
         skip_bad: leave out files that cannot be decoded instead of stopping at the first.
+        room: bytes that the images may take in memory, instead of a temporary file that goes with
+            them; None for as many as the machine has.
 
     Returns:
         The images in the order of the files, and which were left out.
 
     Raises:
         DataError: a file cannot be decoded, sizes differ, or the images do not fit in memory.
+        RunError: nor on the disk.
         SettingError: ``image_size`` is not positive.
     """
-    files = [Path(path) for path in paths]
+    files = [Path(path) if isinstance(path, str) else path for path in paths]
     box = None if image_size is None else as_box(image_size)
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and large images
-        headers = {
-            row: header
-            for row, header in enumerate(pool.map(partial(_attempt, _read_header), files))
-            if _is_sound(header, skip_bad)
-        }
+        headers = _read_headers(files, skip_bad)
         if not headers:
             raise DataError(NONE_READABLE.format(len(files)))
         if channels is None:
             channels = 1 if all(header.grey for header in headers.values()) else 3
         if box is None:
             box = _common_size(files, headers)
-        check_fits(len(headers) * channels * box[0] * box[1], f"{len(headers)} images")
-        images = np.empty((len(headers), channels, *box), np.uint8)
+        shape = len(headers), channels, *box
+        images = room_for(shape, np.uint8, room, f"{len(headers)} images")
         decode = partial(_attempt, partial(_decode, channels=channels, box=box))
         kept: list[int] = []
-        for row, pixels in zip(headers, pool.map(decode, [files[i] for i in headers]), strict=True):
-            if _is_sound(pixels, skip_bad):
-                images[len(kept)] = pixels
-                kept.append(row)
+        with ThreadPoolExecutor(_threads(headers.values())) as pool:
+            pictures = _ahead(pool, decode, (files[row] for row in headers))
+            for row, pixels in zip(headers, pictures, strict=True):
+                if _is_sound(pixels, skip_bad):
+                    images[len(kept) : len(kept) + 1] = pixels[None]
+                    kept.append(row)
     if not kept:
         raise DataError(NONE_READABLE.format(len(files)))
     skipped = sorted(set(range(len(files))) - set(kept))
     return DecodedImages(
-        images[: len(kept)], np.asarray(kept, np.intp), tuple(str(files[row]) for row in skipped)
+        take_rows(images, slice(len(kept))),
+        np.asarray(kept, np.intp),
+        tuple(str(files[row]) for row in skipped),
     )
+
+
+def common_kind(paths: Sequence[ImageFile], image_size: int | None) -> tuple[int, int, int]:
+    """Channels, height and width that some files are read as, from their headers alone.
+
+    Args:
+        paths: at least one file; those that cannot be read are left out.
+        image_size: side that they are brought to; None if all must have one size.
+
+    Raises:
+        DataError: none can be read, or sizes differ.
+    """
+    headers = _read_headers(paths, skip_bad=True)
+    if not headers:
+        raise DataError(NONE_READABLE.format(len(paths)))
+    channels = 1 if all(header.grey for header in headers.values()) else 3
+    box = _common_size(paths, headers) if image_size is None else as_box(image_size)
+    return channels, *box
+
+
+def _read_headers(files: Sequence[ImageFile], skip_bad: bool) -> dict[int, _Header]:
+    """The headers of all files that have a sound one, by place in the list."""
+    with ThreadPoolExecutor() as pool:
+        return {
+            row: header
+            for row, header in enumerate(_ahead(pool, partial(_attempt, _read_header), files))
+            if _is_sound(header, skip_bad)
+        }
+
+
+def _threads(headers: Iterable[_Header]) -> int:
+    """As many threads as there are processors, or as may hold the largest image at once."""
+    largest = max(header.height * header.width for header in headers)
+    at_once = machine_memory() // (4 * largest * BYTES_PER_PIXEL)
+    return max(1, min(os.cpu_count() or 1, at_once))
 
 
 def is_image_file(path: Path) -> bool:
@@ -121,12 +178,27 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _attempt(read: Callable[[Path], Found], path: Path) -> Found | DataError:
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Found], items: Iterable[Item]
+) -> Iterator[Found]:
+    """Results in order, of which only a few wait in memory however slowly they are taken."""
+    waiting: deque[Future[Found]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _attempt(read: Callable[[ImageFile], Found], path: ImageFile) -> Found | DataError:
     """What ``read`` finds in the file, or an error that names it."""
-    if not path.is_file():
-        return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
     try:
+        if not path.is_file():
+            return DataError(f"{path}: there is no such file; correct its name, or {LEAVE_OUT}")
         return read(path)
+    except (DataError, MemoryError):  # a shard that has gone, say: no fault of this one image
+        raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         return DataError(
             f"{path}: cannot be read as an image ({error}); repair or remove it, or {LEAVE_OUT}"
@@ -142,25 +214,31 @@ def _is_sound(found: Found | DataError, skip_bad: bool) -> TypeGuard[Found]:
     return False
 
 
-def _open(path: Path) -> Image:
+@contextmanager
+def _open(path: ImageFile) -> Iterator[Image]:
     """An image whose header is read and whose pixels are not."""
     from PIL import Image
 
-    image = Image.open(path, formats=FORMATS)
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        image.close()
-        raise ValueError(f"{image.width}x{image.height} pixels are too many")
-    return image
+    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > MAX_IMAGE_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels are too many")
+        yield image
 
 
-def _read_header(path: Path) -> _Header:
+def _read_header(path: ImageFile) -> _Header:
     with _open(path) as image:
-        sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+        sideways = _exif(image).get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
         height, width = (image.width, image.height) if sideways else (image.height, image.width)
         return _Header(height, width, image.mode in GREY_MODES)
 
 
-def _common_size(files: Sequence[Path], headers: dict[int, _Header]) -> tuple[int, int]:
+def _exif(image: Image) -> Mapping[int, object]:
+    """What a camera noted; of a PNG only what is before the pixels, which would all be decoded."""
+    late = image.format == "PNG" and "exif" not in image.info
+    return {} if late else image.getexif()
+
+
+def _common_size(files: Sequence[ImageFile], headers: dict[int, _Header]) -> tuple[int, int]:
     """The size that all images have."""
     first, *others = headers
     height, width = headers[first].height, headers[first].width
@@ -176,7 +254,7 @@ def _common_size(files: Sequence[Path], headers: dict[int, _Header]) -> tuple[in
     return height, width
 
 
-def _decode(path: Path, channels: int, box: tuple[int, int]) -> NDArray[np.uint8]:
+def _decode(path: ImageFile, channels: int, box: tuple[int, int]) -> NDArray[np.uint8]:
     """Pixels of one file, (channels, height, width)."""
     from PIL import ImageOps
 

@@ -37,19 +37,28 @@ def read_folder(folder: Path, options: ReadOptions | None = None) -> ImageDatase
     Raises:
         DataError: there are no class folders, one is empty, or an image cannot be used.
     """
-    inside = {child.name.lower(): child for child in _subfolders(folder)}
-    train = inside.get("train")
-    if train is not None and _subfolders(train):
-        splits = {"train": _class_files(train)}
-        for name in TEST_NAMES:
-            if name in inside and (files := _test_files(inside[name])):
-                splits[name] = files
-    else:
-        splits = {"train": _class_files(folder)}
+    splits = list_folder(folder)
     labels = {file.label for file in splits["train"]}
     readable = _readable_names(folder / WORDS, labels)
     name = folder.resolve().name or "images"
     return read_listing(name, splits, str(folder), options or ReadOptions(), readable)
+
+
+def list_folder(folder: Path) -> dict[str, list[LabelledFile]]:
+    """The files of ``train``, and of a split to test on if there is one.
+
+    Raises:
+        DataError: there are no class folders, or one is empty.
+    """
+    inside = {child.name.lower(): child for child in _subfolders(folder)}
+    train = inside.get("train")
+    if train is None or not _subfolders(train):
+        return {"train": _class_files(folder)}
+    splits = {"train": _class_files(train)}
+    for name in TEST_NAMES:
+        if name in inside and (files := _test_files(inside[name])):
+            splits[name] = files
+    return splits
 
 
 def _children(folder: Path) -> list[Path]:

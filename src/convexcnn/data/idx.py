@@ -22,6 +22,7 @@ from convexcnn.data.root import DataRoot
 from convexcnn.errors import DataError
 
 UNSIGNED_BYTE = 0x08
+READ_AT_ONCE = 2**20
 REPAIR = "fetch the official file again"
 FILES = (
     "train-images-idx3-ubyte",
@@ -132,12 +133,14 @@ def _read_idx(file: IO[bytes] | gzip.GzipFile, path: Path, axes: int) -> Images:
     shape = struct.unpack(f">{axes}I", header[4:])
     size = int(np.prod(shape, dtype=object))
     check_fits(size, str(path))
-    values = file.read(size)
+    values = bytearray()  # grows with what is there, not with what the header claims
+    while part := file.read(min(READ_AT_ONCE, size - len(values))):
+        values += part
     if len(values) < size:
         raise DataError(f"{path}: truncated, {len(values)} of {size} bytes; {REPAIR}")
     if file.read(1):
         raise DataError(f"{path}: longer than the {size} bytes its header says; {REPAIR}")
-    return np.frombuffer(values, np.uint8).reshape(shape).copy()
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def idx_set_in(folder: Path) -> IdxSet | None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import os
 
+from convexcnn.distributed import here
 from convexcnn.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
 """The largest image that is decoded: far above any camera, far below a decompression bomb."""
 
+MEMORY_SHARE = 0.6
+"""Part of the machine's memory that a training may use by default."""
+
+DATA_SHARE = 0.2
+"""Part of a memory budget that decoded images may take; more of them lie in a temporary file."""
+
 
 def machine_memory() -> int:
     """The machine's physical memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def budget_bytes(memory_gb: float | None) -> float:
+    """Bytes that a process may use: what was asked for, or its part of the machine's memory."""
+    if memory_gb is not None:
+        return 1e9 * memory_gb
+    return MEMORY_SHARE * machine_memory() / here()[1]
 
 
 def check_fits(n_bytes: int, what: str) -> None:

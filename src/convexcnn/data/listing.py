@@ -1,4 +1,4 @@
-"""Lists of labelled image files, from a folder or a table, and their reading."""
+"""Lists of labelled image files, from a folder, a table or shards, and their reading."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from convexcnn.data.dataset import (
     Labels,
     describe_split,
 )
-from convexcnn.data.decode import read_images
+from convexcnn.data.decode import ImageFile, read_images
+from convexcnn.data.rows import take_rows
 from convexcnn.data.split import stratified_subset, train_validation_split
 from convexcnn.errors import DataError
 
 TEST_NAMES = ("test", "val", "validation", "valid")
 """What the split to test on may be called; the first that is there is used."""
+
+CLASSES = "classes.txt"
+"""Names of the classes 0, 1, ... of arrays and shards, whose labels are numbers."""
+
+
+MOST_DIGITS = 18
+"""Longer labels are names: Python reads no number of thousands of digits."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +40,22 @@ class ReadOptions:
         skip_bad: leave out files that cannot be decoded.
         limit: how many training images to keep, or None for all.
         seed: chooses the split and what ``limit`` keeps.
+        room: bytes that decoded images may take in memory, instead of a temporary file; None for
+            as many as the machine has.
     """
 
     image_size: int | None = None
     skip_bad: bool = False
     limit: int | None = None
     seed: int = 0
+    room: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledFile:
-    """An image file and the name of its class."""
+    """An image file, perhaps inside a shard, and the name of its class."""
 
-    path: Path
+    path: ImageFile
     label: str
 
 
@@ -71,7 +82,7 @@ def read_listing(
     Raises:
         DataError: a test file has a class without training files, or the files cannot be read.
     """
-    train, test, source = _divide(splits, source, options.seed)
+    train, test, source = divide(splits, source, options.seed)
     if options.limit is not None:
         train_labels = np.asarray([file.label for file in train])
         train = [train[i] for i in stratified_subset(train_labels, options.limit, options.seed)]
@@ -79,21 +90,28 @@ def read_listing(
     files = [*train, *test]
     labels = _encode(files, keys, source)
     decoded = read_images(
-        [file.path for file in files], image_size=options.image_size, skip_bad=options.skip_bad
+        [file.path for file in files],
+        image_size=options.image_size,
+        skip_bad=options.skip_bad,
+        room=options.room,
     )
-    images, labels = decoded.images, labels[decoded.kept]
+    labels = labels[decoded.kept]
     n_train = int(np.count_nonzero(decoded.kept < len(train)))
+
+    def split(rows: slice) -> ImageSplit:
+        return ImageSplit(take_rows(decoded.images, rows), labels[rows])
+
     return ImageDataset(
         name,
-        ImageSplit(images[:n_train], labels[:n_train]),
-        ImageSplit(images[n_train:], labels[n_train:]) if test else None,
+        split(slice(n_train)),
+        split(slice(n_train, None)) if test else None,
         tuple((readable or {}).get(key, key) for key in keys),
         source,
         decoded.skipped,
     )
 
 
-def _divide(
+def divide(
     splits: Mapping[str, Sequence[LabelledFile]], source: str, seed: int
 ) -> tuple[list[LabelledFile], list[LabelledFile], str]:
     """Training files, test files, and the source with how they were told apart."""
@@ -110,10 +128,26 @@ def _divide(
     )
 
 
+def class_names(folder: Path) -> list[str] | None:
+    """Names of the classes from ``classes.txt``, one per line, if a folder has one.
+
+    Raises:
+        DataError: it is no text.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return None
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def class_order(labels: Iterable[str]) -> list[str]:
     """The different labels: by value if all are whole numbers, alphabetically otherwise."""
     different = set(labels)
-    if all(label.isdecimal() for label in different):
+    if all(label.isdecimal() and len(label) <= MOST_DIGITS for label in different):
         return sorted(different, key=lambda label: (int(label), label))
     return sorted(different)
 

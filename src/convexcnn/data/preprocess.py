@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import Images, check_finite
+from convexcnn.data.rows import ImageRows, row_blocks
 from convexcnn.errors import DataError, SettingError
 
 CHUNK = 1024
@@ -149,7 +150,7 @@ class ImageScaler:
     @classmethod
     def fit(
         cls,
-        images: Images,
+        images: ImageRows,
         *,
         centre: bool = False,
         weights: NDArray[np.float64] | None = None,
@@ -240,7 +241,6 @@ def _sums(
     return sums
 
 
-def _float64_chunks(images: Images) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    for start in range(0, len(images), CHUNK):
-        rows = slice(start, start + CHUNK)
-        yield rows, images[rows].astype(np.float64)
+def _float64_chunks(images: ImageRows) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    for rows, chunk in row_blocks(images, CHUNK):
+        yield rows, chunk.astype(np.float64)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convexcnn.data.dataset import ImageDataset, Images, ImageSplit
-from convexcnn.data.limits import check_fits
+from convexcnn.data.dataset import ImageDataset, ImageSplit
+from convexcnn.data.rows import ImageRows, row_blocks
+from convexcnn.data.stored_rows import room_for
 from convexcnn.errors import SettingError
 
 if TYPE_CHECKING:
@@ -37,18 +38,23 @@ def cover(image: Image, box: tuple[int, int]) -> Image:
     return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
-def resize_images(images: Images, image_size: int | tuple[int, int]) -> Images:
-    """Bring images in memory to another size.
+def resize_images(
+    images: ImageRows, image_size: int | tuple[int, int], *, room: float | None = None
+) -> ImageRows:
+    """Bring images to another size.
 
     Args:
         images: (n, channels, height, width), uint8 or float32.
         image_size: side, or (height, width), of the result.
+        room: bytes that the result may take in memory, instead of a temporary file; None for as
+            many as the machine has.
 
     Returns:
         (n, channels, *image_size) of the same type; the images themselves if they have that size.
 
     Raises:
         DataError: the result does not fit in memory.
+        RunError: nor on the disk.
         SettingError: the size is not positive.
     """
     from PIL import Image
@@ -57,19 +63,22 @@ def resize_images(images: Images, image_size: int | tuple[int, int]) -> Images:
     if images.shape[2:] == box:
         return images
     n, channels = images.shape[:2]
-    check_fits(n * channels * box[0] * box[1] * images.itemsize, f"{n} resized images")
-    out = np.empty((n, channels, *box), images.dtype)
-    for i in range(n):
-        for c in range(channels):
-            out[i, c] = cover(Image.fromarray(np.ascontiguousarray(images[i, c])), box)
+    out = room_for((n, channels, *box), images.dtype, room, f"{n} resized images")
+    for rows, block in row_blocks(images):
+        resized = np.empty((len(block), channels, *box), images.dtype)
+        for i, c in np.ndindex(resized.shape[:2]):
+            resized[i, c] = cover(Image.fromarray(np.ascontiguousarray(block[i, c])), box)
+        out[rows] = resized
     return out
 
 
-def resize_dataset(dataset: ImageDataset, image_size: int) -> ImageDataset:
-    """The same problem with images of another size."""
+def resize_dataset(
+    dataset: ImageDataset, image_size: int, *, room: float | None = None
+) -> ImageDataset:
+    """The same problem with images of another size, which may take ``room`` bytes in memory."""
 
     def resized(split: ImageSplit) -> ImageSplit:
-        return ImageSplit(resize_images(split.images, image_size), split.labels)
+        return ImageSplit(resize_images(split.images, image_size, room=room), split.labels)
 
     test = None if dataset.test is None else resized(dataset.test)
     return replace(dataset, train=resized(dataset.train), test=test)

@@ -29,6 +29,16 @@ def read_table(table: Path, options: ReadOptions | None = None) -> ImageDataset:
         DataError: a column, a path or a label is missing, a split is unknown, or an image cannot
             be used.
     """
+    splits = list_table(table)
+    return read_listing(table.stem, splits, str(table), options or ReadOptions())
+
+
+def list_table(table: Path) -> dict[str, list[LabelledFile]]:
+    """The files that a table lists, by split.
+
+    Raises:
+        DataError: a column, a path or a label is missing, or a split is unknown.
+    """
     splits: dict[str, list[LabelledFile]] = {split: [] for split in SPLITS}
     for line, row in _rows(table):
         path, label = row.get("path", ""), row.get("label", "")
@@ -42,7 +52,7 @@ def read_table(table: Path, options: ReadOptions | None = None) -> ImageDataset:
         splits[split].append(LabelledFile(table.parent / path, label))
     if not splits["train"]:
         raise DataError(f"{table}: lists no training images; {NEEDS}")
-    return read_listing(table.stem, splits, str(table), options or ReadOptions())
+    return splits
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:

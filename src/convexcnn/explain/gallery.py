@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import ImageSplit
+from convexcnn.data.rows import row_blocks
 from convexcnn.explain.block import has_block
 from convexcnn.explain.maximisers import maximise_blocks
 from convexcnn.explain.methods import METHODS
@@ -103,7 +104,8 @@ def maximising_images(
         return {}
     lower, upper = 0.0, 255.0
     if split.images.dtype != np.uint8:
-        lower, upper = float(split.images.min()), float(split.images.max())
+        bounds = [(block.min(), block.max()) for _, block in row_blocks(split.images)]
+        lower, upper = float(np.min(bounds)), float(np.max(bounds))
     blocks = maximise_blocks(model, lower=lower, upper=upper, progress=progress)
     return {
         f"block{number}.{name}": values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from convexcnn.data.preprocess import ImageScaler, as_images
+from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.split import train_validation_split
+from convexcnn.data.stored_rows import FileRows
+from convexcnn.distributed import current, here
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.inputs import encode, read_array, read_labels, weighing
+from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
 from convexcnn.models.parameters import check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.extract import PatchGeometry
@@ -43,6 +45,11 @@ class Augmentation:
 
     mirror: bool = False
     shifts: int = 0
+
+    @property
+    def views(self) -> int:
+        """Of every image, itself counted."""
+        return (1 + self.mirror) * (1 + self.shifts)
 
 
 AUGMENTATIONS = {
@@ -79,6 +86,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: images (n, channels, height, width), (n, height, width, channels),
                 (n, height, width), or flattened (n, pixels) with ``image_shape``; uint8 or float.
+                Rows of a file, as ``load_dataset`` gives them for large data, stay there.
             y: (n,) labels of any kind, at least two different ones.
 
         Returns:
@@ -106,8 +114,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             scaler,
             device=device,
             weights=weights,
+            processes=current(),
             **vars(AUGMENTATIONS[self.augment]),
         )
+        stream.require_shares()
         generator = torch.Generator().manual_seed(self.random_state or 0)
         with torch.no_grad(), fast_float32():
             trained = self._fit_stream(stream, generator)
@@ -162,8 +172,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             ValueError: something that does not fit together.
         """
 
-    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-        images = as_images(read_array(X, self, at_least=1), self.image_shape)
+    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[ImageRows, NDArray[Any]]:
+        images = read_images(X, self, self.image_shape, at_least=1)
         targets = read_labels(y, len(images))
         return images, targets
 
@@ -187,7 +197,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         kept, held_out = train_validation_split(stream.labels, fraction, self.random_state or 0)
         if not len(held_out):
             raise DataError("y has too few images to hold any out; give betas=[one value]")
-        return stream.subset(kept), stream.subset(held_out)
+        train = stream.subset(kept)
+        train.require_shares()
+        return train, stream.subset(held_out)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the scores of images.
@@ -269,7 +281,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
         views = vars(AUGMENTATIONS[self.augment])
         return ImageStream(
-            images, labels, len(self.classes_), self.scaler_, weights=weights, **views
+            images,
+            labels,
+            len(self.classes_),
+            self.scaler_,
+            weights=weights,
+            processes=current(),
+            **views,
         )
 
     def column_names(self) -> list[str]:
@@ -285,17 +303,17 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
             raise NotFittedError(f"this {type(self).__name__} is not trained; call fit first")
 
-    def _images_like_trained(self, X: ArrayLike) -> NDArray[Any]:
+    def _images_like_trained(self, X: ArrayLike) -> ImageRows:
         self.check_trained()
-        rows = read_array(X, self)
-        if rows.ndim == 2 and rows.shape[1] != self.n_features_in_:
+        rows = X if isinstance(X, FileRows | RowView) else read_array(X, self)
+        flat = len(rows.shape) == 2
+        if flat and rows.shape[1] != self.n_features_in_:
             raise DataError(
                 f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input; give images of shape {self.image_shape_}"
             )
-        images = as_images(
-            rows, self.image_shape or (self.image_shape_ if rows.ndim == 2 else None)
-        )
+        shape = self.image_shape or (self.image_shape_ if flat else None)
+        images = read_images(rows, self, shape)
         if images.shape[1:] != self.image_shape_:
             raise DataError(
                 f"X has images of shape {images.shape[1:]}; the model was trained on "
@@ -330,6 +348,7 @@ class BlockClassifier(ImageClassifier):
         _, channels, height, width = stream.images.shape
         geometry = self.geometry((channels, height, width))
         transform = self._fit_transform(stream, geometry, generator).to(stream.device)
+        transform = transform.mapped(stream.processes.agree)
         trained = self._train(stream, geometry, transform, generator)
         return {**trained, "transform_": transform}
 
@@ -394,8 +413,7 @@ class BlockClassifier(ImageClassifier):
     ) -> PatchTransform:
         if self.whiten is None:
             return identity_transform(geometry.patch_dim)
-        order = torch.randperm(len(stream.images), generator=generator).numpy()
-        rows = order[:WHITENING_IMAGES]
+        rows = stream.random_rows(WHITENING_IMAGES, generator)
         images, _ = stream.block(rows)
         each = None if stream.weights is None else torch.from_numpy(stream.weights[rows])
         rank = min(self.whiten, geometry.patch_dim)
@@ -424,15 +442,18 @@ def resolve_device(device: str) -> str:
         SettingError: a device that does not exist here.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
         raise SettingError(f"device {device} is not there: torch finds no CUDA; use cpu or auto")
     if kind not in ("cpu", "cuda"):
         raise SettingError(f"device {device!r} is not known; use cpu, cuda, cuda:1 or auto")
+    number, count = here()
+    if device == "cuda" and count > 1:
+        if count > torch.cuda.device_count():
+            raise SettingError(
+                f"{count} processes were started here, and there are {torch.cuda.device_count()} "
+                "CUDA devices; start one per device, or use device cpu"
+            )
+        return f"cuda:{number}"
     return device
-
-
-def available_memory_gb() -> float:
-    """Return the memory of this machine in GB."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
+from convexcnn.data.rows import row_blocks
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import DataError, RunError
+from convexcnn.files import Write, sealed, unsealed, write_together
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import BlockOutcome
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import TrainedBlock
-from convexcnn.models.whole_files import read_tensors, write_whole
+from convexcnn.models.whole_files import read_tensors
 from convexcnn.patches.stream import ImageStream
 
-HASHED_AT_ONCE = 1024
+NUMBER = re.compile(r"block(\d+)\.")
+
+
+class DamagedCheckpoint(UserWarning):
+    """A block that was kept is not what was written; it is trained again."""
 
 
 def fingerprint(stream: ImageStream, *settings: Any) -> str:
     """Return what tells one training from another: of its images, labels and settings."""
     digest = hashlib.sha256(repr(settings).encode())
     digest.update(np.ascontiguousarray(stream.labels).tobytes())
-    for start in range(0, len(stream.images), HASHED_AT_ONCE):
-        rows = stream.images[start : start + HASHED_AT_ONCE]
-        digest.update(np.ascontiguousarray(rows).tobytes())
+    for _, block in row_blocks(stream.images):
+        digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 
 
@@ -41,11 +48,14 @@ class BlockCheckpoint:
     Args:
         folder: made with the first block.
         fingerprint: of the training that the blocks belong to.
+        processes: that share the training. The first one reads and writes; what it finds does not
+            depend on how many they were.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, processes: Processes = ALONE) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.processes = processes
 
     def plan(self, number: int, steps: int) -> None:
         """Write how many steps of descent a block that begins takes, so that a second try agrees.
@@ -53,8 +63,8 @@ class BlockCheckpoint:
         Raises:
             RunError: the file cannot be written.
         """
-        text = json.dumps({"fingerprint": self.fingerprint, "steps": steps})
-        self._write(self._path(number, "plan.json"), lambda path: path.write_text(text, "utf-8"))
+        text = sealed({"fingerprint": self.fingerprint, "steps": steps})
+        self._write({self._path(number, "plan.json"): lambda path: path.write_text(text, "utf-8")})
 
     def planned(self, number: int) -> int | None:
         """The steps that were planned for a block; None if it never began.
@@ -63,15 +73,15 @@ class BlockCheckpoint:
             RunError: a file of another training, or a damaged one.
         """
         path = self._path(number, "plan.json")
-        if not path.exists():
+        content = self._read(path)
+        if content is None:
             return None
         try:
-            description = json.loads(path.read_text("utf-8"))
+            description = unsealed(content, path)
             found, steps = description["fingerprint"], int(description["steps"])
-        except (OSError, LookupError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path} is damaged ({error}); empty {self.folder} to train anew"
-            ) from error
+        except (LookupError, TypeError, ValueError, RunError) as error:
+            self._give_up(number, error)
+            return None
         if found != self.fingerprint:
             raise self._foreign(path)
         return max(1, steps)
@@ -92,14 +102,26 @@ class BlockCheckpoint:
             "solver": block.solver,
             "seconds": block.seconds,
         }
-        text = json.dumps(description)
-        self._write(self._path(number, "safetensors"), lambda path: save_file(tensors, path))
-        self._write(self._path(number, "json"), lambda path: path.write_text(text, "utf-8"))
+        content = to_bytes(tensors)
+        text = sealed({**description, "tensors": hashlib.sha256(content).hexdigest()})
+        self._write(
+            {
+                self._path(number, "safetensors"): lambda path: path.write_bytes(content),
+                self._path(number, "json"): lambda path: path.write_text(text, "utf-8"),
+            }
+        )
 
-    def _write(self, path: Path, write: Callable[[Path], object]) -> None:
+    def _read(self, path: Path) -> bytes | None:
+        """The content of a file, for all processes; None if it is not there."""
+        content = path.read_bytes() if self.processes.writes and path.exists() else b""
+        return self.processes.tell(content) or None
+
+    def _write(self, writers: Mapping[Path, Write]) -> None:
+        if not self.processes.writes:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, write)
+            write_together(writers)
         except OSError as error:
             raise RunError(
                 f"{self.folder}: a finished block cannot be written ({error.strerror})"
@@ -111,8 +133,25 @@ class BlockCheckpoint:
             f"empty {self.folder} to train anew"
         )
 
+    def _give_up(self, number: int, error: Exception) -> None:
+        """Warn of a damaged block, and remove it and what came after it: they are trained again."""
+        if not self.processes.writes:
+            return
+        warnings.warn(
+            f"block {number} that was kept in {self.folder} is damaged ({error}); training goes on "
+            f"from the block before it",
+            DamagedCheckpoint,
+            stacklevel=2,
+        )
+        for path in self.folder.glob("block*"):
+            found = NUMBER.match(path.name)
+            if found is not None and int(found[1]) >= number:
+                path.unlink(missing_ok=True)
+
     def load(self, number: int, settings: Block, stream: ImageStream) -> BlockOutcome | None:
         """Return a block that was saved, and its scores of all images; None if none was.
+
+        A block whose files are damaged is as good as none; a warning says so.
 
         Args:
             number: of the block, from 1.
@@ -120,26 +159,36 @@ class BlockCheckpoint:
             stream: its input.
 
         Raises:
-            RunError: files of another training, or damaged ones.
+            RunError: files of another training.
         """
         path = self._path(number, "json")
-        if not path.exists():
+        content = self._read(path)
+        if content is None:
             return None
-        advice = f"empty {self.folder} to train anew"
         try:
-            description = json.loads(path.read_text("utf-8"))
-            found = description["fingerprint"]
-            if found == self.fingerprint:
-                tensors = read_tensors(self._path(number, "safetensors"))
-                channels, height, width = stream.images.shape[1:]
-                block = KINDS[settings.head].restored(
-                    settings, (channels, height, width), stream.n_classes, tensors, description
-                )
-                completed = _completed(block, description).to(stream.device)
-                return BlockOutcome(completed, tensors["all_scores"])
+            description = unsealed(content, path)
+            if description["fingerprint"] == self.fingerprint:
+                return self._restored(number, settings, stream, description)
         except (OSError, LookupError, TypeError, ValueError, RunError, DataError) as error:
-            raise RunError(f"{path}: block {number} is damaged ({error}); {advice}") from error
+            self._give_up(number, error)
+            return None
         raise self._foreign(path)
+
+    def _restored(
+        self, number: int, settings: Block, stream: ImageStream, description: dict[str, Any]
+    ) -> BlockOutcome:
+        """A saved block whose description is sound."""
+        path = self._path(number, "safetensors")
+        content = self._read(path)
+        if content is None or hashlib.sha256(content).hexdigest() != description["tensors"]:
+            raise RunError(f"{path} is not what was written")
+        tensors = read_tensors(path, content)
+        channels, height, width = stream.images.shape[1:]
+        block = KINDS[settings.head].restored(
+            settings, (channels, height, width), stream.n_classes, tensors, description
+        )
+        completed = _completed(block, description).to(stream.device)
+        return BlockOutcome(completed, tensors["all_scores"])
 
     def _path(self, number: int, kind: str) -> Path:
         return self.folder / f"block{number}.{kind}"

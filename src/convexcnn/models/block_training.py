@@ -13,13 +13,14 @@ from torch import Tensor
 
 from convexcnn.models.fresh_maps import FreshMaps
 from convexcnn.models.frozen_maps import MapStream
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.program_settings import ProgramSettings
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import get_loss
-from convexcnn.solvers.choose import ProblemSize
+from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
 
@@ -61,8 +62,7 @@ class BlockTask:
         split: which of them train.
         generator: source of every random choice.
         last: whether no block follows, so that no maps are needed.
-        memory_gb: memory that the solver may use.
-        maps_in_memory: whether so many bytes of maps may be kept in memory instead of a file.
+        memory: what the solver, features and maps may use.
         certificate: whether to bound the distance from the optimum.
         steps: from the steps that a network that lends neurons would take without a budget, to
             those that it takes.
@@ -76,8 +76,7 @@ class BlockTask:
     split: Split
     generator: torch.Generator
     last: bool
-    memory_gb: float
-    maps_in_memory: Callable[[int], bool]
+    memory: MemoryPlan
     certificate: bool
     steps: Callable[[int], int]
     callback: Callback | None = None
@@ -113,18 +112,18 @@ class BlockTask:
         geometry = self.geometry
         per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
         order = torch.randperm(len(self.split.kept), generator=self.generator).numpy()
-        images, _ = self.train.block(order[: max(1, int(WHITENING_NUMBERS / per_image))])
+        images, _ = self.train.sample(order[: max(1, int(WHITENING_NUMBERS / per_image))])
         return images
 
     def solver(
         self, gates: int, default_betas: Sequence[float] | None = None
     ) -> tuple[PathSolver, str]:
         """The exact solver of its head on so many gates, and why it was chosen."""
-        size = problem_size(self.block, self.geometry, len(self.stream), self.stream.n_classes)
+        size = problem_size(self.block, self.geometry, *sizes_of(self.stream))
         block = self.block
         if block.betas is None:
             block = replace(block, betas=default_betas)
-        return block_solver(block, size.with_gates(gates), self.memory_gb)
+        return block_solver(block, size.with_gates(gates), self.memory.solver_gb)
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,14 @@ class BlockOutcome:
     maps: MapStream | None = None
 
 
-def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int) -> ProblemSize:
+def sizes_of(stream: ImageStream) -> tuple[int, int, int]:
+    """Rows, classes and processes of a stream, as ``problem_size`` takes them."""
+    return len(stream), stream.n_classes, stream.processes.size
+
+
+def problem_size(
+    block: Block, geometry: PatchGeometry, rows: int, classes: int, processes: int = 1
+) -> ProblemSize:
     """The numbers that decide what the program of a block costs."""
     dim, patches = 1, 1
     if block.head == "patches":
@@ -150,7 +156,8 @@ def problem_size(block: Block, geometry: PatchGeometry, rows: int, classes: int)
         dim = geometry.patch_dim
         if block.whiten is not None:
             dim = min(block.whiten, dim) + 1
-    return ProblemSize(rows, patches, geometry.n_cells, block.n_gates, dim, classes)
+    cells, gates = geometry.n_cells, block.n_gates
+    return ProblemSize(rows, patches, cells, gates, dim, classes, processes)
 
 
 def solver_settings(block: Block, memory_gb: float) -> ProgramSettings:
@@ -169,18 +176,21 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
         SettingError: if none fits into the memory.
     """
     program = solver_settings(block, memory_gb)
+    name = str(program.solver)
+    if name != "auto" and needed_gb(name, size, program.kind) > memory_gb:
+        program = replace(program, solver="auto")
     solver, reason = program.exact_solver(size, refit=False)
     return solver, reason or "pooled neurons are few, and known for all images at once"
 
 
-def default_betas(block: Block, phi: NDArray[np.float32]) -> list[float] | None:
+def default_betas(block: Block, phi: Tensor) -> list[float] | None:
     """Betas that suit some known features (n, m); None where solvers know better.
 
     A norm has a smallest beta at which all weights are zero, which its path starts from.
     """
     if block.regulariser != "l2":
         return None
-    variance = float(torch.from_numpy(phi).var(0).mean())
+    variance = float(phi.var(0).mean())
     return [variance * relative for relative in HEAD_PATH]
 
 

@@ -27,7 +27,7 @@ from convexcnn.solvers.result import Callback, Solution
 ROUNDS = 3
 """Times that a program is solved to find further gates."""
 
-SAMPLE = 2000
+SAMPLE, SAMPLED_NUMBERS = 2000, 2**23
 """Images that the first gates and the starts of ascents are drawn from."""
 
 STARTS_PER_GATE = 3
@@ -69,8 +69,7 @@ def dual_gates(
     """
     first = max(1, n_gates // (rounds + 1))
     rounds = min(rounds, n_gates - first)
-    order = torch.randperm(len(stream.images), generator=generator).numpy()
-    images, _ = stream.block(order[:SAMPLE])
+    images, _ = stream.sample(stream.random_rows(SAMPLE, generator, SAMPLED_NUMBERS))
     pool = patch_gates(
         (1 + STARTS_PER_GATE * rounds) * n_gates, images, geometry, transform, generator
     )
@@ -95,7 +94,7 @@ def dual_gates(
 def objective_and_residual(
     features: GatedFeatures, stream: ImageStream, kind: ProgramKind, solution: Solution
 ) -> tuple[float, Tensor]:
-    """The objective of a solution and its centred residual (n, k), in one pass.
+    """The objective of a solution and its centred residual (n, k) of own rows, in one pass.
 
     Args:
         features: the operator Phi.
@@ -114,8 +113,8 @@ def objective_and_residual(
     parts = weights if kind.formulation == "relu" else weights[None]
     shaped = (part.reshape(stream.n_classes, *features.shape).double() for part in parts)
     penalty = sum(float(get_regulariser(kind.regulariser).value(part)) for part in shaped)
-    loss = float(get_loss(kind.loss).value(f, y)) / len(f)
-    residual = centred_residual(kind.loss, f, y, kind.intercept)
+    loss = stream.processes.total(float(get_loss(kind.loss).value(f, y))) / len(stream)
+    residual = centred_residual(kind.loss, f, y, kind.intercept, stream.processes)
     return loss + solution.beta * penalty, residual.to(features.gates)
 
 

@@ -10,8 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import ImageSplit
+from convexcnn.data.rows import take_rows
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.models.base import ImageClassifier
 from convexcnn.programs.losses import get_loss
+
+MEASURED_AT_ONCE = 8192
+"""Images whose losses are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Evaluation:
         return {"loss": self.loss, "accuracy": self.accuracy}
 
 
-def evaluate_model(model: ImageClassifier, split: ImageSplit, n_classes: int) -> Evaluation:
+def evaluate_model(
+    model: ImageClassifier, split: ImageSplit, n_classes: int, processes: Processes = ALONE
+) -> Evaluation:
     """Measure a model that was trained on integer labels.
 
     A class that had no training images has score 0 (squared loss) or minus infinity.
@@ -54,8 +61,12 @@ def evaluate_model(model: ImageClassifier, split: ImageSplit, n_classes: int) ->
         model: fitted on labels out of 0..n_classes - 1.
         split: labelled images of the model's shape.
         n_classes: k.
+        processes: that share the images.
     """
-    return evaluate_scores(model, model.scores(split.images), split.labels, n_classes)
+    own = processes.share(len(split))
+    scores = torch.from_numpy(model.scores(take_rows(split.images, own)))
+    whole = processes.gather(scores, len(split), own).numpy()
+    return evaluate_scores(model, whole, split.labels, n_classes)
 
 
 def evaluate_scores(
@@ -82,5 +93,10 @@ def evaluate_scores(
 
 
 def _mean_loss(name: str, scores: NDArray[np.float64], labels: NDArray[Any]) -> float:
-    targets = torch.nn.functional.one_hot(torch.from_numpy(labels), scores.shape[1]).double()
-    return float(get_loss(name).value(torch.from_numpy(scores), targets)) / len(labels)
+    loss, total = get_loss(name), 0.0
+    for start in range(0, len(labels), MEASURED_AT_ONCE):
+        rows = slice(start, start + MEASURED_AT_ONCE)
+        truth = torch.from_numpy(labels[rows])
+        targets = torch.nn.functional.one_hot(truth, scores.shape[1]).double()
+        total += float(loss.value(torch.from_numpy(scores[rows]), targets))
+    return total / len(labels)

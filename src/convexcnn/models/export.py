@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from convexcnn.environment import import_extra
 from convexcnn.errors import RunError, SettingError
+from convexcnn.files import write_whole
 from convexcnn.models.base import ImageClassifier
-from convexcnn.models.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,8 +30,10 @@ class FreshMaps(MapStream):
     earlier: tuple[TrainedBlock, ...]
     dtype: torch.dtype = torch.float32
 
-    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, targets in self.pixels.shuffled(size, generator):
+    def shuffled(
+        self, size: int, generator: torch.Generator, *, shared: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in self.pixels.shuffled(size, generator, shared=shared):
             maps = images.to(self.dtype)
             for block in self.earlier:
                 maps = block.rough_images(maps)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,60 +11,56 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.errors import RunError
+from convexcnn.data.rows import RowView
+from convexcnn.data.stored_rows import allocate_rows
+from convexcnn.distributed import BLOCK
 from convexcnn.models.stack_settings import Shape
 from convexcnn.patches.stream import ImageStream
 
-MAPPED_AT_ONCE = 32
+MAPPED_AT_ONCE = BLOCK
 """Images whose maps are computed at once, always the same ones: rounding depends on it."""
 
 FLAT = 1e-12
 """Variance, relative to the mean square, below which a channel counts as constant."""
 
-
-@dataclass(frozen=True)
-class MapRows:
-    """Some rows of an array of maps, which is read only where it is asked for.
-
-    Args:
-        maps: (N, channels, height, width) float16, perhaps in a file.
-        rows: (n,) which of them.
-    """
-
-    maps: NDArray[np.float16]
-    rows: NDArray[np.intp]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self.rows), *self.maps.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Any) -> NDArray[np.float16]:
-        found: NDArray[np.float16] = self.maps[self.rows[rows]]
-        return found
-
-    def subset(self, rows: slice | NDArray[np.intp]) -> MapRows:
-        return MapRows(self.maps, self.rows[rows])
+CHANNELS_FIRST = 0, 3, 1, 2
+SMALLER = "raise memory_gb, or lower n_gates"
 
 
 @dataclass(frozen=True)
 class MapStream(ImageStream):
     """A stream of maps. Those of a mirrored or shifted image are no mirrored or shifted maps.
 
+    Of several processes, each has the maps of its own images only.
+
     Args:
         images: maps of the images; the other arguments are those of :class:`ImageStream`.
         view_maps: maps of their further views, one after the other.
     """
 
-    images: MapRows
-    view_maps: tuple[MapRows, ...] = ()
+    images: RowView
+    view_maps: tuple[RowView, ...] = ()
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return self._standardised(self.images, rows), self._targets(rows)
+
+    def _targets(self, rows: slice | NDArray[np.int64]) -> Tensor:
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
-        targets = torch.nn.functional.one_hot(labels, self.n_classes).float()
-        return self._standardised(self.images, rows), targets
+        return torch.nn.functional.one_hot(labels, self.n_classes).float()
+
+    def sample(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return self._sampled(0, rows), self._targets(rows)
+
+    def _sampled(self, view: int, rows: slice | NDArray[np.int64]) -> Tensor:
+        """One view of any rows: of every one, the process that has it tells the others."""
+        maps, numbers = (self.images, *self.view_maps)[view], np.arange(len(self.images))[rows]
+        if self.processes.size == 1:
+            return self._standardised(maps, rows)
+        here = (self.own.start <= numbers) & (numbers < self.own.stop)
+        found = torch.zeros(len(numbers), *maps.shape[1:], device=self.device)
+        found[torch.from_numpy(here)] = self._standardised(maps, numbers[here])
+        self.processes.add_up(found)
+        return found
 
     def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
         return self._standardised(self.view_maps[number - 1], rows) if number else images
@@ -76,20 +69,22 @@ class MapStream(ImageStream):
         self, rows: slice | NDArray[np.int64], images: Tensor, generator: torch.Generator
     ) -> Tensor:
         """One of the stored views, the same of all rows."""
-        return self.view(rows, images, int(torch.randint(self.views, (), generator=generator)))
+        number = int(torch.randint(self.views, (), generator=generator))
+        return self._sampled(number, rows) if number else images
 
     def subset(self, rows: slice | NDArray[np.intp]) -> MapStream:
         images, labels = self.images.subset(rows), self.labels[rows]
         view_maps = tuple(maps.subset(rows) for maps in self.view_maps)
-        return replace(self, images=images, view_maps=view_maps, labels=labels)
+        cuts = self.cuts_of(rows)
+        return replace(self, images=images, view_maps=view_maps, labels=labels, cuts=cuts)
 
-    def _standardised(self, maps: MapRows, rows: slice | NDArray[np.int64]) -> Tensor:
+    def _standardised(self, maps: RowView, rows: slice | NDArray[np.int64]) -> Tensor:
         return standardise(torch.from_numpy(maps[rows]).to(self.device), self.scaler)
 
 
 def map_bytes(stream: ImageStream, shape: Shape) -> int:
-    """Bytes of the maps (channels, height, width) of every image of a stream."""
-    return 2 * len(stream) * int(np.prod(shape))
+    """Bytes of the maps (channels, height, width) of every own image of a stream."""
+    return 2 * stream.size * int(np.prod(shape))
 
 
 def freeze_maps(
@@ -123,9 +118,10 @@ def freeze_maps(
 def every_view(
     stream: ImageStream, tell: Callable[[int], None] | None = None
 ) -> Iterator[tuple[slice, Iterator[Tensor]]]:
-    """Yield all images in order, a few at a time: their rows, and their views one by one."""
-    for start in range(0, len(stream.images), MAPPED_AT_ONCE):
-        rows = slice(start, start + MAPPED_AT_ONCE)
+    """Yield its own images in order, a few at a time: their rows, and their views one by one."""
+    end = stream.own.stop
+    for start in range(stream.own.start, end, MAPPED_AT_ONCE):
+        rows = slice(start, min(start + MAPPED_AT_ONCE, end))
         images, _ = stream.block(rows)
         yield rows, (stream.view(rows, images, number) for number in range(stream.views))
         if tell is not None:
@@ -158,8 +154,14 @@ class MapStore:
         if not isinstance(scaler, ImageScaler):
             self.fitted[scaler] = True
         channels, height, width = shape
-        size = len(stream.images), height, width, channels
-        self.views = [allocate(size, np.float16, in_memory) for _ in range(stream.views)]
+        self.first = stream.own.start
+        size = stream.own.stop - self.first, height, width, channels
+        self.views = [
+            allocate_rows(
+                size, np.float16, in_memory=in_memory, what="the maps of a block", advice=SMALLER
+            )
+            for _ in range(stream.views)
+        ]
         self.moments = torch.zeros(2, channels, dtype=torch.float64)
 
     def write(self, rows: slice, maps: Sequence[Tensor]) -> None:
@@ -167,29 +169,32 @@ class MapStore:
         used = torch.from_numpy(self.fitted[rows])
         for kept, found in zip(self.views, maps, strict=True):
             last = found.permute(0, 2, 3, 1).cpu()
-            kept[rows] = last.numpy()
+            kept[rows.start - self.first : rows.start - self.first + len(last)] = last.numpy()
             if used.any():
                 values = last[used].double().flatten(0, 2)
                 self.moments += torch.stack([values.sum(0), values.square().sum(0)])
 
     def stream(self) -> MapStream:
         """All maps, standardised."""
-        every = np.arange(len(self.source.images))
-        first, *others = (MapRows(maps.transpose(0, 3, 1, 2), every) for maps in self.views)
+        source, every = self.source, np.arange(len(self.source.images))
+        first, *others = (RowView(maps, every, CHANNELS_FIRST, self.first) for maps in self.views)
         scaler = self.scaler
         if not isinstance(scaler, ImageScaler):
             _, height, width = first.shape[1:]
             pixels = len(self.views) * int(self.fitted.sum()) * height * width
+            source.processes.add_up(self.moments)
             scaler = _scaler_of(self.moments / pixels)
         return MapStream(
             first,
-            self.source.labels,
-            self.source.n_classes,
+            source.labels,
+            source.n_classes,
             scaler,
-            self.source.mirror,
-            self.source.device,
-            self.source.shifts,
+            source.mirror,
+            source.device,
+            source.shifts,
             tuple(others),
+            processes=source.processes,
+            cuts=source.cuts,
         )
 
 
@@ -206,24 +211,3 @@ def _scaler_of(moments: Tensor) -> ImageScaler:
     variance = square - mean.square()
     scale = torch.where(variance > FLAT * square, variance.clamp_min(0).sqrt(), 1.0)
     return ImageScaler(tuple(mean.tolist()), tuple(scale.tolist()))
-
-
-def allocate(shape: tuple[int, ...], dtype: type, in_memory: bool) -> NDArray[Any]:
-    """Room for maps; a file has no name, so it goes when its last array goes, whatever happens."""
-    if in_memory:
-        return np.empty(shape, dtype)
-    needed, folder = np.dtype(dtype).itemsize * int(np.prod(shape)), tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise RunError(
-            f"the maps of a block need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB "
-            f"left; set TMPDIR to a larger disk, raise memory_gb, or lower n_gates"
-        )
-    try:
-        with tempfile.TemporaryFile() as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
-    except OSError as error:
-        raise RunError(
-            f"{folder}: the maps of a block cannot be written ({error.strerror}); set TMPDIR to "
-            f"another disk, or raise memory_gb"
-        ) from error

@@ -20,7 +20,10 @@ STRATEGIES = ("gaussian", "patches", "sgd", "dual")
 
 LEARNING_RATE = 8e-3
 
-SAMPLE, SAMPLE_NUMBERS = 2000, 2e8
+LENDING_WIDTH, UPDATES, BATCH_SIZE = 256, 750, 500
+"""Of the network that lends gates: filters, mini-batches at most, and images in each."""
+
+SAMPLE, SAMPLE_NUMBERS = 2000, 5e7
 """Images that patches are drawn from, and numbers in all their patches, at most."""
 
 
@@ -54,7 +57,7 @@ def choose_gates(
     if strategy == "patches":
         order = torch.randperm(len(stream.images), generator=generator).numpy()
         per_image = geometry.grid[0] * geometry.grid[1] * geometry.patch_dim
-        images, _ = stream.block(order[: max(1, min(SAMPLE, int(SAMPLE_NUMBERS / per_image)))])
+        images, _ = stream.sample(order[: max(1, min(SAMPLE, int(SAMPLE_NUMBERS / per_image)))])
         return patch_gates(n_gates, images, geometry, transform, generator)
     if strategy == "sgd":
         return learned_gates(n_gates, stream, geometry, transform, generator, callback=callback)
@@ -68,9 +71,9 @@ def learned_gates(
     transform: PatchTransform,
     generator: torch.Generator,
     *,
-    width: int = 256,
-    updates: int = 750,
-    batch_size: int = 500,
+    width: int = LENDING_WIDTH,
+    updates: int = UPDATES,
+    batch_size: int = BATCH_SIZE,
     callback: Callback | None = None,
 ) -> Tensor:
     """Train a non-convex network of the same architecture briefly; take its strongest filters.
@@ -99,8 +102,7 @@ def learned_gates(
         CrossEntropyLoss(),
         generator=generator,
     )
-    batches = -(-len(stream.images) // batch_size)
-    epochs = min(40, max(1, round(updates / batches)))
+    epochs = lending_epochs(len(stream.images), updates, batch_size)
     solver = SGD(epochs=epochs, batch_size=batch_size, learning_rate=LEARNING_RATE, method="adam")
     solver.solve(
         program, stream, generator=generator, callback=callback, phase="network that lends gates"
@@ -110,3 +112,9 @@ def learned_gates(
     strongest = program.filters[strength.argsort(descending=True)[:n_gates]]
     unit: Tensor = strongest / strongest.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return unit
+
+
+def lending_epochs(images: int, updates: int = UPDATES, batch_size: int = BATCH_SIZE) -> int:
+    """Passes over so many images that the network that lends gates is trained for."""
+    batches = -(-images // batch_size)
+    return min(40, max(1, round(updates / batches)))

@@ -9,7 +9,30 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, column_or_1d
 
+from convexcnn.data.preprocess import as_images
+from convexcnn.data.rows import ImageRows, RowView, take_rows
+from convexcnn.data.stored_rows import FileRows
 from convexcnn.errors import DataError
+
+
+def read_images(
+    X: ArrayLike,
+    model: BaseEstimator,
+    image_shape: tuple[int, ...] | None,
+    *,
+    at_least: int = 0,
+) -> ImageRows:
+    """Return images (n, channels, height, width); those that are rows of a file stay there.
+
+    Raises:
+        DataError: X is neither rows of images nor what ``as_images`` takes.
+        TypeError: as for ``read_array``.
+    """
+    if isinstance(X, FileRows | RowView):
+        if len(X.shape) != 4 or len(X) < at_least:
+            raise DataError(f"X has shape {X.shape}; give images (n, channels, height, width)")
+        return X
+    return as_images(read_array(X, model, at_least=at_least), image_shape)
 
 
 def read_array(X: ArrayLike, model: BaseEstimator, *, at_least: int = 0) -> Any:
@@ -53,14 +76,15 @@ def read_labels(y: ArrayLike, n: int) -> NDArray[Any]:
 
 
 def weighing(
-    images: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
+    images: ImageRows, targets: NDArray[Any], weights: NDArray[np.float64] | None
+) -> tuple[ImageRows, NDArray[Any], NDArray[np.float64] | None]:
     """Images of positive weight, their labels, and their weights over the mean of these."""
     if weights is None:
         return images, targets, None
     kept = weights > 0
     if not kept.all():
-        images, targets, weights = images[kept], targets[kept], weights[kept]
+        images = take_rows(images, np.flatnonzero(kept))
+        targets, weights = targets[kept], weights[kept]
     return images, targets, weights / weights.mean()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from convexcnn import __version__
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.errors import ConvexcnnError, RunError
+from convexcnn.files import write_text, write_together
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.layerwise import LayerwiseConvexCNN
@@ -25,7 +26,7 @@ from convexcnn.models.model_card import CARD_START, model_card
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
-from convexcnn.models.whole_files import read_tensors, write_whole
+from convexcnn.models.whole_files import read_tensors
 
 FORMAT = 1
 TENSORS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -75,11 +76,17 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / TENSORS_FILE, lambda path: save_file(contiguous, path))
-        _write_text(folder / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+        text = json.dumps(description, indent=2) + "\n"
+        write_together(
+            {
+                folder / TENSORS_FILE: lambda path: save_file(contiguous, path),
+                folder / CONFIG_FILE: lambda path: path.write_text(text, "utf-8", "replace"),
+            }
+        )
         card = folder / CARD_FILE
         if not card.exists() or card.read_text("utf-8", "replace").startswith(CARD_START):
-            _write_text(card, model_card(description, model.column_names(), __version__))
+            words = model_card(description, model.column_names(), __version__)
+            write_text(card, words, "replace")
     except OSError as error:
         raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
 
@@ -110,10 +117,6 @@ def load_model(folder: Path | str) -> ImageClassifier:
         ) from error
 
 
-def _write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
 def config_file(folder: Path) -> Path | None:
     """Return the file that describes the model in a folder; None if there is none."""
     names = (folder / name for name in (CONFIG_FILE, OLD_CONFIG_FILE))
@@ -121,7 +124,7 @@ def config_file(folder: Path) -> Path | None:
 
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
-_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def _plain_parameters(model: ImageClassifier) -> dict[str, Any]:

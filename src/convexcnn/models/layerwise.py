@@ -16,7 +16,7 @@ from torch import Tensor
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.base import AUGMENTATIONS, ImageClassifier, available_memory_gb
+from convexcnn.models.base import AUGMENTATIONS, ImageClassifier
 from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
 from convexcnn.models.block_kinds import KINDS, TRAINERS
 from convexcnn.models.block_training import (
@@ -25,14 +25,15 @@ from convexcnn.models.block_training import (
     block_solver,
     measure,
     problem_size,
+    sizes_of,
 )
 from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
 from convexcnn.models.head_combination import best_combination
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.neuron_network import BATCH
 from convexcnn.models.patch_block import PatchBlock
 from convexcnn.models.probabilities import fit_temperature
-from convexcnn.models.program_settings import MEMORY_SHARE
 from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
 from convexcnn.models.strength import strongest_filters
 from convexcnn.models.time_plan import BlockCost, TimePlan
@@ -42,9 +43,6 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
-
-MAPS_SHARE = 0.6
-"""Part of the memory budget that frozen maps may use; larger ones go to a temporary file."""
 
 OF_EVERY_BLOCK = ("n_gates", "gates", "regulariser", "tolerance")
 """Parameters of a stack that stand for settings of all its blocks."""
@@ -76,7 +74,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         budget: minutes that are shared among the blocks; None for as many epochs as suit the data.
         checkpoint: folder that finished blocks are kept in; a training with the same images and
             settings that finds some there goes on after them. None for none.
-        memory_gb: memory that training may use; None for 60 % of the machine's.
+        memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
+            included; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
         random_state: seed of gates, whitening samples and split.
         image_shape: shape of one image if X comes flattened.
@@ -132,17 +131,18 @@ class LayerwiseConvexCNN(ImageClassifier):
     def loss(self) -> str:  # type: ignore[override]
         """The loss of the last block, which the prediction is measured by."""
         blocks = getattr(self, "blocks_", None)
-        return (blocks[-1].settings if blocks else self._read_blocks()[-1]).loss
+        return (blocks[-1].settings if blocks else self.read_blocks()[-1]).loss
 
-    def _read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
+    def read_blocks(self, image_shape: Shape | None = None) -> tuple[Block, ...]:
         """The settings of every block."""
         instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
         return read_blocks(self.blocks, instead, image_shape)
 
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
-        blocks = self._read_blocks((channels, height, width))
-        plan = self._plan(blocks, stream)
+        blocks = self.read_blocks((channels, height, width))
+        memory = self.memory_plan(stream, len(blocks))
+        plan = self._plan(blocks, stream, memory)
         checkpoint = self._checkpoint(blocks, stream)
         seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
         split = self._held_out(stream)
@@ -155,7 +155,8 @@ class LayerwiseConvexCNN(ImageClassifier):
             outcome = checkpoint.load(number, block, stream) if checkpoint else None
             finished = outcome is not None
             if outcome is None:
-                task = self._task(blocks, tuple(trained), (pixels, stream), split, plan, checkpoint)
+                streams, plans = (pixels, stream), (plan, memory)
+                task = self._task(blocks, tuple(trained), streams, split, plans, checkpoint)
                 task.generator.manual_seed(seeds[number - 1])
                 outcome = TRAINERS[block.head](task)
             found = outcome.block
@@ -166,10 +167,11 @@ class LayerwiseConvexCNN(ImageClassifier):
             weights = choose_heads(held_out, labels, block.loss)
             stacked = torch.einsum("b,bnk->nk", weights.float(), held_out)
             found.measures["stack"] = measure(stacked, labels, block.loss)
-            last = number == len(blocks) or plan.leaves_no_time_for(number + 1)
+            last = number == len(blocks) or not self._goes_on(plan, number + 1, stream)
             if not last:
                 clock = PhaseClock(self._callback_of(number))
-                stream = outcome.maps or self._freeze(found, stream, split)
+                beside = memory.beside(stream)
+                stream = outcome.maps or self._freeze(found, stream, split, beside)
                 clock.lap("maps")
                 seconds = found.seconds | clock.seconds
                 found = replace(found, scaler=stream.scaler, seconds=seconds)
@@ -194,16 +196,17 @@ class LayerwiseConvexCNN(ImageClassifier):
         earlier: tuple[TrainedBlock, ...],
         streams: tuple[ImageStream, ImageStream],
         split: Split,
-        plan: TimePlan,
+        plans: tuple[TimePlan, MemoryPlan],
         checkpoint: BlockCheckpoint | None,
     ) -> BlockTask:
         """The training of the next block: ``streams`` are the images, and the maps it sees."""
-        number, (pixels, stream) = len(earlier) + 1, streams
+        number, (pixels, stream), (plan, memory) = len(earlier) + 1, streams, plans
         batch = min(BATCH, len(split.kept))
 
         def steps(default: int) -> int:
             known = checkpoint.planned(number) if checkpoint else None
             found = known or plan.steps(number, default, batch)
+            found = int(stream.processes.tell(b"%d" % found))  # clocks differ
             if checkpoint is not None and known is None:
                 checkpoint.plan(number, found)
             return found
@@ -216,16 +219,25 @@ class LayerwiseConvexCNN(ImageClassifier):
             split,
             torch.Generator(),
             last=number == len(blocks),
-            memory_gb=self._budget_gb - _held_gb(stream),
-            maps_in_memory=lambda size: self._fits(stream, size),
+            memory=memory.beside(stream),
             certificate=self.certificates,
             steps=steps,
             callback=self._callback_of(number),
         )
 
-    def _plan(self, blocks: tuple[Block, ...], stream: ImageStream) -> TimePlan:
+    @staticmethod
+    def _goes_on(plan: TimePlan, number: int, stream: ImageStream) -> bool:
+        """Whether there is time for a block, by the clock of the first process."""
+        return stream.processes.tell(b"%d" % plan.leaves_no_time_for(number)) == b"0"
+
+    def memory_plan(self, stream: ImageStream, blocks: int) -> MemoryPlan:
+        """What the training of so many blocks may keep in memory."""
+        scores = blocks * len(stream.images) * stream.n_classes
+        return MemoryPlan.of(self.memory_gb, stream.images, scores)
+
+    def _plan(self, blocks: tuple[Block, ...], stream: ImageStream, memory: MemoryPlan) -> TimePlan:
         """How the budget is shared; refuses, before any work, what cannot be trained."""
-        geometries = self._check_memory(blocks, stream)
+        geometries = self._check_memory(blocks, stream, memory)
         costs = []
         if self.budget is not None:
             costs = [
@@ -246,25 +258,23 @@ class LayerwiseConvexCNN(ImageClassifier):
             return None
         settings = self.centre, self.augment, self.validation_fraction, self.random_state
         return BlockCheckpoint(
-            Path(self.checkpoint), fingerprint(stream, blocks, self.certificates, *settings)
+            Path(self.checkpoint),
+            fingerprint(stream, blocks, self.certificates, *settings),
+            stream.processes,
         )
 
-    @property
-    def _budget_gb(self) -> float:
-        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
-
-    def _check_memory(self, blocks: tuple[Block, ...], stream: ImageStream) -> list[PatchGeometry]:
+    def _check_memory(
+        self, blocks: tuple[Block, ...], stream: ImageStream, memory: MemoryPlan
+    ) -> list[PatchGeometry]:
         """Refuse, before any work, blocks that do not fit the images or the memory."""
-        if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
-            raise SettingError(f"memory_gb is {self.memory_gb}; give a positive number")
         if self.budget is not None and not self.budget > 0:
             raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
         _, channels, height, width = stream.images.shape
         geometries = plan_geometries(blocks, (channels, height, width))
         for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
-            size = problem_size(block, geometry, len(stream), stream.n_classes)
+            size = problem_size(block, geometry, *sizes_of(stream))
             try:
-                block_solver(block, size, (1 - MAPS_SHARE) * self._budget_gb)
+                block_solver(block, size, memory.least_solver_gb)
             except SettingError as error:
                 raise SettingError(f"block {number}: {error}") from error
         return geometries
@@ -280,6 +290,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         )
         if not len(split[1]):
             raise DataError("y has too few images to hold any out; give two of some class")
+        stream.subset(split[0]).require_shares()
         return Split(*split)
 
     def _callback_of(self, number: int) -> Callback | None:
@@ -293,19 +304,17 @@ class LayerwiseConvexCNN(ImageClassifier):
 
         return tell
 
-    def _freeze(self, block: TrainedBlock, stream: ImageStream, split: Split) -> MapStream:
+    def _freeze(
+        self, block: TrainedBlock, stream: ImageStream, split: Split, memory: MemoryPlan
+    ) -> MapStream:
         """The maps of a block, as a stream for the next one."""
         return freeze_maps(
             stream,
             block.map_shape,
             block.maps,
             block.scaler or split.kept,
-            in_memory=self._fits(stream, map_bytes(stream, block.map_shape)),
+            in_memory=memory.keeps(map_bytes(stream, block.map_shape)),
         )
-
-    def _fits(self, stream: ImageStream, size: int) -> bool:
-        """Whether so many bytes of further maps may be in memory beside those of a stream."""
-        return 1e-9 * size + _held_gb(stream) <= MAPS_SHARE * self._budget_gb
 
     def certify(
         self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
@@ -327,14 +336,14 @@ class LayerwiseConvexCNN(ImageClassifier):
             DataError: images or labels of another kind than the model was trained on.
         """
         stream = self.training_stream(X, y)
-        split = self._held_out(stream)
+        memory, split = MemoryPlan.of(self.memory_gb, stream.images), self._held_out(stream)
         certificates = []
         with torch.no_grad(), fast_float32():
             for number, block in enumerate(self.blocks_, 1):
                 block = block.to("cpu")
                 certificates.append(block.certify(stream.subset(split.kept)))
                 if number < len(self.blocks_):
-                    stream = self._freeze(block, stream, split)
+                    stream = self._freeze(block, stream, split, memory.beside(stream))
                 if progress is not None:
                     progress(number)
         return certificates
@@ -458,10 +467,3 @@ def choose_heads(scores: Tensor, labels: NDArray[np.int64], loss: str) -> Tensor
     together = torch.einsum("b,bnk->nk", combined.float(), scores)
     accuracies = [measure(found, labels, loss)["accuracy"] for found in (together, scores[-1])]
     return combined if accuracies[0] >= accuracies[1] else last
-
-
-def _held_gb(stream: ImageStream) -> float:
-    """Memory in GB of the maps that a stream holds, if it holds any there."""
-    if not isinstance(stream, MapStream) or isinstance(stream.images.maps, np.memmap):
-        return 0.0
-    return 1e-9 * map_bytes(stream, stream.images.maps.shape[1:])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, relu
 
-from convexcnn.models.neuron_network import DIRECTION_RATE, HEAD_RATE, SMOOTHING, NeuronNetwork
+from convexcnn.models.neuron_network import SMOOTHING, NeuronNetwork
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import downsampled
 from convexcnn.patches.extract import PatchGeometry
@@ -46,25 +46,22 @@ class LookaheadNetwork(NeuronNetwork):
     ) -> None:
         super().__init__(geometry, transform, block.n_gates, n_classes, generator)
         self.downsample = block.downsample
-        shape = block.next_shape(geometry, block.n_gates)
-        self.next = PatchGeometry(shape, 3, 1, 1, min(block.pooling, *shape[1:]))
+        self.next = next_geometry(block, geometry)
         device = self.directions.device
         second = torch.randn(WIDTH, self.next.patch_dim, generator=generator)
         self.second = (second / second.norm(dim=1, keepdim=True)).to(device)
         self.gain, self.shift = torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device)
         self.next_head = torch.zeros(n_classes, self.next.n_cells * WIDTH, device=device)
         self.next_bias = torch.zeros(n_classes, device=device)
-        others = [self.gain, self.shift, self.next_head, self.next_bias]
-        for parameter in (self.second, *others):
-            parameter.requires_grad_()
-        muon = torch.optim.Muon(
-            [self.directions, self.second],
-            lr=DIRECTION_RATE,
-            weight_decay=0.0,
-            adjust_lr_fn="original",
-        )
-        adam = torch.optim.Adam(self.parameters[1:] + others, lr=HEAD_RATE, betas=(0.9, 0.99))
-        self.optimisers = [muon, adam]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        further = [self.second, self.gain, self.shift, self.next_head, self.next_bias]
+        return [*super().parameters, *further]
+
+    @property
+    def unit_rows(self) -> list[Tensor]:
+        return [*super().unit_rows, self.second]
 
     def both_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n, k) of the block's own head, and of the one behind the further convolution."""
@@ -79,22 +76,18 @@ class LookaheadNetwork(NeuronNetwork):
         pooled = _pool(further, self.next)
         return own, torch.addmm(self.next_bias, pooled, self.next_head.T)
 
-    def train_once(self, images: Tensor, targets: Tensor) -> tuple[float, Tensor]:
-        with torch.enable_grad():
-            own, further = self.both_scores(images)
-            own_loss, further_loss = (
-                cross_entropy(scores, targets, label_smoothing=SMOOTHING)
-                for scores in (own, further)
-            )
-            loss = OWN_SHARE * own_loss + further_loss
-        torch.autograd.backward(loss)
-        for optimiser in self.optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        with torch.no_grad():
-            for rows in (self.directions, self.second):
-                rows.div_(rows.norm(dim=1, keepdim=True))
-        return float(own_loss.detach()), own.detach()
+    def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own, further = self.both_scores(images)
+        own_loss, further_loss = (
+            cross_entropy(scores, targets, label_smoothing=SMOOTHING) for scores in (own, further)
+        )
+        return OWN_SHARE * own_loss + further_loss, own_loss, own
+
+
+def next_geometry(block: Block, geometry: PatchGeometry) -> PatchGeometry:
+    """Where the patches and cells of the further convolution lie, on the maps of a block."""
+    shape = block.next_shape(geometry, block.n_gates)
+    return PatchGeometry(shape, 3, 1, 1, min(block.pooling, *shape[1:]))
 
 
 def network_of(

@@ -95,7 +95,8 @@ class NeuronBlock(TrainedBlock):
             cells=self.geometry.cells,
             progress=progress,
         )
-        return certify_neurons(rows, self.weights, self.bias, self.beta, self.kind)
+        head = self.weights, self.bias, self.beta
+        return certify_neurons(rows, *head, self.kind, stream.processes)
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: getattr(self, name) for name in self.tensors}, self.described()

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from convexcnn.certificates.dual_bound import centred_residual
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import RowView
 from convexcnn.models.block_training import BlockTask, default_betas
 from convexcnn.models.column_generation import unlike
-from convexcnn.models.frozen_maps import MapRows, MapStream
+from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.neuron_network import DIRECTION_RATE, LOG_EVERY, endless_batches, one_cycle
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.gates import patch_gates
@@ -120,7 +121,7 @@ class _GrowingHead:
         """
         task, block = self.task, self.task.block
         train, held_out = (self._known(place) for place in range(2))
-        betas = default_betas(block, self.phi[0].reshape(len(self.phi[0]), -1))
+        betas = default_betas(block, torch.from_numpy(self.phi[0]).flatten(1))
         if self.beta is not None:
             task = replace(task, block=replace(block, betas=self.beta))
         solver, _ = task.solver(len(self.gates), betas)
@@ -141,7 +142,7 @@ class _GrowingHead:
         phi: NDArray[Any] = self.phi[place].reshape(n, -1, 1, 1)
         m = phi.shape[1]
         return MapStream(
-            MapRows(phi, np.arange(n)),
+            RowView(phi, np.arange(n)),
             part.labels.repeat(part.views),
             self.k,
             ImageScaler((0.0,) * m, (1.0,) * m),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import pooled_relu
 from convexcnn.patches.stream import ImageStream
@@ -67,17 +69,26 @@ class NeuronNetwork:
         self.head = torch.zeros(n_classes, geometry.n_cells * n_neurons, device=device)
         self.bias = torch.zeros(n_classes, device=device)
         self.scale = 1.0
+
+    @cached_property
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """Muon for rows of unit norm, Adam for everything else."""
         for parameter in self.parameters:
             parameter.requires_grad_()
-        muon = torch.optim.Muon(
-            [self.directions], lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original"
-        )
-        adam = torch.optim.Adam(self.parameters[1:], lr=HEAD_RATE, betas=(0.9, 0.99))
-        self.optimisers: list[torch.optim.Optimizer] = [muon, adam]
+        rows = self.unit_rows
+        others = [p for p in self.parameters if all(p is not row for row in rows)]
+        muon = torch.optim.Muon(rows, lr=DIRECTION_RATE, weight_decay=0.0, adjust_lr_fn="original")
+        return [muon, torch.optim.Adam(others, lr=HEAD_RATE, betas=(0.9, 0.99))]
 
     @property
     def parameters(self) -> list[Tensor]:
+        """Everything that is learned."""
         return [self.directions, self.thresholds, self.head, self.bias]
+
+    @property
+    def unit_rows(self) -> list[Tensor]:
+        """Those of them whose rows keep unit norm and take orthogonalised steps."""
+        return [self.directions]
 
     def filters(self) -> tuple[Tensor, Tensor]:
         """Neurons (g, channels, f, f) and thresholds (g,) in (scaled) pixels."""
@@ -86,11 +97,19 @@ class NeuronNetwork:
         side = self.geometry.filter_size
         return filters.view(len(filters), -1, side, side), thresholds
 
-    def fit_scale(self, images: Tensor) -> None:
-        """Divide pooled responses by their spread on some images, once and for all."""
+    def fit_scale(self, images: Tensor, processes: Processes = ALONE) -> None:
+        """Divide pooled responses by their spread on some images, once and for all.
+
+        Args:
+            images: of a mini-batch, or a process's own share of them.
+            processes: that share the mini-batch.
+        """
         with torch.no_grad():
-            spread = pooled_relu(images, *self.filters(), self.geometry).std()
-        self.scale = 1 / max(float(spread), 1e-6)
+            pooled = pooled_relu(images, *self.filters(), self.geometry).double()
+        count = processes.total(pooled.numel())
+        mean = processes.total(float(pooled.sum())) / count
+        spread = (processes.total(float((pooled - mean).square().sum())) / count) ** 0.5
+        self.scale = 1 / max(spread, 1e-6)
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (n, k) of images in the precision of descent, channels last."""
@@ -98,26 +117,53 @@ class NeuronNetwork:
         result: Tensor = torch.addmm(self.bias, pooled.flatten(1), self.scale * self.head.T)
         return result
 
-    def train_once(self, images: Tensor, targets: Tensor) -> tuple[float, Tensor]:
+    def train_once(
+        self, images: Tensor, targets: Tensor, processes: Processes = ALONE
+    ) -> tuple[float, Tensor]:
         """One step down the cross-entropy with smoothed labels.
 
         Args:
             images: (n, channels, height, width) in the precision of descent, channels last.
             targets: (n, k) one-hot.
+            processes: that share a mini-batch; each has its own images of it.
 
         Returns:
-            The loss and the scores (n, k) before the step.
+            The mean loss and the scores (n, k) before the step, of these images.
         """
-        with torch.enable_grad():
-            scores = self.scores(images)
-            loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=SMOOTHING)
-        torch.autograd.backward(loss)
-        for optimiser in self.optimisers:
+        optimisers, loss, scores = self.optimisers, 0.0, targets
+        if len(images):  # the last mini-batch of an epoch can be smaller than the job
+            with torch.enable_grad():
+                objective, own, scores = self.objective(images, targets)
+            torch.autograd.backward(objective)
+            loss, scores = float(own.detach()), scores.detach()
+        self._average_gradients(len(images), processes)
+        for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
         with torch.no_grad():
-            self.directions.div_(self.directions.norm(dim=1, keepdim=True))
-        return float(loss.detach()), scores.detach()
+            for rows in self.unit_rows:
+                rows.div_(rows.norm(dim=1, keepdim=True))
+        return loss, scores
+
+    def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What descent goes down, the loss of the head, and its scores (n, k)."""
+        scores = self.scores(images)
+        loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=SMOOTHING)
+        return loss, loss, scores
+
+    def _average_gradients(self, images: int, processes: Processes) -> None:
+        """Make means over the images of each process those over the images of all."""
+        if processes.size == 1:
+            return
+        groups = (group for optimiser in self.optimisers for group in optimiser.param_groups)
+        trained: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        count = found[0].new_tensor([images])
+        together = torch.cat([*(images * gradient.flatten() for gradient in found), count])
+        processes.add_up(together)
+        shares = torch.split(together[:-1] / together[-1], [g.numel() for g in found])
+        for parameter, share in zip(trained, shares, strict=True):
+            parameter.grad = share.view_as(parameter)
 
     def frozen_head(self) -> tuple[Tensor, Tensor]:
         """The head as weights (k, cells, g, 1) of pooled responses, and its bias (k,)."""
@@ -148,6 +194,7 @@ class NeuronDescent:
     def run(self, steps: int, callback: Callback | None = None) -> None:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
         network, start = self.network, time.perf_counter()
+        processes = self.stream.processes
         batches = endless_batches(self.stream, self.batch_size, self.generator)
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimiser, one_cycle(steps))
@@ -157,17 +204,19 @@ class NeuronDescent:
         for step in range(1, steps + 1):
             images, targets = next(batches)
             if step == 1:
-                network.fit_scale(images)
-            loss, scores = network.train_once(images, targets)
+                network.fit_scale(images, processes)
+            loss, scores = network.train_once(images, targets, processes)
             for schedule in schedules:
                 schedule.step()
             correct += float((scores.argmax(1) == targets.argmax(1)).sum())
             loss_sum, seen = loss_sum + loss * len(images), seen + len(images)
-            if callback is None or (step % LOG_EVERY and step != steps):
+            if step % LOG_EVERY and step != steps:
                 continue
+            loss_sum, correct, seen = map(processes.total, (loss_sum, correct, seen))
             event = {"phase": "network that lends neurons", "step": step, "steps": steps}
             event |= {"train_loss": loss_sum / seen, "train_accuracy": correct / seen}
-            callback(event | {"seconds": time.perf_counter() - start})
+            if callback is not None:
+                callback(event | {"seconds": time.perf_counter() - start})
             loss_sum = correct = seen = 0.0
 
 
@@ -180,10 +229,10 @@ def default_steps(batches: int) -> int:
 def endless_batches(
     stream: ImageStream, size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Mini-batches without end, in the precision of descent and channels last."""
+    """Own shares of mini-batches, without end, in the precision of descent, channels last."""
     dtype = descent_dtype(stream.device)
     while True:
-        for images, targets in stream.shuffled(size, generator):
+        for images, targets in stream.shuffled(size, generator, shared=True):
             yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from convexcnn.certificates.certify_neurons import certify_neurons
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, RowView
+from convexcnn.data.stored_rows import allocate_rows
+from convexcnn.errors import SettingError
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
@@ -19,7 +22,7 @@ from convexcnn.models.block_training import (
     solver_outcome,
     split_measures,
 )
-from convexcnn.models.frozen_maps import MapRows, MapStore, MapStream, allocate, every_view
+from convexcnn.models.frozen_maps import SMALLER, MapStore, MapStream, every_view
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
@@ -43,6 +46,9 @@ SAMPLE = 5000
 CERTIFIED_AT_ONCE = 4000
 """Rows of Phi in float64 at once."""
 
+SCORED_AT_ONCE = 4096
+"""Rows of Phi that are scored at once."""
+
 
 @dataclass(frozen=True)
 class Neurons:
@@ -58,6 +64,11 @@ class Neurons:
     thresholds: Tensor
     head: tuple[Tensor, Tensor] | None = None
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Neurons:
+        """The same with its tensors changed."""
+        head = None if self.head is None else (change(self.head[0]), change(self.head[1]))
+        return Neurons(change(self.filters), change(self.thresholds), head)
+
 
 def train_neuron_block(task: BlockTask) -> BlockOutcome:
     """Train a block with head ``neurons``.
@@ -67,10 +78,12 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
         RunError: features or maps that no disk holds.
     """
     clock = PhaseClock(task.callback)
+    processes = task.stream.processes
     share = MAPS_REGULARISATION if task.earlier else PIXELS_REGULARISATION
     transform = fit_triangular_whitening(task.sample(), task.geometry, regularisation=share)
+    transform = transform.mapped(processes.agree)
     clock.lap("whitening")
-    neurons = _choose_neurons(task, transform)
+    neurons = _choose_neurons(task, transform).mapped(processes.agree)
     clock.lap("gates")
     k, cells, g = task.stream.n_classes, task.geometry.n_cells, len(neurons.filters)
     block = NeuronBlock(
@@ -85,14 +98,15 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    solver, reason = task.solver(g, default_betas(task.block, phi[0, task.split.kept[:SAMPLE]]))
+    sample, _ = known_stream(phi[:1], task, task.split.kept).sample(slice(SAMPLE))
+    solver, reason = task.solver(g, default_betas(task.block, sample.flatten(1)))
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
     solution = solver.solve(features, train, held_out, task.callback)
     after = PhaseClock(task.callback)
     weights = solution.weights.reshape(block.weights.shape).to(block.weights).contiguous()
     bias = solution.bias.to(weights).contiguous()
-    scores = torch.addmm(bias.cpu(), torch.from_numpy(phi[0]), weights.cpu().flatten(1).T)
+    scores = _scores(task, phi[0], weights, bias)
     measures = split_measures(scores, task)
     if neurons.head is not None:
         measures["descent"] = _compare(task, phi, neurons.head, solution.beta, (weights, bias))
@@ -109,7 +123,7 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     after.lap("accuracy")
     if task.certificate:
         rows = _rows(phi, task)
-        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind)
+        proof = certify_neurons(rows, weights, bias, solution.beta, block.kind, processes)
         block = replace(block, certificate=proof)
         after.lap("certificate")
     seconds = {**clock.seconds, **solution.seconds, **after.seconds}
@@ -131,30 +145,36 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     else:
         steps = max(1, round(block.epochs * batches))
     if block.gates == "dual":
+        if task.stream.processes.size > 1:
+            raise SettingError("gates 'dual' are found by one process; give sgd or lookahead")
         gates = dual_neurons(task, transform, images, batch, steps)
         return Neurons(*as_filters(gates, transform, geometry))
-    network = network_of(
-        block, geometry, transform, task.stream.n_classes, generator, last=task.last
-    )
+    k = task.stream.n_classes
+    network = network_of(block, geometry, transform, k, generator, last=task.last)
     NeuronDescent(network, images, generator).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
 
 
-def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], MapStream | None]:
+def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapStream | None]:
     """One pass over all views: pooled responses, and maps if a block follows.
 
     Returns:
-        Phi: (1 + views, n, cells g); the first is what predictions use: the mean of an image and
-        its mirror image if these train, else the image. The others are the views.
+        Phi: 1 + views arrays (n, cells g, 1, 1) of its own images; the first is what predictions
+        use: the mean of an image and its mirror image if these train, else the image. The others
+        are the views.
     """
-    stream, features = task.stream, block.features
-    views, n = stream.views, len(stream.images)
-    size = (1 + views, n, features.n_features)
-    phi: NDArray[np.float32] = allocate(
-        size, np.float32, task.maps_in_memory(4 * int(np.prod(size)))
-    )
+    stream, features, own = task.stream, block.features, task.stream.own
+    views, n = stream.views, own.stop - own.start
+    size = n, features.n_features, 1, 1
+    in_memory = task.memory.keeps(4 * (1 + views) * int(np.prod(size)))
+    phi = [
+        allocate_rows(
+            size, np.float32, in_memory=in_memory, what="the features of a block", advice=SMALLER
+        )
+        for _ in range(1 + views)
+    ]
     store = None
     if not task.last:
         needed = 2 * views * n * int(np.prod(block.map_shape))
@@ -162,34 +182,35 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[NDArray[np.float32], 
             stream,
             block.map_shape,
             task.split.kept[:SAMPLE],
-            in_memory=task.maps_in_memory(needed),
+            in_memory=task.memory.keeps(needed),
         )
     for rows, images in every_view(stream):
-        maps = []
+        maps, pooled, place = [], [], slice(rows.start - own.start, rows.stop - own.start)
         for number, view in enumerate(images, 1):
             responses = features.responses(view)
-            phi[number, rows] = features.pool(responses).cpu().numpy()
+            pooled.append(features.pool(responses).cpu().numpy()[:, :, None, None])
+            phi[number][place] = pooled[-1]
             if store is not None:
                 maps.append(block.maps_of(responses))
         if store is not None:
             store.write(rows, maps)
-        phi[0, rows] = phi[1 : 2 + stream.mirror, rows].mean(0)
-    return phi, None if store is None else store.stream()
+        phi[0][place] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
+    return list(phi), None if store is None else store.stream()
 
 
-def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
+def known_stream(phi: Sequence[ImageRows], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:
     """Some images as feature vectors: in all views, or only as predictions use them.
 
     Args:
-        phi: (1 + views, n, m), or (1, n, m).
+        phi: 1 + views arrays (n, m, 1, 1) of its own images, or only the first.
         task: whose images they are.
         rows: which of them.
     """
     stream = task.stream
     parts = phi[1:] if len(phi) > 1 else phi
-    every = [MapRows(part[:, :, None, None], rows) for part in parts]
+    every = [RowView(part, rows, first=stream.own.start) for part in parts]
     in_views = len(phi) > 1
-    m = phi.shape[2]
+    m = phi[0].shape[1]
     return MapStream(
         every[0],
         stream.labels[rows],
@@ -199,22 +220,40 @@ def known_stream(phi: NDArray[np.float32], task: BlockTask, rows: NDArray[np.int
         stream.device,
         stream.shifts if in_views else 0,
         tuple(every[1:]),
+        processes=stream.processes,
+        cuts=stream.cuts_of(rows),
     )
 
 
-def _rows(phi: NDArray[np.float32], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
-    """Phi and targets of the training images in all views, view by view."""
-    kept, k = task.split.kept, task.stream.n_classes
+def _flat(phi: ImageRows, rows: slice | NDArray[np.intp]) -> Tensor:
+    """Some rows of features (n, m, 1, 1) as a matrix (b, m)."""
+    return torch.from_numpy(phi[rows]).flatten(1)
+
+
+def _scores(task: BlockTask, phi: ImageRows, weights: Tensor, bias: Tensor) -> Tensor:
+    """Scores (n, k) of all images by a head, from the features (m, 1, 1) of its own."""
+    found, flat, constant = [], weights.cpu().flatten(1).T, bias.cpu()
+    for start in range(0, len(phi), SCORED_AT_ONCE):
+        block = _flat(phi, slice(start, start + SCORED_AT_ONCE))
+        found.append(torch.addmm(constant, block, flat))
+    stream = task.stream
+    return stream.processes.gather(torch.cat(found), len(stream.images), stream.own)
+
+
+def _rows(phi: Sequence[ImageRows], task: BlockTask) -> Iterator[tuple[Tensor, Tensor]]:
+    """Phi and targets of its own training images in all views, view by view."""
+    own, k = task.stream.own, task.stream.n_classes
+    kept = task.split.kept[task.train.own]
     for view in phi[1:]:
         for start in range(0, len(kept), CERTIFIED_AT_ONCE):
             rows = kept[start : start + CERTIFIED_AT_ONCE]
             labels = torch.from_numpy(task.stream.labels[rows])
-            yield torch.from_numpy(view[rows]), torch.nn.functional.one_hot(labels, k)
+            yield _flat(view, rows - own.start), torch.nn.functional.one_hot(labels, k)
 
 
 def _compare(
     task: BlockTask,
-    phi: NDArray[np.float32],
+    phi: Sequence[ImageRows],
     head: tuple[Tensor, Tensor],
     beta: float,
     solution: tuple[Tensor, Tensor],
@@ -225,10 +264,9 @@ def _compare(
         Validation loss and accuracy of the learned head, its training objective, and that of the
         optimum (``optimal_objective``), both at ``beta``.
     """
-    weights, bias = (part.cpu() for part in head)
-    scores = torch.addmm(bias, torch.from_numpy(phi[0]), weights.flatten(1).T)
-    measures = split_measures(scores, task)["validation"]
+    measures = split_measures(_scores(task, phi[0], *head), task)["validation"]
     loss, regulariser = get_loss(task.block.loss), get_regulariser(task.block.regulariser)
+    processes = task.stream.processes
     objectives = []
     for w, b in (head, solution):
         flat, constant = w.cpu().flatten(1), b.cpu()
@@ -236,5 +274,6 @@ def _compare(
         for part, targets in _rows(phi, task):
             total += float(loss.value(torch.addmm(constant, part, flat.T), targets.float()))
             rows += len(part)
-        objectives.append(total / rows + beta * float(regulariser.value(w)))
+        mean = processes.total(total) / processes.total(rows)
+        objectives.append(mean + beta * float(regulariser.value(w)))
     return {**measures, "objective": objectives[0], "optimal_objective": objectives[1]}

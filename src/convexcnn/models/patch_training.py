@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from convexcnn.models.block_training import (
@@ -34,9 +33,9 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
     """
     block, clock = task.block, PhaseClock(task.callback)
     train, geometry = task.train, task.geometry
-    transform = _fit_transform(task).to(train.device)
+    transform = _fit_transform(task).to(train.device).mapped(train.processes.agree)
     clock.lap("whitening")
-    gates = _choose_gates(task, transform)
+    gates = train.processes.agree(_choose_gates(task, transform))
     clock.lap("gates")
     features = GatedFeatures(geometry, transform, gates)
     solver, reason = task.solver(len(gates))
@@ -92,15 +91,16 @@ def _choose_gates(task: BlockTask, transform: PatchTransform) -> Tensor:
 
 def view_scores(block: TrainedBlock, task: BlockTask) -> Tensor:
     """Scores (n, k) of all images, averaged with those of their mirror images if these train."""
-    scores = []
-    for start in range(0, len(task.stream.images), SCORED_AT_ONCE):
-        rows = slice(start, start + SCORED_AT_ONCE)
-        images, _ = task.stream.block(rows)
-        found = block.scores(images)
-        if task.stream.mirror:
-            found = (found + block.scores(task.stream.view(rows, images, 1))) / 2
-        scores.append(found)
-    return torch.cat(scores)
+    stream, own = task.stream, task.stream.own
+    scores = block.weights.new_zeros(len(stream.images), stream.n_classes)
+    for start in range(own.start, own.stop, SCORED_AT_ONCE):
+        rows = slice(start, min(start + SCORED_AT_ONCE, own.stop))
+        images, _ = stream.block(rows)
+        scores[rows] = block.scores(images)
+        if stream.mirror:
+            scores[rows] = (scores[rows] + block.scores(stream.view(rows, images, 1))) / 2
+    stream.processes.add_up(scores)
+    return scores
 
 
 def _fit_transform(task: BlockTask) -> PatchTransform:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+from convexcnn.data.limits import budget_bytes
+from convexcnn.distributed import current
 from convexcnn.errors import SettingError
-from convexcnn.models.base import available_memory_gb
 from convexcnn.programs.kind import POOLINGS, ProgramKind
 from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
@@ -17,8 +19,10 @@ from convexcnn.solvers.choose import (
     affordable_gates,
     check_memory,
     choose_solver,
+    needed_gb,
     rows_at_once,
 )
+from convexcnn.solvers.matrix_free import affordable_rank
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.registry import BETA_SOLVERS, RIDGE_SOLVERS, beta_solver, solvers_for
 from convexcnn.solvers.sgd import SGD
@@ -27,8 +31,6 @@ from convexcnn.solvers.warm_path import BetaSolver, WarmPath
 FORMULATIONS = ("gated", "relu", "relu-penalised")
 SOLVERS = ("auto", *RIDGE_SOLVERS, *BETA_SOLVERS, "sgd")
 DEFAULT_GATES = 128
-MEMORY_SHARE = 0.6
-"""Part of the machine's memory that training may use by default."""
 
 RIDGE_TOLERANCE, TOLERANCE = 1e-6, 1e-3
 """Default relative duality gaps: of ridge regression, and of all other programs."""
@@ -45,7 +47,8 @@ class ProgramSettings:
         solver: one of ``SOLVERS``, or a solver.
         tolerance: relative duality gap; None for the default of the program.
         betas: weights of the regulariser; None for a path that fits the data.
-        memory_gb: memory that training may use; None for a part of the machine's.
+        memory_gb: memory that the solver may use, in every process; None for a part of the
+            machine's.
         pool: ``average`` or ``max``.
     """
 
@@ -69,6 +72,11 @@ class ProgramSettings:
         formulation = "gated" if self.formulation == "relu-penalised" else self.formulation
         return ProgramKind(formulation, self.regulariser, self.loss, pooling=self.pool)
 
+    @cached_property
+    def able(self) -> list[str]:
+        """Solvers of the program, which the processes of this job can share."""
+        return solvers_for(self.kind, shared=current().size > 1)
+
     @property
     def gap(self) -> float:
         """The relative duality gap to solve to."""
@@ -89,7 +97,7 @@ class ProgramSettings:
 
     @property
     def memory_budget_gb(self) -> float:
-        return self.memory_gb or MEMORY_SHARE * available_memory_gb()
+        return 1e-9 * budget_bytes(self.memory_gb)
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -133,7 +141,7 @@ class ProgramSettings:
                 f"formulation relu-penalised is trained by solver sgd only, not by "
                 f"{solver_name(self.solver)}; its exact form is formulation relu"
             )
-        able = solvers_for(self.kind)
+        able = self.able
         if self.descends:
             if self.formulation == "relu" or self.regulariser != "l2":
                 raise SettingError(
@@ -143,6 +151,7 @@ class ProgramSettings:
             if self.tolerance is not None:
                 raise SettingError("tolerance has no meaning for solver sgd; leave it out")
             return
+        self._check_processes()
         if isinstance(self.solver, BetaSolver):
             self.solver.check(self.kind)
         elif isinstance(self.solver, PathSolver):
@@ -158,6 +167,24 @@ class ProgramSettings:
             raise SettingError(
                 f"tolerance is {self.tolerance}, and the solver is an object with a tolerance of "
                 f"its own; give {type(self.solver).__name__}(tolerance=...) only"
+            )
+
+    def _check_processes(self) -> None:
+        """Refuse what several processes cannot share."""
+        count, whole = current().size, solvers_for(self.kind)
+        if count == 1:
+            return
+        if not self.able:
+            raise SettingError(
+                f"{self.kind} is solved by one process with all images, and {count} were started; "
+                "start it without torchrun, or choose formulation gated"
+            )
+        alone = self.solver in whole and self.solver not in self.able
+        if alone or not getattr(self.solver, "shares_images", True):
+            raise SettingError(
+                f"solver {solver_name(self.solver)} needs all images in one process, and {count} "
+                f"were started; use solver {' or '.join(('auto', *self.able))}, or start it "
+                "without torchrun"
             )
 
     def _check_betas(self) -> None:
@@ -180,7 +207,7 @@ class ProgramSettings:
         """128 gates, or as many as the memory budget lets an exact solver have."""
         if self.descends or not isinstance(self.solver, str):
             return size.gates
-        names = solvers_for(self.kind) if self.solver == "auto" else [self.solver]
+        names = self.able if self.solver == "auto" else [self.solver]
         return affordable_gates(self.kind, size, self.memory_budget_gb, names)
 
     def exact_solver(self, size: ProblemSize, *, refit: bool = True) -> tuple[PathSolver, str]:
@@ -206,9 +233,19 @@ class ProgramSettings:
         if name in BETA_SOLVERS:
             solver = beta_solver(name, self.gap, budget)
             return WarmPath(solver, self.kind, betas, refit=refit), reason
-        chunk = rows_at_once(size.features)
-        ridge = RIDGE_SOLVERS[name](betas, tolerance=self.gap, chunk=chunk, refit=refit)
-        return ridge, reason
+        return self._ridge_solver(name, size, betas, refit=refit), reason
+
+    def _ridge_solver(
+        self, name: str, size: ProblemSize, betas: Sequence[float] | None, *, refit: bool
+    ) -> PathSolver:
+        """A solver of ridge regressions that takes what the memory leaves beside what it needs."""
+        spare = self.memory_budget_gb - needed_gb(name, size, self.kind)
+        chunk = rows_at_once(size.features, spare)
+        rest: dict[str, Any] = {"tolerance": self.gap, "chunk": chunk, "refit": refit}
+        if name == "cg":
+            spare -= 4e-9 * (chunk - rows_at_once(size.features, 0)) * size.features
+            rest["rank"] = affordable_rank(size.features, spare)
+        return RIDGE_SOLVERS[name](betas, **rest)
 
 
 def solver_name(solver: str | PathSolver | BetaSolver | SGD) -> str:

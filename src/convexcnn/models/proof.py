@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from convexcnn.certificates.block_certificate import BlockEvidence, certify_block, evidence_of
 from convexcnn.certificates.certificate import Certificate, GatedBlock
 from convexcnn.certificates.certify_cones import certify_cones
 from convexcnn.certificates.further_neuron import FurtherNeuron, find_further_neuron
+from convexcnn.data.rows import ImageRows
+from convexcnn.distributed import ALONE
 from convexcnn.errors import SettingError
 from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
 from convexcnn.patches.float32 import fast_float32
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from convexcnn.models.two_layer import ConvexConvClassifier
 
 T = TypeVar("T")
+NETWORK_WORK = 3e11
+"""Multiplications that a training may spend on the ReLU network: about a minute."""
+
 GATHERED = 2e6
 """Cone constraints that are projected on all at once, by least squares; more come in blocks."""
 
@@ -42,7 +47,7 @@ class Proof:
         further_neuron: whether a search found a neuron that would help; no proof. None for max
             pooling, which has no such search.
         relu_network: the plain ReLU network of the solution, and what it costs; None if that was
-            too much work.
+            too much work, and in all processes of a job but the first.
     """
 
     certificate: Certificate
@@ -62,7 +67,7 @@ def prove(
     model: ConvexConvClassifier,
     X: ArrayLike,
     y: ArrayLike,
-    test_images: NDArray[Any] | None = None,
+    test_images: ImageRows | None = None,
     timed: Timed = _untimed,
     most_work: float = math.inf,
 ) -> Proof:
@@ -86,8 +91,9 @@ def prove(
     if model.pool == "average":
         further = timed("further neuron", lambda: further_neuron(model, stream, evidence))
     network = None
-    if _network_work(model, stream) <= most_work:
-        network = timed("relu network", lambda: relu_network(model, stream, evidence, test_images))
+    if stream.processes.writes and _network_work(model, stream) <= most_work:
+        whole = replace(stream, processes=ALONE)
+        network = timed("relu network", lambda: relu_network(model, whole, evidence, test_images))
     return Proof(evidence.certificate, further, network)
 
 
@@ -115,6 +121,8 @@ def block_evidence(
             "there is no certificate for formulation relu-penalised: its minimiser need not be in "
             "the cones; train with formulation relu or gated"
         )
+    if model.formulation == "relu":  # its cones are gathered
+        stream = replace(stream, processes=ALONE)
     with torch.no_grad():
         if model.formulation == "relu" and _inequalities(model, stream) > GATHERED:
             return _streamed_evidence(model, stream)
@@ -181,7 +189,7 @@ def relu_network(
     model: ConvexConvClassifier,
     stream: ImageStream,
     evidence: BlockEvidence,
-    test_images: NDArray[Any] | None = None,
+    test_images: ImageRows | None = None,
 ) -> RecoveredNetwork:
     """Recover the ReLU network of a model and compare it with the convex optimum."""
     with torch.no_grad():

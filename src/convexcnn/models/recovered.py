@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.certificates.block_certificate import BlockEvidence
+from convexcnn.data.rows import ImageRows
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import get_loss
@@ -112,7 +113,7 @@ def measure_network(
     neurons: Neurons,
     stream: ImageStream,
     evidence: BlockEvidence,
-    test_images: NDArray[Any] | None = None,
+    test_images: ImageRows | None = None,
 ) -> RecoveredNetwork:
     """Compare a recovered network with the convex solution that it comes from.
 

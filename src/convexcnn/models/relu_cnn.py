@@ -105,7 +105,7 @@ class NonConvexConvClassifier(BlockClassifier):
                 f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
                 f"a beta of 0 or more"
             )
-        self._solver()
+        self.descent()
 
     def _train(
         self,
@@ -124,13 +124,16 @@ class NonConvexConvClassifier(BlockClassifier):
             beta=self.beta,
             generator=generator,
         )
-        self._solver().solve(
+        self.descent().solve(
             program, train, generator=generator, callback=self.callback, phase="sgd"
         )
         temperature = 1.0
         if held_out is not None:
-            blocks = held_out.plain().blocks(program.block_size)
-            scores = torch.cat([program.scores(images) for images, _ in blocks])
+            plain = held_out.plain()
+            blocks = plain.blocks(program.block_size)
+            nothing = program.bias.new_empty(0, stream.n_classes)
+            scores = torch.cat([nothing, *(program.scores(images) for images, _ in blocks)])
+            scores = plain.gather(scores)
             temperature = self._temperature(scores, held_out.labels)
         return {
             "filters_": program.filters,
@@ -141,7 +144,12 @@ class NonConvexConvClassifier(BlockClassifier):
             "n_train_": len(train.images),
         }
 
-    def _solver(self) -> SGD:
+    def descent(self) -> SGD:
+        """The solver by its name.
+
+        Raises:
+            SettingError: a name that is not known.
+        """
         if isinstance(self.solver, SGD):
             return self.solver
         if self.solver == "sgd":

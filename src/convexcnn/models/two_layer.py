@@ -20,6 +20,7 @@ from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
 from convexcnn.models.image_weights import ClassWeight, check_can_weigh, image_weights
+from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
 from convexcnn.models.recovered import recover
@@ -78,7 +79,8 @@ class ConvexConvClassifier(BlockClassifier):
             ``sample_weight`` of ``fit``, for ridge regression only.
         augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
         validation_fraction: part of the images that is held out to choose beta.
-        memory_gb: memory that training may use; None for 60 % of the machine's.
+        memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
+            included; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
         random_state: seed of gates, whitening sample, split and SGD.
         image_shape: shape of one image if X comes flattened.
@@ -173,12 +175,12 @@ class ConvexConvClassifier(BlockClassifier):
     ) -> NDArray[np.float64] | None:
         weights = image_weights(targets, sample_weight, self.class_weight)
         if weights is not None:
-            check_can_weigh(self._settings(), self.gates)
+            check_can_weigh(self.program_settings(), self.gates)
         return weights
 
     def check_parameters(self) -> None:
         super().check_parameters()
-        self._settings().check()
+        self.program_settings().check()
 
     def _train(
         self,
@@ -187,7 +189,8 @@ class ConvexConvClassifier(BlockClassifier):
         transform: PatchTransform,
         generator: torch.Generator,
     ) -> dict[str, Any]:
-        settings = self._settings()
+        budget = MemoryPlan.of(self.memory_gb, stream.images)
+        settings = replace(self.program_settings(), memory_gb=budget.solver_gb)
         clock = PhaseClock(self.callback)
         size = ProblemSize(
             rows=len(stream),
@@ -196,6 +199,7 @@ class ConvexConvClassifier(BlockClassifier):
             gates=self.n_gates or DEFAULT_GATES,
             dim=transform.dim,
             classes=stream.n_classes,
+            processes=stream.processes.size,
         )
         n_gates = self.n_gates or settings.affordable_gates(size)
         where = stream, geometry, transform, generator
@@ -205,6 +209,7 @@ class ConvexConvClassifier(BlockClassifier):
             gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
         else:
             gates = choose_gates(self.gates, n_gates, *where, self.callback)
+        gates = stream.processes.agree(gates)
         clock.lap("gates")
         features = GatedFeatures(geometry, transform, gates, self.pool)
         if settings.descends:
@@ -217,7 +222,12 @@ class ConvexConvClassifier(BlockClassifier):
         trained["solution_"].seconds |= clock.seconds
         return {"gates_": gates, "n_train_": len(stream.images), **trained}
 
-    def _settings(self) -> ProgramSettings:
+    def program_settings(self) -> ProgramSettings:
+        """The parameters that say which program is solved, and how.
+
+        Raises:
+            SettingError: a number of gates that cannot be.
+        """
         if self.n_gates is not None and self.n_gates < 1:
             raise SettingError(f"n_gates is {self.n_gates}; give at least 1")
         names = ProgramSettings.__dataclass_fields__
@@ -249,7 +259,9 @@ class ConvexConvClassifier(BlockClassifier):
     ) -> dict[str, Any]:
         """The exact optimum, with beta from held-out images."""
         require_same_bits(partial(features, stream.block(slice(PROBED))[0]))
-        train, held_out = (stream, None) if self._settings().one_beta else self._split(stream)
+        train, held_out = (
+            (stream, None) if self.program_settings().one_beta else self._split(stream)
+        )
         solution = solver.solve(features, train, held_out, self.callback)
         scores = solution.held_out_scores
         temperature = 1.0
@@ -408,7 +420,7 @@ class ConvexConvClassifier(BlockClassifier):
 
     def program_kind(self) -> ProgramKind:
         """Which convex program is solved."""
-        return self._settings().kind
+        return self.program_settings().kind
 
     def tensor_shapes(
         self, geometry: PatchGeometry, tensors: Mapping[str, Tensor]
@@ -424,7 +436,7 @@ class ConvexConvClassifier(BlockClassifier):
         }
 
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        self._settings().check_names()
+        self.program_settings().check_names()
         super().restore(description, tensors)
         if isinstance(self.class_weight, Mapping):  # in JSON every key is a string
             known = {str(label): label for label in self.classes_.tolist()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,20 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.rows import ImageRows, view_rows
+from convexcnn.distributed import ALONE, Processes
+from convexcnn.errors import DataError
+
+BLOCK_VALUES = 2**24
+"""Numbers in a block of images: 67 MB, as long as one image does not hold more."""
 
 SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
-
-
-class ImageRows(Protocol):
-    """An array of images (n, channels, height, width), or what is read like one, row by row."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class ImageStream:
     """Labelled images that are scaled block by block, so that only pixels are ever stored.
 
     Args:
-        images: (n, channels, height, width), uint8 or float32.
+        images: (n, channels, height, width), uint8 or float32, an array or what is read like one.
         labels: (n,) integers in 0..k-1.
         n_classes: k.
         scaler: fitted standardisation.
@@ -45,6 +40,8 @@ class ImageStream:
         places: (n,) where every image was before subsets were taken, which decides its shifts;
             None where none were.
         weights: (n,) positive weights of the images in the loss; None where all weigh one.
+        processes: that share the images. Each can ask for any of them, and walks through ``own``.
+        cuts: where the shares of the processes begin, and the last one ends; None for even ones.
     """
 
     images: ImageRows
@@ -56,6 +53,37 @@ class ImageStream:
     shifts: int = 0
     weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
     places: NDArray[np.intp] | None = field(default=None, kw_only=True)
+    processes: Processes = field(default=ALONE, kw_only=True)
+    cuts: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def own(self) -> slice:
+        """The images that this process walks through: all, unless several share them."""
+        cuts, rank = self.cuts or self.processes.cuts(len(self.images)), self.processes.rank
+        return slice(cuts[rank], cuts[rank + 1])
+
+    def require_shares(self) -> None:
+        """Raise DataError if a process has no image of its own."""
+        cuts = self.cuts or self.processes.cuts(len(self.images))
+        if min(later - cut for cut, later in pairwise(cuts)) < 1:
+            raise DataError(
+                f"{len(self.images)} training images are too few for {self.processes.size} "
+                "processes; start fewer processes"
+            )
+
+    @property
+    def own_rows(self) -> slice:
+        """The rows of these images in all their views."""
+        return slice(self.own.start * self.views, self.own.stop * self.views)
+
+    @property
+    def size(self) -> int:
+        """Number of these rows."""
+        return int(self.own_rows.stop) - int(self.own_rows.start)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """What all processes have of all rows (n, ...), from its own rows of each."""
+        return self.processes.gather(rows, len(self), self.own_rows)
 
     @property
     def views(self) -> int:
@@ -73,10 +101,10 @@ class ImageStream:
         return float(self.weights.sum()) * self.views
 
     def roots(self) -> Tensor | None:
-        """Square roots of the weights of all rows (rows, 1), float64; None where all weigh one."""
+        """Square roots of the weights of its own rows (rows, 1), float64; None without weights."""
         if self.weights is None:
             return None
-        roots = torch.from_numpy(np.sqrt(self.weights))[:, None].to(self.device)
+        roots = torch.from_numpy(np.sqrt(self.weights[self.own]))[:, None].to(self.device)
         return roots.repeat_interleave(self.views, 0)
 
     def block(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -84,6 +112,21 @@ class ImageStream:
         images = torch.from_numpy(self.scaler.transform(self.images[rows])).to(self.device)
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
         return images, torch.nn.functional.one_hot(labels, self.n_classes).float()
+
+    def images_of(self, numbers: int) -> int:
+        """How many images hold so many numbers, one at least."""
+        return max(1, numbers // max(1, int(np.prod(self.images.shape[1:]))))
+
+    def random_rows(
+        self, most: int, generator: torch.Generator, numbers: int = 2**25
+    ) -> NDArray[np.int64]:
+        """Rows to sample: at most so many, and at most so many numbers in all of them."""
+        order: NDArray[np.int64] = torch.randperm(len(self.images), generator=generator).numpy()
+        return order[: min(most, self.images_of(numbers))]
+
+    def sample(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """As ``block``, of any rows: all processes ask for the same ones, at the same time."""
+        return self.block(rows)
 
     def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
         """One view of the rows whose images are given; the same whenever it is asked for."""
@@ -120,13 +163,14 @@ class ImageStream:
         return every[places]
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the stream in order, in blocks of at most ``size`` rows, never parting views.
+        """Yield its own rows in order, in blocks of at most ``size``, never parting views.
 
+        Blocks of large images are smaller, so that they hold at most ``BLOCK_VALUES`` numbers.
         The order does not depend on ``size``: solvers walk through a stream in several sizes.
         """
-        step = max(1, size // self.views)
-        for start in range(0, len(self.images), step):
-            rows = slice(start, start + step)
+        step, end = max(1, min(size, self.images_of(BLOCK_VALUES)) // self.views), self.own.stop
+        for start in range(self.own.start, end, step):
+            rows = slice(start, min(start + step, end))
             images, targets = self.block(rows)
             if self.views > 1:
                 views = [self.view(rows, images, number) for number in range(self.views)]
@@ -134,25 +178,43 @@ class ImageStream:
                 targets = targets.repeat_interleave(self.views, 0)
             yield images, targets
 
-    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch of mini-batches in random order, each in a random view."""
+    def shuffled(
+        self, size: int, generator: torch.Generator, *, shared: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch of mini-batches in random order, each in a random view.
+
+        Args:
+            size: of a mini-batch.
+            generator: of the order and the views; the same in all processes.
+            shared: whether this process gets its own share of every mini-batch only.
+        """
         order = torch.randperm(len(self.images), generator=generator).numpy()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            images, targets = self.block(rows)
-            yield self.augmented(rows, images, generator), targets
+            images, targets = self.sample(rows)
+            own = self.processes.share(len(rows)) if shared else slice(None)
+            yield self.augmented(rows, images, generator)[own], targets[own]
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
-        """The same stream over some of the images, in the same views."""
+        """The same stream over some of the images, in the same views; no pixels are copied."""
         weights = None if self.weights is None else self.weights[rows]
         places = np.arange(len(self.images)) if self.places is None else self.places
         return replace(
             self,
-            images=self.images[rows],
+            images=view_rows(self.images, rows),
             labels=self.labels[rows],
             weights=weights,
             places=places[rows],
+            cuts=self.cuts_of(rows),
         )
+
+    def cuts_of(self, rows: slice | NDArray[np.intp]) -> tuple[int, ...] | None:
+        """The cuts of some of the images, in ascending order: every process keeps its own."""
+        if self.processes.size == 1:
+            return None
+        chosen = np.arange(len(self.images))[rows]
+        cuts = self.cuts or self.processes.cuts(len(self.images))
+        return tuple(np.searchsorted(chosen, cuts).tolist())
 
     def plain(self) -> ImageStream:
         """The images alone, without further views."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry, extract_patches
+
+PATCH_NUMBERS = 2**24
+"""Numbers in the patches that are in memory at once while a whitening is fitted."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class PatchTransform:
         projection = None if self.projection is None else self.projection.to(device)
         return PatchTransform(self.mean.to(device), projection, self.constant)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> PatchTransform:
+        """The same map with its tensors changed."""
+        projection = None if self.projection is None else change(self.projection)
+        return PatchTransform(change(self.mean), projection, self.constant)
+
     def double(self) -> PatchTransform:
         """The same map in float64."""
         projection = None if self.projection is None else self.projection.double()
@@ -131,22 +140,42 @@ def fit_whitening(
             f"whiten is {rank}; keep between 1 and {geometry.patch_dim} principal directions "
             f"of a {geometry.filter_size}x{geometry.filter_size} patch"
         )
-    patches = extract_patches(images, geometry).reshape(-1, geometry.patch_dim)
-    if weights is None:
-        mean = patches.mean(0)
-        centred = patches - mean
-        covariance = (centred.T @ centred).double() / len(patches)
-    else:
-        each = weights.repeat_interleave(len(patches) // len(images))
-        shares = (each / each.sum()).to(patches)
-        mean = shares @ patches
-        centred = patches - mean
-        covariance = (centred.T @ (shares[:, None] * centred)).double()
+    mean, covariance = _moments(images, geometry, weights)
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0)[:rank].clamp_min(0), vectors.flip(1)[:, :rank]
     floor = max(float(values[0]) * regularisation, 1e-12)
     projection = vectors / (values + floor).sqrt()
     return PatchTransform(mean, projection.to(images.dtype), constant)
+
+
+def _moments(
+    images: Tensor, geometry: PatchGeometry, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean (d_raw,) of the patches of images, and their covariance in float64.
+
+    Patches are far more numbers than images, so only some images are cut into theirs at a time.
+    """
+    per_image = geometry.grid[0] * geometry.grid[1]
+    each = torch.ones(len(images), dtype=torch.float64) if weights is None else weights
+    shares = (each / (each.sum() * per_image)).to(images.device)
+    step = max(1, PATCH_NUMBERS // (per_image * geometry.patch_dim))
+    parts = [slice(start, start + step) for start in range(0, len(images), step)]
+
+    def patches_of(part: slice) -> tuple[Tensor, Tensor]:
+        patches = extract_patches(images[part], geometry)
+        return patches.reshape(-1, geometry.patch_dim), shares[part].repeat_interleave(per_image)
+
+    mean = torch.zeros(geometry.patch_dim, dtype=torch.float64, device=images.device)
+    covariance = mean.new_zeros(geometry.patch_dim, geometry.patch_dim)
+    for part in parts:
+        patches, share = patches_of(part)
+        mean += share.to(patches) @ patches
+    centre = mean.to(images.dtype)
+    for part in parts:
+        patches, share = patches_of(part)
+        patches = (patches - centre).mul_(share.sqrt().to(patches)[:, None])
+        covariance += patches.T @ patches
+    return centre, covariance
 
 
 def fit_triangular_whitening(
@@ -168,10 +197,7 @@ def fit_triangular_whitening(
         regularisation: eps, relative to the mean variance.
         constant: value of the appended constant coordinate.
     """
-    patches = extract_patches(images, geometry).reshape(-1, geometry.patch_dim)
-    mean = patches.mean(0)
-    patches = patches - mean
-    covariance = (patches.T @ patches).double() / len(patches)
+    mean, covariance = _moments(images, geometry)
     average = float(covariance.diagonal().mean())
     covariance.diagonal().add_(max(regularisation * average, 1e-12))
     factor = torch.linalg.cholesky(covariance)

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.programs.losses import Loss
+
+PARTS = 8
+"""Parts of a mini-batch: so many processes can share a descent."""
 
 
 @dataclass
@@ -23,6 +27,12 @@ class BatchStatistics:
         self.loss += float(loss)
         self.correct += int((scores.argmax(1) == targets.argmax(1)).sum())
         self.images += len(scores)
+
+    def add_up(self, processes: Processes) -> None:
+        """Count what the other processes have seen too."""
+        self.loss = processes.total(self.loss)
+        self.correct = round(processes.total(self.correct))
+        self.images = round(processes.total(self.images))
 
     def means(self) -> dict[str, float]:
         return {"loss": self.loss / self.images, "accuracy": self.correct / self.images}
@@ -78,17 +88,47 @@ class BlockProgram(ABC):
             else:
                 parameter.grad.zero_()
 
-    def batch_gradient(self, images: Tensor, targets: Tensor, seen: BatchStatistics) -> None:
+    def add_part(
+        self, images: Tensor, targets: Tensor, weight: float, seen: BatchStatistics
+    ) -> None:
+        """Add ``weight`` times the gradient of the summed loss of a part to the ``grad``s."""
+        for start in range(0, len(images), self.block_size):
+            rows = slice(start, start + self.block_size)
+            loss, scores = self.add_gradient(images[rows], targets[rows], weight)
+            seen.add(loss, scores, targets[rows])
+
+    def batch_gradient(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        seen: BatchStatistics,
+        processes: Processes = ALONE,
+    ) -> None:
         """Set the ``grad``s to the gradient of the mean loss of a batch plus beta R.
+
+        A batch always falls into the same parts, whose gradients are added in order: the bits do
+        not depend on how many processes share the parts.
 
         Args:
             images: (n, channels, height, width) scaled images.
             targets: (n, k) one-hot.
-            seen: receives the loss (without the regulariser) and the correct predictions.
+            seen: receives the loss (without the regulariser) and the correct predictions, of this
+                process's own parts.
+            processes: that share the parts of a batch; each is given all of it.
         """
-        self.zero_grad()
-        for start in range(0, len(images), self.block_size):
-            rows = slice(start, start + self.block_size)
-            loss, scores = self.add_gradient(images[rows], targets[rows], 1 / len(images))
-            seen.add(loss, scores, targets[rows])
+        together = processes.size > 1
+        size = sum(p.numel() for p in self.parameters)
+        sums = self.parameters[0].new_zeros(PARTS if together else 1, size)
+        for part in range(PARTS)[processes.share(PARTS)]:
+            self.zero_grad()
+            rows = slice(part * len(images) // PARTS, (part + 1) * len(images) // PARTS)
+            self.add_part(images[rows], targets[rows], 1 / len(images), seen)
+            flat = torch.cat([gradient_of(p).flatten() for p in self.parameters])
+            sums[part if together else 0] += flat
+        processes.add_up(sums)
+        for later in sums[1:]:
+            sums[0] += later
+        shares = torch.split(sums[0], [p.numel() for p in self.parameters])
+        for parameter, share in zip(self.parameters, shares, strict=True):
+            gradient_of(parameter).copy_(share.view_as(parameter))
         self.regularise()

@@ -100,19 +100,17 @@ class FactoredProgram(BlockProgram):
         self.pull_back(slopes)
         return found
 
-    def batch_gradient(self, images: Tensor, targets: Tensor, seen: BatchStatistics) -> None:
+    def add_part(
+        self, images: Tensor, targets: Tensor, weight: float, seen: BatchStatistics
+    ) -> None:
         """As every program's, but V is formed once, and its gradient pulled back once."""
-        self.zero_grad()
         weights = self.weights.flatten(1)
         slopes = torch.zeros_like(weights)
         for start in range(0, len(images), self.block_size):
             rows = slice(start, start + self.block_size)
-            loss, scores = self._add_slopes(
-                images[rows], targets[rows], 1 / len(images), weights, slopes
-            )
+            loss, scores = self._add_slopes(images[rows], targets[rows], weight, weights, slopes)
             seen.add(loss, scores, targets[rows])
         self.pull_back(slopes)
-        self.regularise()
 
     def _add_slopes(
         self, images: Tensor, targets: Tensor, weight: float, weights: Tensor, slopes: Tensor

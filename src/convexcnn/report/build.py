@@ -9,9 +9,9 @@ from convexcnn.errors import RunError
 from convexcnn.report.beside import COLOURS, read_beside, require_stack
 from convexcnn.report.compare_page import compare_page
 from convexcnn.report.fit_page import fit_page
-from convexcnn.report.page import render
+from convexcnn.report.page import Page, render
 from convexcnn.report.results import FitResult
-from convexcnn.report.run_files import read_run, write_atomically
+from convexcnn.report.run_files import RunFiles, read_run, write_atomically
 
 
 def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
@@ -30,20 +30,31 @@ def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
             be drawn beside each other.
     """
     run = read_run(run_folder)
-    result = run.result
+    others = []
     if len(beside) >= len(COLOURS):
         raise RunError(f"{len(beside)} runs beside {run_folder} are too many for one chart; give 4")
-    others = []
     if beside:
-        first = require_stack(run_folder, result)
+        first = require_stack(run_folder, run.result)
         others = [(folder.name, read_beside(folder, first)) for folder in beside]
-    if isinstance(result, FitResult):
-        page = fit_page(run, result, others)
-    else:
-        page = compare_page(run, result)
-    html = render(page)
+    try:
+        page, html = _draw(run, others)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run_folder}: its numbers cannot be drawn ({error!r}); restore its files, and if "
+            "nobody changed them, this is a bug: run 'convexcnn report' with --debug"
+        ) from error
     for name, content in page.figure_files().items():
         write_atomically(run_folder / "figures" / name, content)
     report = run_folder / "report.html"
-    write_atomically(report, html.encode("utf-8"))
+    write_atomically(report, html.encode("utf-8", "replace"))
     return report
+
+
+def _draw(run: RunFiles, beside: Sequence[tuple[str, FitResult]]) -> tuple[Page, str]:
+    """The page with its figures, and as HTML."""
+    result = run.result
+    if isinstance(result, FitResult):
+        page = fit_page(run, result, beside)
+    else:
+        page = compare_page(run, result)
+    return page, render(page)

@@ -13,7 +13,7 @@ from matplotlib import get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from convexcnn.report.formatting import count
+from convexcnn.report.formatting import count, one_line
 from convexcnn.report.run_files import FilterSet, RunFiles, Tensor
 
 Pixels = NDArray[np.uint8]
@@ -135,7 +135,8 @@ def _class_sheet(filters: FilterSet, classes: Sequence[str]) -> bytes:
 
 
 def _shortened(name: str, font: ImageFont.FreeTypeFont, most: float = 360.0) -> str:
-    """A name that fits into so many pixels."""
+    """A name that fits into so many pixels, in one line."""
+    name = one_line(name)
     if font.getlength(name) <= most:
         return name
     while name and font.getlength(f"{name}…") > most:

@@ -89,6 +89,11 @@ def memory(size: float | None) -> str:
     return f"{size:.0f} bytes"
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks, which names may have and Pillow does not place."""
+    return " ".join(text.split())
+
+
 def words_of(items: list[str]) -> str:
     """A list as English writes it: "a, b and c"."""
     if len(items) < 2:

@@ -104,7 +104,7 @@ def _style(text_as: str, salt: str) -> Iterator[None]:
         rcdefaults()  # whatever the user's own matplotlibrc says
         rc("svg", fonttype=text_as, hashsalt=salt)
         rc("font", family="DejaVu Sans", size=_FONT_SIZE)
-        rc("text", color=PALETTE["ink"])
+        rc("text", color=PALETTE["ink"], parse_math=False)
         rc("axes", edgecolor=PALETTE["muted"], linewidth=0.8)
         rc("xtick", color=PALETTE["muted"])
         rc("ytick", color=PALETTE["muted"])

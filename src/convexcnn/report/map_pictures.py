@@ -12,6 +12,8 @@ from matplotlib import get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from convexcnn.report.formatting import one_line
+
 Pixels = NDArray[np.uint8]
 FOR, AGAINST = (214, 84, 14), (22, 84, 158)
 _PAPER = 236.0
@@ -67,12 +69,13 @@ def figure(panels: Sequence[tuple[str, Pixels]], note: str) -> bytes:
     scale = max(1, -(-_PANEL // max(height, width)))
     height, width, gap = height * scale, width * scale, 16
     font = ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 15)
+    note = one_line(note)
     total = max(gap + len(panels) * (width + gap), 2 * gap + round(font.getlength(note)))
     sheet = Image.new("RGB", (total, height + 84), "white")
     draw = ImageDraw.Draw(sheet)
     for position, (title, pixels) in enumerate(panels):
         left = gap + position * (width + gap)
-        draw.text((left, 26), title, fill="#1c1b19", font=font, anchor="ls")
+        draw.text((left, 26), one_line(title), fill="#1c1b19", font=font, anchor="ls")
         large = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
         sheet.paste(Image.fromarray(large, "RGB"), (left, 36))
     draw.text((gap, height + 64), note, fill="#6b6760", font=font, anchor="ls")

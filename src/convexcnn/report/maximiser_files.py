@@ -83,6 +83,8 @@ def _fits(found: Maximisers, classes: int) -> bool:
         and found.filter_values.shape == (*shape[:2], values.shape[1])
         and found.filter_gates.shape == shape[:2]
         and found.filter_boxes.shape == (*shape[:2], 4)
+        and found.filter_gates.dtype.kind in "iu"
+        and found.filter_boxes.dtype.kind in "iu"
         and found.seconds.shape == (1,)
         and _inside(found.filter_boxes, *images.shape[2:])
     )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from convexcnn.errors import RunError
+
+INFINITE = (math.inf, -math.inf)
+LARGEST_NUMBER = 1e100
+"""Finite ones above it cannot be drawn: the arithmetic of a chart's axes overflows."""
+
+LARGEST_WHOLE = 2**63 - 1
+"""Of whole numbers, which end up in arrays."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +66,21 @@ class Node:
         """The entry as a float; not-a-number is kept, for the page to show as a dash."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong("a number")
+        # compared first: Python makes no float of a whole number of more than 308 digits
+        if self.value not in INFINITE and abs(self.value) > LARGEST_NUMBER:
+            raise self.wrong("a number that is not as large")
         return float(self.value)
 
     def integer(self) -> int:
         """The entry as an int."""
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             raise self.wrong("a whole number")
+        if abs(self.value) > LARGEST_WHOLE:
+            raise self.wrong("a whole number that is not as large")
         return self.value
 
     def text(self) -> str:
         """The entry as a string."""
         if not isinstance(self.value, str):
             raise self.wrong("a string")
-        return self.value
+        return self.value.encode("utf-8", "replace").decode()  # JSON may hold half a character

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -284,11 +285,17 @@ def _seed_run(node: Node) -> SeedRun:
                 seed=node["seed"].integer(),
                 steps=_maybe(node, "steps", Node.integer),
                 seconds=_maybe(node, "seconds", Node.number),
-                steps_to_accuracy={}
-                if marks is None
-                else {key: _maybe(marks, key, Node.integer) for key in marks.mapping()},
+                steps_to_accuracy={} if marks is None else _steps_to(marks),
             )
     raise node["formulation"].wrong('"gated" or "non-convex"')
+
+
+def _steps_to(marks: Node) -> dict[str, int | None]:
+    """Steps to every accuracy, which is written out as the key."""
+    for key in marks.mapping():
+        if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](\.0)?", key):
+            raise marks.wrong("steps by accuracies such as 0.4")
+    return {key: _maybe(marks, key, Node.integer) for key in marks.mapping()}
 
 
 def _spreads(node: Node) -> dict[str, Spread]:

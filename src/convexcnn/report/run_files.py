@@ -20,6 +20,7 @@ from convexcnn.report.node import Node
 from convexcnn.report.results import CompareResult, FitResult, read_result
 
 Tensor = NDArray[np.float32]
+WHOLE = ("index", "labels", "predicted", "columns")
 MAPS: tuple[str, ...] = ("contributions", "occlusion", "gradcam", "gradient")
 
 
@@ -88,7 +89,7 @@ def read_run(folder: Path) -> RunFiles:
     config_text = _text(folder / "config.toml")
     try:
         config = tomllib.loads(config_text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{folder / 'config.toml'}: not TOML ({error}); restore the file") from error
     filters = _read_tensors(folder / "filters.safetensors", "filters")
     path = folder / "explanations.safetensors"
@@ -137,7 +138,7 @@ def _text(path: Path) -> str:
 def _parse_json(path: Path, text: str, place: str = "") -> Node:
     try:
         return Node(path, place, json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f"{place} is " if place else ""
         raise RunError(f"{path}: {where}not JSON ({error}); restore the file") from error
 
@@ -191,10 +192,7 @@ def _read_examples(
         return None
     try:
         images = tensors["images"]
-        index, labels, predicted, columns = (
-            np.asarray(tensors[name], np.int64)
-            for name in ("index", "labels", "predicted", "columns")
-        )
+        index, labels, predicted, columns = (_whole(path, tensors[name]) for name in WHOLE)
         scores = np.asarray(tensors["scores"], np.float32)
     except KeyError as error:
         raise _odd_examples(path, f"has no {error}") from error
@@ -233,6 +231,12 @@ def _read_examples(
         blocks,
         block_scores,
     )
+
+
+def _whole(path: Path, numbers: NDArray[np.generic]) -> NDArray[np.int64]:
+    if numbers.dtype.kind not in "iu":
+        raise _odd_examples(path, f"counts in {numbers.dtype}")
+    return np.asarray(numbers, np.int64)
 
 
 def _odd_examples(path: Path, problem: str) -> RunError:

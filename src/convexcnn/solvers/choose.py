@@ -5,13 +5,14 @@ Pure functions of kind, size, memory budget and tolerance; the tables are what a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers import direct, kernel, matrix_free
-from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes
+from convexcnn.solvers.metric import gram_metric_bytes, kernel_metric_bytes, metric_chunk
 from convexcnn.solvers.registry import BETA_SOLVERS, solvers_for
 from convexcnn.solvers.warm_path import InMemorySolver
 
@@ -23,6 +24,9 @@ LOGISTIC_GAP = 1e-5
 
 DENSE = 4000
 """Side of a matrix that is factorised in float64 in seconds."""
+
+LEAST_ROWS = 500
+"""Rows of Phi at once below which products with it become slow."""
 
 CONE_ROWS = 2e7
 """Cone constraints that an interior-point method steps through in seconds."""
@@ -39,6 +43,7 @@ class ProblemSize:
         gates: g.
         dim: numbers per patch, d.
         classes: k.
+        processes: that share the images.
     """
 
     rows: int
@@ -47,6 +52,7 @@ class ProblemSize:
     gates: int
     dim: int
     classes: int
+    processes: int = 1
 
     def with_gates(self, gates: int) -> ProblemSize:
         """The same with another number of gates."""
@@ -57,9 +63,27 @@ class ProblemSize:
         return self.cells * self.gates * self.dim
 
     @property
+    def own_rows(self) -> int:
+        """Of every process."""
+        return -(-self.rows // self.processes)
+
+    @property
     def smaller_side(self) -> int:
         """Of Phi: the Gram matrix or the kernel."""
         return min(self.features, self.rows)
+
+    @property
+    def why_gram(self) -> str:
+        """What speaks for the Gram matrix, in words."""
+        if self.features > self.rows:
+            return (
+                f"the Gram matrix of {self.features:,} features is a sum over the images of "
+                f"{self.processes} processes, which the kernel of {self.rows:,} images is not"
+            )
+        return (
+            f"{self.features:,} features are fewer than {self.rows:,} images, so their Gram "
+            "matrix is the smaller system"
+        )
 
     @property
     def cone_rows(self) -> int:
@@ -75,27 +99,30 @@ class Choice:
     reason: str
 
 
-def rows_at_once(features: int) -> int:
-    """Rows of Phi in memory for a number of features: about 0.5 GB."""
-    return int(min(4000, max(100, 0.5e9 / (4 * features))))
+def rows_at_once(features: int, spare_gb: float = math.inf) -> int:
+    """Rows of Phi in memory: those of about 0.5 GB, or of a third of what is to spare."""
+    least = min(LEAST_ROWS, 0.5e9 / (4 * features))
+    return int(min(4000, max(100, least, min(0.5e9, spare_gb / 3 * 1e9) / (4 * features))))
 
 
 def _streamed(size: ProblemSize, kind: ProgramKind) -> float:
+    """Two blocks of Phi, weights and steps, and a few scores per image in float64."""
     weights = size.classes * size.features * (2 if kind.formulation == "relu" else 1)
-    return 4.0 * (2 * rows_at_once(size.features) * size.features + 8 * weights)
+    scores = 8.0 * 6 * size.own_rows * size.classes
+    return 4.0 * (2 * metric_chunk(size.features) * size.features + 8 * weights) + scores
 
 
 def _gathered(size: ProblemSize, kind: ProgramKind) -> float:
     """All patches, gate bits and Phi in float64."""
-    return 8.0 * size.rows * (size.patches * (size.dim + size.gates) + 2 * size.features)
+    return 8.0 * size.own_rows * (size.patches * (size.dim + size.gates) + 2 * size.features)
 
 
 def _ridge(needed: Callable[..., float]) -> Callable[[ProblemSize, ProgramKind], float]:
     """What a solver of ridge regressions says that it needs."""
 
     def of(size: ProblemSize, kind: ProgramKind) -> float:
-        chunk = rows_at_once(size.features)
-        return 1e9 * needed(size.rows, size.features, size.classes, chunk=chunk)
+        chunk = rows_at_once(size.features, 0)
+        return 1e9 * needed(size.own_rows, size.features, size.classes, chunk=chunk)
 
     return of
 
@@ -112,7 +139,8 @@ def _patches(size: ProblemSize, kind: ProgramKind) -> float:
 
 def _in_metric(size: ProblemSize, kind: ProgramKind) -> float:
     """Phi and its Gram matrix in float32, two float64 matrices beside it, and scores."""
-    phi, scores = 4.0 * size.rows * size.features, 8.0 * 8 * size.rows * size.classes
+    rows = size.own_rows
+    phi, scores = 4.0 * rows * size.features, 8.0 * 8 * rows * size.classes
     return phi + 20.0 * size.features**2 + scores + _streamed(size, kind)
 
 
@@ -162,9 +190,10 @@ def _coarse(tolerance: float) -> bool:
 PREFERENCES = (
     Preference(
         "direct",
-        lambda size, kind, tolerance: size.features <= size.rows and _coarse(tolerance),
-        "{features:,} features are fewer than {rows:,} images, so their Gram matrix is the "
-        "smaller system",
+        lambda size, kind, tolerance: (
+            (size.features <= size.rows or size.processes > 1) and _coarse(tolerance)
+        ),
+        "{why_gram}",
     ),
     Preference(
         "kernel",
@@ -246,9 +275,10 @@ def choose_solver(
     Raises:
         SettingError: if none fits into the memory.
     """
-    names = solvers_for(kind) if names is None else names
+    if names is None:
+        names = solvers_for(kind, shared=size.processes > 1)
     fitting = [name for name in names if needed_gb(name, size, kind) <= budget_gb]
-    derived = ("features", "smaller_side", "cone_rows")
+    derived = ("features", "smaller_side", "cone_rows", "why_gram")
     numbers = vars(size) | {name: getattr(size, name) for name in derived}
     for preference in PREFERENCES:
         if preference.solver in fitting and preference.suits(size, kind, tolerance):
@@ -271,7 +301,7 @@ def check_memory(solver: str, kind: ProgramKind, size: ProblemSize, budget_gb: f
         raise SettingError(
             f"{size.features} features of {size.rows} images need {needed:.1f} GB with solver "
             f"{solver}, and memory_gb allows {budget_gb:.1f}; lower n_gates (now {size.gates}), "
-            f"whiten or pooling, or raise memory_gb"
+            f"whiten or pooling, or raise memory_gb by {needed - budget_gb:.2f}"
         )
 
 

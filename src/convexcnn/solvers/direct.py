@@ -63,6 +63,7 @@ class Direct(PathSolver):
     """
 
     name = "direct"
+    shares_images = True
 
     def solve(
         self,
@@ -71,7 +72,7 @@ class Direct(PathSolver):
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        self._check_choice(validation)
+        self._check_choice(train, validation)
         clock = PhaseClock(callback)
         statistics = GramStatistics(
             features, train.n_classes, pilot_mean(features, train), chunk=self.chunk
@@ -79,8 +80,7 @@ class Direct(PathSolver):
         statistics.add(train)
         clock.lap("statistics")
         gram, cross = statistics.centred()
-        total = float(gram.diagonal().sum()) / statistics.count
-        betas = relative_path(self.betas, total, features)
+        betas = relative_path(self.betas, statistics.variance(), features)
         shifts = [beta * statistics.count for beta in betas]
         factor = CholeskyFactor(gram, (min(shifts) * max(shifts)) ** 0.5)
         clock.lap("factorisation")

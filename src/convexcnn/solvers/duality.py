@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.program import Program
@@ -38,7 +39,9 @@ class DualPoint:
         return mixed - torch.outer(self.shift, feature_sum)
 
 
-def balanced(kind: ProgramKind, negative: Tensor, targets: Tensor) -> DualPoint:
+def balanced(
+    kind: ProgramKind, negative: Tensor, targets: Tensor, processes: Processes = ALONE
+) -> DualPoint:
     """Return the dual point of L = -loss'(scores).
 
     Squared loss: the centred residual. Cross-entropy: Y - P, with P mixed with one fixed
@@ -48,15 +51,17 @@ def balanced(kind: ProgramKind, negative: Tensor, targets: Tensor) -> DualPoint:
         kind: which program.
         negative: L, (n, k).
         targets: Y, (n, k).
+        processes: that share the rows; each has the dual point of its own.
     """
     one, zero = negative.new_ones(()), torch.zeros_like(negative[0])
     if not kind.intercept:
         return DualPoint(negative, one, zero)
+    sums = torch.stack([negative.sum(0), targets.sum(0)])
+    processes.add_up(sums)
+    mean, want = sums / processes.total(len(targets))
     if kind.loss == "squared":
-        mean = negative.mean(0)
         return DualPoint(negative - mean, one, mean)
-    chances = targets - negative
-    have, want = chances.mean(0), targets.mean(0)
+    chances, have = targets - negative, want - mean
     kept = (want / have).min().clamp_max(1)
     shift = want - kept * have
     return DualPoint(targets - kept * chances - shift, kept, shift)
@@ -78,7 +83,12 @@ def dual_value(program: Program, dual: Tensor, slopes: Tensor) -> float:
 
 
 def best_dual_value(
-    kind: ProgramKind, targets: Tensor, beta: float, dual: Tensor, slopes: Tensor
+    kind: ProgramKind,
+    targets: Tensor,
+    beta: float,
+    dual: Tensor,
+    slopes: Tensor,
+    processes: Processes = ALONE,
 ) -> float:
     """The dual objective at the best feasible multiple of a dual point.
 
@@ -90,27 +100,41 @@ def best_dual_value(
         targets: Y, (n, k).
         beta: weight of the regulariser.
         dual: L, (n, k).
-        slopes: Phi' L, (s, k, cells, g, d), plus C' mu for (R); s is 1 for (G).
+        slopes: Phi' L, (s, k, cells, g, d), plus C' mu for (R); s is 1 for (G). Over all rows.
+        processes: that share the rows of Y and L.
     """
-    n, k = dual.shape
-    if k > 1 and kind.loss == "squared" and kind.regulariser != "nuclear":
-        return sum(
-            best_dual_value(kind, targets[:, c : c + 1], beta, dual[:, c : c + 1], slopes[:, [c]])
-            for c in range(k)
-        )
-    regulariser = get_regulariser(kind.regulariser)
-    slopes = slopes / (n * beta)
-    limit, penalty = float("inf"), 0.0
-    if isinstance(regulariser, Norm):
-        largest = max(float(regulariser.dual_norm(part)) for part in slopes)
-        limit = 1 / largest if largest else limit
-    else:
-        penalty = beta * float(regulariser.conjugate(slopes))
-    if kind.loss == "squared":
-        inner, square = float((dual * targets).sum()) / n, float(dual.square().sum()) / n
+    n, k = processes.total(len(dual)), dual.shape[1]
+    if kind.loss != "squared":
+        limit, penalty = _limits(kind, beta, n, slopes)
+        scale = min(1.0, limit)
+        chances = (targets - scale * dual).clamp_min(0)
+        entropy = processes.total(float(torch.special.entr(chances).sum()))
+        return entropy / n - scale**2 * penalty
+    sums = torch.stack([(dual * targets).sum(0), dual.square().sum(0)])
+    processes.add_up(sums)
+    groups = [[c] for c in range(k)] if kind.regulariser != "nuclear" else [list(range(k))]
+    value = 0.0
+    for group in groups:
+        limit, penalty = _limits(kind, beta, n, slopes[:, group])
+        inner, square = (float(total) / n for total in sums[:, group].sum(1))
         curvature = square + 2 * penalty
         scale = min(limit, inner / curvature) if curvature else 0.0
-        return scale * inner - 0.5 * scale**2 * curvature
-    scale = min(1.0, limit)
-    chances = (targets - scale * dual).clamp_min(0)
-    return float(torch.special.entr(chances).sum()) / n - scale**2 * penalty
+        value += scale * inner - 0.5 * scale**2 * curvature
+    return value
+
+
+def _limits(kind: ProgramKind, beta: float, n: float, slopes: Tensor) -> tuple[float, float]:
+    """The largest feasible multiple of a dual point, and what multiples of it cost, by its slopes.
+
+    Args:
+        kind: which program.
+        beta: weight of the regulariser.
+        n: rows.
+        slopes: Phi' L of one or all classes.
+    """
+    regulariser = get_regulariser(kind.regulariser)
+    slopes = slopes / (n * beta)
+    if not isinstance(regulariser, Norm):
+        return float("inf"), beta * float(regulariser.conjugate(slopes))
+    largest = max(float(regulariser.dual_norm(part)) for part in slopes)
+    return (1 / largest if largest else float("inf")), 0.0

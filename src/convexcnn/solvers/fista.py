@@ -58,6 +58,7 @@ class Fista(BetaSolver):
     memory_gb: float = 2.0
 
     name = "fista"
+    shares_images = True
 
     def handles(self, kind: ProgramKind) -> bool:
         return kind.formulation == "gated"
@@ -70,12 +71,12 @@ class Fista(BetaSolver):
         callback: Callback | None = None,
     ) -> AtBeta:
         self.check(kind)
-        rows, places = sum(len(s) for s in streams), features.geometry.cell_order.numel()
+        rows, places = sum(s.size for s in streams), features.geometry.cell_order.numel()
         per_row = 2 * features.n_features + places * sum(features.gates.shape)
         products: Products = StreamedProducts(features, streams)
         if 8e-9 * rows * per_row <= self.memory_gb:
             program = Program.from_streams(kind, features, streams, 1.0)
-            products = ProductsInMemory.of(program)
+            products = ProductsInMemory.of(program, streams[0].processes)
         descent = _Descent(self, kind, products, callback)
         return descent.solve
 
@@ -142,11 +143,13 @@ class _Descent:
     def _bounds(self, beta: float, moving: _Momentum, slopes: Tensor) -> tuple[float, float]:
         """Objective and a lower bound at the extrapolated point, from a look at all gates."""
         scores, targets, totals = self.scores.double(), self.targets, self.totals
-        primal = float(self.loss.value(scores, targets)) / totals.rows
+        processes = totals.processes
+        primal = processes.total(float(self.loss.value(scores, targets))) / totals.rows
         primal += beta * float(self.regulariser.value(moving.ahead.double()))
-        point = balanced(self.kind, -self.loss.gradient(scores, targets), targets)
+        point = balanced(self.kind, -self.loss.gradient(scores, targets), targets, processes)
         mixed = point.pull(slopes.flatten(1), totals.cross, totals.feature_sum)
-        dual = best_dual_value(self.kind, targets, beta, point.values, mixed.view(1, *slopes.shape))
+        mixed = mixed.view(1, *slopes.shape)
+        dual = best_dual_value(self.kind, targets, beta, point.values, mixed, processes)
         return primal, dual
 
     def _choose_active(self, beta: float, moving: _Momentum, slopes: Tensor) -> None:
@@ -173,7 +176,9 @@ class _Descent:
         weights[:, :, gates] = self.regulariser.prox(moved, self.length * beta)
         bias = moving.ahead_bias
         if self.kind.intercept:
-            bias = bias + self.bias_scale**2 * rate * negative.sum(0)
+            drift = negative.sum(0)
+            self.totals.processes.add_up(drift)
+            bias = bias + self.bias_scale**2 * rate * drift
         moving.advance(weights, bias)
 
     def _tell(self, beta: float, history: History) -> None:

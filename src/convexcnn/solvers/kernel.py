@@ -60,7 +60,7 @@ class Kernel(PathSolver):
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        self._check_choice(validation)
+        self._check_choice(train, validation)
         clock = PhaseClock(callback)
         streams = [train] if validation is None else [train, validation]
         shift = pilot_mean(features, train)

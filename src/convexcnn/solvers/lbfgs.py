@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
@@ -63,6 +64,7 @@ class LBFGS(BetaSolver):
     interval: int = 4
 
     name = "lbfgs"
+    shares_images = True
 
     def handles(self, kind: ProgramKind) -> bool:
         return kind.formulation == "gated" and kind.regulariser == "l2"
@@ -75,13 +77,15 @@ class LBFGS(BetaSolver):
         callback: Callback | None = None,
     ) -> AtBeta:
         self.check(kind)
-        rows, k = sum(len(stream) for stream in streams), streams[0].n_classes
+        rows, k = sum(stream.size for stream in streams), streams[0].n_classes
         phi = features.gates.new_empty(rows, features.n_features)
         targets = features.gates.new_empty(rows, k, dtype=torch.float64)
         for place, block, block_targets in feature_blocks(features, streams):
             phi[place] = block
             targets[place] = block_targets
-        data = _Data.of(phi, targets, features.shape, centre=kind.intercept)
+        data = _Data.of(
+            phi, targets, features.shape, centre=kind.intercept, processes=streams[0].processes
+        )
         return _Prepared(self, kind, data, tuple(streams), callback)
 
     def restrict(
@@ -97,7 +101,7 @@ class LBFGS(BetaSolver):
         shared = at_beta.streams[: len(streams)]
         if any(one is not other for one, other in zip(shared, streams, strict=True)):
             return self.prepare(kind, features, streams, callback)
-        data = at_beta.data.first(sum(len(stream) for stream in streams))
+        data = at_beta.data.first(sum(stream.size for stream in streams))
         return _Prepared(self, kind, data, tuple(streams), callback)
 
     def solve(self, program: Program, start: Optimum | None = None) -> Optimum:
@@ -112,6 +116,8 @@ class LBFGS(BetaSolver):
 class _Data:
     """Features in memory, about their mean; sums and targets are float64.
 
+    Of several processes, each has the rows of its own images, and the sums over those of all.
+
     Args:
         phi: Phi - mean, (n, m).
         mean: (m,); zero if nothing is centred. Of more images than these, if they were restricted.
@@ -120,6 +126,9 @@ class _Data:
         shape: (cells, g, d).
         cross: Y' phi, (k, m).
         feature_sum: sum of phi, (m,).
+        target_sum: sum of y, (k,).
+        rows: of all processes.
+        processes: that share the rows.
     """
 
     phi: Tensor
@@ -129,26 +138,47 @@ class _Data:
     shape: tuple[int, int, int]
     cross: Tensor
     feature_sum: Tensor
+    target_sum: Tensor
+    rows: int
+    processes: Processes = ALONE
 
     @classmethod
     def of(
-        cls, phi: Tensor, targets: Tensor, shape: tuple[int, int, int], *, centre: bool
+        cls,
+        phi: Tensor,
+        targets: Tensor,
+        shape: tuple[int, int, int],
+        *,
+        centre: bool,
+        processes: Processes = ALONE,
     ) -> _Data:
         """Centre features in place and make their Gram matrix."""
-        mean = _sum_of(phi) / len(phi)
+        mean, rows = _sum_of(phi), int(processes.total(len(phi)))
+        processes.add_up(mean)
+        mean /= rows
         if centre:
             phi -= mean.to(phi.dtype)
             mean = mean.to(phi.dtype).double()
         else:
             mean.zero_()
-        gram = _gram(phi)
+        gram = _gram(phi, rows, processes)
         nothing = mean.new_empty(0)
-        return cls(phi, mean, targets, gram, shape, nothing, nothing).first(len(phi))
+        sums = nothing, nothing, nothing, rows, processes
+        return cls(phi, mean, targets, gram, shape, *sums).first(len(phi))
 
     def first(self, rows: int) -> _Data:
-        """The first images only, about the mean of all and with their C."""
+        """The first images of each process only, about the mean of all and with their C."""
         phi, targets = self.phi[:rows], self.targets[:rows]
-        part = replace(self, phi=phi, targets=targets, feature_sum=_sum_of(phi))
+        feature_sum, target_sum = _sum_of(phi), targets.sum(0)
+        self.processes.add_up(feature_sum, target_sum)
+        part = replace(
+            self,
+            phi=phi,
+            targets=targets,
+            feature_sum=feature_sum,
+            target_sum=target_sum,
+            rows=int(self.processes.total(rows)),
+        )
         return replace(part, cross=part.pull(targets))
 
     def pull(self, values: Tensor) -> Tensor:
@@ -158,7 +188,12 @@ class _Data:
         for start in range(0, len(self.phi), SUM_BLOCK):
             rows = slice(start, start + SUM_BLOCK)
             total += transposed[:, rows] @ self.phi[rows]
+        self.processes.add_up(total)
         return total
+
+    def total(self, number: Tensor) -> float:
+        """Sum over all processes of what each has of its own rows."""
+        return self.processes.total(float(number))
 
 
 def _sum_of(phi: Tensor) -> Tensor:
@@ -169,15 +204,16 @@ def _sum_of(phi: Tensor) -> Tensor:
     return total
 
 
-def _gram(phi: Tensor) -> Tensor:
+def _gram(phi: Tensor, rows: int, processes: Processes) -> Tensor:
     """(1/n) Phi' Phi of evenly spaced rows; blocks right of the diagonal are left at zero."""
     size = phi.shape[1]
-    phi = phi[:: max(1, len(phi) // (ROWS_PER_FEATURE * size))]
+    phi = phi[:: max(1, rows // (ROWS_PER_FEATURE * size))]
     gram = phi.new_zeros(size, size)
     for start in range(0, size, GRAM_BLOCK):
         stop = min(size, start + GRAM_BLOCK)
         gram[start:stop, :stop] = phi[:, start:stop].T @ phi[:, :stop]
-    return gram.div_(len(phi))
+    processes.add_up(gram)
+    return gram.div_(processes.total(len(phi)))
 
 
 class _Prepared:
@@ -242,7 +278,7 @@ class _Point:
         position: U and the scaled intercept, (k, m + 1) or (k, m).
         weights: V, (k, m), as precise as Phi.
         bias: the intercept of centred features, (k,).
-        scores: (n, k).
+        scores: (n, k), of the process's own rows.
         pulled: L' phi with L = -loss'(scores), (k, m).
         drift: sum of L over images, (k,).
         primal: the objective.
@@ -283,7 +319,7 @@ class _Descent:
 
     def _first_bias(self) -> Tensor:
         """The best intercept of weights that are zero."""
-        share = self.data.targets.mean(0)
+        share = self.data.target_sum / self.data.rows
         return share if self.kind.loss == "squared" else share.clamp_min(1e-6).log()
 
     def _curvature(self, weights: Tensor, bias: Tensor) -> float:
@@ -291,7 +327,7 @@ class _Descent:
         if self.kind.loss == "squared":
             return 1.0
         chances = torch.softmax(self._scores(weights.to(self.data.phi.dtype), bias), 1)
-        spread = 1 - float(chances.square().sum(1).mean())
+        spread = 1 - self.data.total(chances.square().sum()) / self.data.rows
         return max(LEAST_CURVATURE, spread / max(1, chances.shape[1] - 1))
 
     def _scores(self, weights: Tensor, bias: Tensor) -> Tensor:
@@ -344,15 +380,16 @@ class _Descent:
         if self.kind.intercept:
             bias = position[:, size] * self.bias_scale
         scores = self._scores(weights, bias)
-        primal = float(self.loss.value(scores, data.targets)) / len(scores)
+        primal = data.total(self.loss.value(scores, data.targets)) / data.rows
         primal += 0.5 * self.beta * float(weights.double().square().sum())
         negative = -self.loss.gradient(scores, data.targets)
-        pulled = data.pull(negative)
-        return _Point(position, weights, bias, scores, pulled, negative.sum(0), primal)
+        pulled, drift = data.pull(negative), negative.sum(0)
+        data.processes.add_up(drift)
+        return _Point(position, weights, bias, scores, pulled, drift, primal)
 
     def _gradient(self, point: _Point) -> Tensor:
         """Of the objective by U and the scaled intercept."""
-        rows = len(point.scores)
+        rows = self.data.rows
         slope = self.beta * point.weights.double() - point.pulled / rows
         parts = [torch.linalg.solve_triangular(self.factor.T, slope, upper=True, left=False)]
         if self.kind.intercept:
@@ -363,10 +400,11 @@ class _Descent:
         """The objective at the lowest point, and a lower bound from its slope."""
         data, point = self.data, self.lowest
         negative = -self.loss.gradient(point.scores, data.targets)
-        dual = balanced(self.kind, negative, data.targets)
+        processes = data.processes
+        dual = balanced(self.kind, negative, data.targets, processes)
         slopes = dual.pull(point.pulled, data.cross, data.feature_sum)
         slopes = slopes.view(1, -1, *data.shape)
-        value = best_dual_value(self.kind, data.targets, self.beta, dual.values, slopes)
+        value = best_dual_value(self.kind, data.targets, self.beta, dual.values, slopes, processes)
         return point.primal, value
 
     def solution(self) -> tuple[Tensor, Tensor]:

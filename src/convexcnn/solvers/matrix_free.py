@@ -31,7 +31,11 @@ from convexcnn.solvers.ridge.coarse import coarse_solutions
 from convexcnn.solvers.ridge.nystrom import Covariance, Moments, sketch_moments
 from convexcnn.solvers.ridge.refinement import MEASURE_VECTORS, ExactRidge, RidgeMeasure, refine
 
-RANK = 1000
+RANK, LEAST_RANK = 1000, 200
+"""Of the preconditioner: by default, and where memory is short."""
+
+SKETCHES = 4
+"""Arrays of (n_features, rank) that a preconditioner needs while it is made."""
 
 COARSE = 5000
 """Features of the small ridge regression that a path starts from."""
@@ -53,7 +57,14 @@ VECTORS = 6 * 4 + 20
 """Vectors per class: those of conjugate gradients on a few betas, and a solution per beta."""
 
 
-def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: int = RANK) -> float:
+def affordable_rank(n_features: int, spare_gb: float) -> int:
+    """The rank that fits into so much more memory than :func:`needed_gb` says."""
+    return min(RANK, LEAST_RANK + max(0, int(spare_gb * 1e9 / (4 * SKETCHES * n_features))))
+
+
+def needed_gb(
+    rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: int = LEAST_RANK
+) -> float:
     """Memory of :class:`MatrixFree` in GB: four sketches, a chunk of Phi, vectors per beta.
 
     Args:
@@ -64,7 +75,8 @@ def needed_gb(rows: int, n_features: int, k: int, *, chunk: int = CHUNK, rank: i
         rank: of the preconditioner.
     """
     vectors = k * (VECTORS * n_features + MEASURE_VECTORS * (n_features + rows))
-    return 4e-9 * ((chunk + 4 * min(rank, n_features)) * n_features + vectors + 2 * COARSE**2)
+    sketches = SKETCHES * min(rank, n_features)
+    return 4e-9 * ((chunk + sketches) * n_features + vectors + 2 * COARSE**2)
 
 
 class MatrixFree(PathSolver):
@@ -86,6 +98,7 @@ class MatrixFree(PathSolver):
     """
 
     name = "cg"
+    shares_images = True
 
     def __init__(
         self,
@@ -113,7 +126,7 @@ class MatrixFree(PathSolver):
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        self._check_choice(validation)
+        self._check_choice(train, validation)
         clock = PhaseClock(callback)
         moments = sketch_moments(features, train, self.rank, self.chunk)
         betas = relative_path(self.betas, moments.variance, features)

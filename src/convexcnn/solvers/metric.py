@@ -16,12 +16,15 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK, CholeskyFactor
 from convexcnn.solvers.passes import feature_blocks
+from convexcnn.solvers.ridge.statistics import pilot_mean
 
 CHUNK_BYTES = 0.25e9
 """Of the rows of Phi that are in memory at once."""
 
-PILOT = 500
-"""Images whose mean is subtracted from every feature vector while sums are accumulated."""
+
+def metric_chunk(size: int) -> int:
+    """Rows of Phi in a block, of so many features."""
+    return int(min(2000, max(100, CHUNK_BYTES / (4 * size))))
 
 
 def gram_metric_bytes(size: int) -> float:
@@ -45,7 +48,7 @@ def make_metric(
         memory_gb: what the metric may need.
     """
     rows, size = sum(len(stream) for stream in streams), features.n_features
-    chunk = int(min(2000, max(100, CHUNK_BYTES / (4 * size))))
+    chunk = metric_chunk(size)
     keep = kernel_metric_bytes(rows, size) <= 1e9 * memory_gb
     gram = gram_metric_bytes(size) <= 1e9 * memory_gb
     if size <= rows or (gram and not keep):
@@ -92,7 +95,7 @@ class GramMetric(Metric):
         size = features.n_features
         self._store = features.gates.new_zeros(size + BAND, size)
         gram = self._store[:size]
-        shift = _pilot_mean(features, streams[0])
+        shift = pilot_mean(features, streams[0])
         total = torch.zeros_like(shift)
         self.rows = 0
         for _, phi, _ in feature_blocks(features, streams, chunk):
@@ -143,7 +146,7 @@ class KernelMetric(Metric):
     ) -> None:
         self._features, self._streams, self._chunk = features, streams, chunk
         self.rows = sum(len(stream) for stream in streams)
-        self._shift = _pilot_mean(features, streams[0])
+        self._shift = pilot_mean(features, streams[0])
         self._kept: Tensor | None = None
         if keep:
             kept = self._shift.new_empty(self.rows, features.n_features)
@@ -190,8 +193,3 @@ class KernelMetric(Metric):
         for rows, phi, _ in feature_blocks(self._features, self._streams, size):
             phi -= self._shift
             yield rows, phi
-
-
-def _pilot_mean(features: GatedFeatures, stream: ImageStream) -> Tensor:
-    images, _ = stream.block(slice(0, PILOT))
-    return features(images).mean(0)

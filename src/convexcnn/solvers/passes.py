@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import Loss
@@ -17,6 +18,8 @@ def feature_blocks(
     features: GatedFeatures, streams: Sequence[ImageStream], size: int | None = None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield rows, Phi (b, n_features) and targets (b, k) of all streams in turn.
+
+    Where processes share the images, these are the rows of this one, counted from 0.
 
     Args:
         features: the operator Phi.
@@ -71,10 +74,10 @@ def row_sum(root: Tensor, values: Tensor) -> Tensor:
 
 
 def row_roots(streams: Sequence[ImageStream]) -> Tensor | None:
-    """The square roots of the weights of all rows (rows, 1); None where all weigh one."""
+    """The square roots of the weights of its own rows (rows, 1); None where all weigh one."""
     if all(stream.weights is None for stream in streams):
         return None
-    ones = (torch.ones(len(stream), 1, dtype=torch.float64) for stream in streams)
+    ones = (torch.ones(stream.size, 1, dtype=torch.float64) for stream in streams)
     parts = (stream.roots() for stream in streams)
     filled = [one if part is None else part for part, one in zip(parts, ones, strict=True)]
     return torch.cat(filled)
@@ -99,17 +102,18 @@ class FeatureScale:
 def feature_scale(
     features: GatedFeatures, streams: Sequence[ImageStream], *, intercept: bool = True
 ) -> FeatureScale:
-    """Measure correlations and variance in one pass."""
-    gates, k = features.gates, streams[0].n_classes
-    cross = gates.new_zeros(k, features.n_features)
-    phi_sum = gates.new_zeros(features.n_features)
-    target_sum, square, rows = gates.new_zeros(k), 0.0, 0
+    """Measure correlations and variance in one pass; sums of blocks are float64."""
+    k, size = streams[0].n_classes, features.n_features
+    cross = features.gates.new_zeros(k, size, dtype=torch.float64)
+    phi_sum, target_sum, square = cross.new_zeros(size), cross.new_zeros(k), 0.0
     for _, phi, targets in feature_blocks(features, streams):
-        cross.addmm_(targets.T, phi)
+        cross += targets.T @ phi
         phi_sum += phi.sum(0)
         target_sum += targets.sum(0)
         square += float(phi.square().sum())
-        rows += len(phi)
+    processes, rows = streams[0].processes, sum(len(stream) for stream in streams)
+    processes.add_up(cross, phi_sum, target_sum)
+    square = processes.total(square)
     if intercept:
         cross -= torch.outer(target_sum, phi_sum) / rows
         square -= float(phi_sum.square().sum()) / rows
@@ -121,19 +125,34 @@ class ImageTotals:
     """Sums over all images that do not depend on the weights.
 
     Args:
-        targets: Y, (n, k).
+        targets: Y of this process's own rows, (n, k).
         cross: Y' Phi, (k, n_features).
         feature_sum: sum of phi, (n_features,).
+        target_sum: sum of y, (k,).
+        rows: of all processes.
+        processes: that share the images.
     """
 
     targets: Tensor
     cross: Tensor
     feature_sum: Tensor
+    target_sum: Tensor
+    rows: int
+    processes: Processes = ALONE
 
-    @property
-    def rows(self) -> int:
-        """n."""
-        return len(self.targets)
+    @classmethod
+    def of(
+        cls,
+        targets: Tensor,
+        cross: Tensor,
+        feature_sum: Tensor,
+        processes: Processes = ALONE,
+    ) -> ImageTotals:
+        """The sums of all processes, from those over the rows of each."""
+        target_sum = targets.sum(0)
+        processes.add_up(cross, feature_sum, target_sum)
+        rows = int(processes.total(len(targets)))
+        return cls(targets, cross, feature_sum, target_sum, rows, processes)
 
     @property
     def mean(self) -> Tensor:
@@ -142,7 +161,7 @@ class ImageTotals:
 
     def centred_cross(self) -> Tensor:
         """(Y - mean)' (Phi - mean), (k, n_features)."""
-        return self.cross - torch.outer(self.targets.mean(0), self.feature_sum)
+        return self.cross - torch.outer(self.target_sum / self.rows, self.feature_sum)
 
 
 def image_totals(features: GatedFeatures, streams: Sequence[ImageStream]) -> ImageTotals:
@@ -154,7 +173,7 @@ def image_totals(features: GatedFeatures, streams: Sequence[ImageStream]) -> Ima
         cross.addmm_(block_targets.T, phi)
         feature_sum += phi.sum(0)
         targets.append(block_targets)
-    return ImageTotals(torch.cat(targets), cross, feature_sum)
+    return ImageTotals.of(torch.cat(targets), cross, feature_sum, streams[0].processes)
 
 
 def pull_back(
@@ -174,7 +193,8 @@ def pull_back(
         bias: b, (k,).
 
     Returns:
-        scores (n, k); L = -loss'(scores), (n, k); L' Phi, (k, n_features).
+        scores (n, k) and L = -loss'(scores), (n, k), of this process's own rows; L' Phi,
+        (k, n_features), over all rows.
     """
     columns = weights.T.contiguous()
     pulled = torch.zeros_like(weights)
@@ -186,4 +206,5 @@ def pull_back(
         pulled.addmm_(slope.T, phi)
         scores.append(block)
         negative.append(slope)
+    streams[0].processes.add_up(pulled)
     return torch.cat(scores), torch.cat(negative), pulled

@@ -15,7 +15,7 @@ from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
-from convexcnn.solvers.passes import weighted_blocks
+from convexcnn.solvers.passes import feature_blocks, weighted_blocks
 from convexcnn.solvers.result import Callback, PathPoint, Solution
 
 TOLERANCE = 1e-6
@@ -51,6 +51,8 @@ class PathSolver(ABC):
     """
 
     name: str
+    shares_images: bool = False
+    """Whether several processes can solve together, each with its own images."""
 
     def __init__(
         self,
@@ -87,20 +89,26 @@ class PathSolver(ABC):
             The solution at the chosen beta.
 
         Raises:
-            SettingError: betas that are not positive, or several without ``validation``.
+            SettingError: betas that are not positive, or several without ``validation``; or
+                several processes, if they cannot share the images of this solver.
         """
 
     def handles(self, kind: ProgramKind) -> bool:
         """Whether this solver can solve programs of a kind; ridge regression, unless it says so."""
         return kind.is_ridge
 
-    def _check_choice(self, validation: ImageStream | None) -> None:
+    def _check_choice(self, train: ImageStream, validation: ImageStream | None) -> None:
         betas = self.betas
         if betas is not None and not (betas and all(0 < beta < math.inf for beta in betas)):
             raise SettingError(f"betas is {betas}; give positive numbers")
         if validation is None and (betas is None or len(betas) > 1):
             raise SettingError(
                 f"betas is {betas}, and no held-out images are there to choose by; give one beta"
+            )
+        if train.processes.size > 1 and not self.shares_images:
+            raise SettingError(
+                f"solver {self.name} needs all images in one process, and {train.processes.size} "
+                "share them; choose another solver, or start it without torchrun"
             )
 
 
@@ -143,8 +151,11 @@ def scores_of(
     features: GatedFeatures, stream: ImageStream, weights: Tensor, bias: Tensor
 ) -> Tensor:
     """Return the scores (n, k) of weights (n_features, k) on the images, not mirrored."""
-    blocks = stream.plain().blocks(features.block_size)
-    return torch.cat([features(images) @ weights + bias for images, _ in blocks])
+    plain = stream.plain()
+    scores = weights.new_empty(plain.size, len(bias))
+    for rows, phi, _ in feature_blocks(features, [plain]):
+        torch.addmm(bias, phi, weights, out=scores[rows])
+    return plain.gather(scores)
 
 
 def measure_path(
@@ -172,6 +183,7 @@ def measure_path(
         loss += 0.5 * (scores - targets[:, None]).square().sum((0, 2))
         right = scores.argmax(2) == targets.argmax(1)[:, None]
         correct += root[:, 0].square() @ right.to(root)
+    stream.processes.add_up(loss, correct)
     for point, point_loss, point_correct in zip(path, loss, correct, strict=True):
         point.validation["loss"] = float(point_loss) / plain.total
         point.validation["accuracy"] = float(point_correct) / plain.total

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import Loss
@@ -32,7 +33,10 @@ class Products(ABC):
 
     @abstractmethod
     def measure(self, loss: Loss, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (n, k), L = -loss'(scores) and L' Phi (k, m) of weights (k, m) and b (k,)."""
+        """Scores (n, k), L = -loss'(scores) and L' Phi (k, m) of weights (k, m) and b (k,).
+
+        Scores and L are those of this process's own rows, L' Phi is over all rows.
+        """
 
     @abstractmethod
     def gram_times(self, vector: Tensor) -> Tensor:
@@ -44,30 +48,42 @@ class Products(ABC):
 
 
 class ProductsInMemory(Products):
-    """All of Phi in float64."""
+    """All of Phi in float64; of several processes, each has the rows of its own images."""
 
-    def __init__(self, phi: Tensor, targets: Tensor, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        phi: Tensor,
+        targets: Tensor,
+        shape: tuple[int, int, int],
+        processes: Processes = ALONE,
+    ) -> None:
         self.phi, self.targets, self.shape, self.dtype = phi, targets, shape, phi.dtype
+        self.processes = processes
 
     @classmethod
-    def of(cls, program: Program) -> ProductsInMemory:
-        return cls(program.features, program.targets, program.shape[1:])
+    def of(cls, program: Program, processes: Processes = ALONE) -> ProductsInMemory:
+        return cls(program.features, program.targets, program.shape[1:], processes)
 
     def totals(self) -> ImageTotals:
-        return ImageTotals(self.targets, self.targets.T @ self.phi, self.phi.sum(0))
+        cross = self.targets.T @ self.phi
+        return ImageTotals.of(self.targets, cross, self.phi.sum(0), self.processes)
 
     def measure(self, loss: Loss, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = self.phi @ weights.T + bias
         negative = -loss.gradient(scores, self.targets)
-        return scores, negative, negative.T @ self.phi
+        pulled = negative.T @ self.phi
+        self.processes.add_up(pulled)
+        return scores, negative, pulled
 
     def gram_times(self, vector: Tensor) -> Tensor:
-        return self.phi.T @ (self.phi @ vector)
+        out = self.phi.T @ (self.phi @ vector)
+        self.processes.add_up(out)
+        return out
 
     def of_gates(self, kept: Tensor) -> ProductsInMemory:
         cells, _, d = self.shape
         phi = self.phi.view(len(self.phi), *self.shape)[:, :, kept].flatten(1)
-        return ProductsInMemory(phi, self.targets, (cells, len(kept), d))
+        return ProductsInMemory(phi, self.targets, (cells, len(kept), d), self.processes)
 
 
 class StreamedProducts(Products):
@@ -88,6 +104,7 @@ class StreamedProducts(Products):
         for _, phi, _ in feature_blocks(self.features, self.streams):
             phi = phi.to(vector.dtype)
             out.addmm_(phi.T, phi @ vector)
+        self.streams[0].processes.add_up(out)
         return out
 
     def of_gates(self, kept: Tensor) -> StreamedProducts:

@@ -30,10 +30,17 @@ RIDGE_SOLVERS: dict[str, type[PathSolver]] = {
 """Solvers of a whole path of ridge regressions, by name; each has a ``needed_gb`` beside it."""
 
 
-def solvers_for(kind: ProgramKind) -> list[str]:
-    """Names of the solvers that handle a kind of program."""
-    ridge = list(RIDGE_SOLVERS) if kind.is_ridge else []
-    return ridge + [name for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
+def solvers_for(kind: ProgramKind, *, shared: bool = False) -> list[str]:
+    """Names of the solvers that handle a kind of program.
+
+    Args:
+        kind: of the program.
+        shared: whether several processes are to share its images.
+    """
+    ridge = RIDGE_SOLVERS.items() if kind.is_ridge else ()
+    able: list[tuple[str, type[PathSolver] | type[BetaSolver]]] = [*ridge]
+    able += [(name, solver) for name, solver in BETA_SOLVERS.items() if solver().handles(kind)]
+    return [name for name, solver in able if solver.shares_images or not shared]
 
 
 def beta_solver(name: str, tolerance: float, memory_gb: float) -> BetaSolver:

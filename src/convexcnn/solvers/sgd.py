@@ -65,13 +65,14 @@ class SGD:
         seen, step, start = BatchStatistics(), 0, time.perf_counter()
         for _ in range(self.epochs):
             for images, targets in stream.shuffled(self.batch_size, generator):
-                program.batch_gradient(images, targets, seen)
+                program.batch_gradient(images, targets, seen, stream.processes)
                 optimiser.step()
                 if schedule is not None:
                     schedule.step()
                 step += 1
                 if step % self.log_every and step != steps:
                     continue
+                seen.add_up(stream.processes)
                 means = seen.means()
                 if not means["loss"] < 1e6:
                     raise SettingError(

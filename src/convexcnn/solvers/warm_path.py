@@ -18,8 +18,8 @@ from convexcnn.programs.neurons import relu_neurons
 from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm, get_regulariser
 from convexcnn.solvers.optimum import Optimum, Status
-from convexcnn.solvers.passes import feature_blocks, feature_scale
-from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, PathSolver
+from convexcnn.solvers.passes import feature_scale
+from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, PathSolver, scores_of
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 
 AtBeta = Callable[[float, Optimum | None], Optimum]
@@ -37,6 +37,8 @@ class BetaSolver(ABC):
     """
 
     name: ClassVar[str]
+    shares_images: ClassVar[bool] = False
+    """As for :class:`PathSolver`."""
     tolerance: float
 
     @abstractmethod
@@ -139,6 +141,10 @@ class WarmPath(PathSolver):
     def name(self) -> str:  # type: ignore[override]
         return self.solver.name
 
+    @property
+    def shares_images(self) -> bool:  # type: ignore[override]
+        return self.solver.shares_images
+
     def handles(self, kind: ProgramKind) -> bool:
         return kind == self.kind
 
@@ -149,7 +155,7 @@ class WarmPath(PathSolver):
         validation: ImageStream | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        self._check_choice(validation)
+        self._check_choice(train, validation)
         clock = PhaseClock(callback)
         betas = self.betas or self._default_betas(features, train)
         betas = sorted((float(beta) for beta in betas), reverse=True)
@@ -227,15 +233,14 @@ def held_out_scores(
 
     (R) is a ReLU network: on new images its filters respond as ReLU neurons, not by their gates.
     """
-    plain = [stream.plain()]
+    plain = stream.plain()
     if kind.formulation == "gated":
         weights, bias = optimum.weights.flatten(1).float(), optimum.bias.float()
-        blocks = feature_blocks(features, plain)
-        return torch.cat([phi @ weights.T + bias for _, phi, _ in blocks])
+        return scores_of(features, stream, weights.T, bias)
     neurons = relu_neurons(optimum.weights, optimum.bias, kind.pooling).single()
     cells = features.geometry.n_cells
     scores = []
-    for images, _ in plain[0].blocks(features.block_size):
+    for images, _ in plain.blocks(features.block_size):
         patches = features.pooling(images)
         scores.append(neurons.scores(patches.view(len(images), cells, -1, patches.shape[-1])))
     return torch.cat(scores)

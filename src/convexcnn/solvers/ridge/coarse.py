@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
@@ -21,7 +22,8 @@ from convexcnn.solvers.ridge.statistics import GramStatistics, pilot_mean
 DIRECTIONS = 48
 """Principal directions of a patch that are kept: nearly all of its variance."""
 
-PATCH_IMAGES = 500
+PATCH_IMAGES, PATCH_NUMBERS = 500, 2**22
+"""Images whose patches give the directions, and the most numbers in them: patches are more."""
 
 
 class CoarseFeatures(GatedFeatures):
@@ -31,9 +33,16 @@ class CoarseFeatures(GatedFeatures):
         features: the operator Phi.
         images: (n, channels, height, width) scaled images, for the principal directions.
         size: number of coarse features, at most, as long as one gate has no more.
+        processes: that share the training images, and take the same directions.
     """
 
-    def __init__(self, features: GatedFeatures, images: Tensor, size: int) -> None:
+    def __init__(
+        self,
+        features: GatedFeatures,
+        images: Tensor,
+        size: int,
+        processes: Processes = ALONE,
+    ) -> None:
         cells, gates, dim = features.shape
         kept = min(dim, DIRECTIONS)
         count = min(gates, max(1, size // (cells * kept)))
@@ -42,7 +51,7 @@ class CoarseFeatures(GatedFeatures):
         super().__init__(features.geometry, features.transform, gates_kept, features.pool)
         patches = self.pooling(images).flatten(0, 1)
         vectors = torch.linalg.eigh(patches.T @ patches).eigenvectors
-        self.directions = vectors.flip(1)[:, :kept].contiguous()
+        self.directions = processes.agree(vectors.flip(1)[:, :kept].contiguous())
         self.fine_shape = features.shape
         self._fine = images.new_empty(self.block_size, cells * count * dim)
 
@@ -97,8 +106,9 @@ def coarse_solutions(
     Returns:
         (n_features, len(betas), k).
     """
-    images, _ = stream.block(slice(0, PATCH_IMAGES))
-    coarse = CoarseFeatures(features, images, size)
+    few = min(PATCH_IMAGES, stream.images_of(PATCH_NUMBERS))
+    images, _ = stream.sample(slice(0, few))
+    coarse = CoarseFeatures(features, images, size, stream.processes)
     statistics = GramStatistics(coarse, stream.n_classes, pilot_mean(coarse, stream), chunk=chunk)
     statistics.add(stream)
     gram, cross = statistics.centred()

@@ -63,6 +63,7 @@ class Covariance:
             scores -= root * offset
             out.addmm_(phi.T, scores)
             total += row_sum(root, scores)
+        self.streams[0].processes.add_up(out, total)
         rows = sum(stream.total for stream in self.streams)
         return out.addr_(self.mean, total, alpha=-1).div_(rows)
 
@@ -133,7 +134,7 @@ def sketch_moments(
     shift = pilot_mean(features, stream)
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(width, min(rank, width), generator=generator)
-    columns = torch.linalg.qr(draw.to(shift.device)).Q
+    columns = stream.processes.agree(torch.linalg.qr(draw.to(shift.device)).Q)
     sums = shift.new_zeros(width, columns.shape[1] + k)
     total, phi_sum = shift.new_zeros(sums.shape[1]), shift.new_zeros(width)
     square, target_square, rows = 0.0, 0.0, stream.total
@@ -145,6 +146,8 @@ def sketch_moments(
         phi_sum += row_sum(root, phi)
         square += float(torch.linalg.vector_norm(phi)) ** 2
         target_square += float(targets.square().sum())
+    stream.processes.add_up(sums, total, phi_sum)
+    square, target_square = map(stream.processes.total, (square, target_square))
     mean = phi_sum / rows
     sums.addr_(mean, total, alpha=-1).div_(rows)
     return Moments(

@@ -37,15 +37,18 @@ class RidgeMeasure:
 
     Args:
         primal: objective at V and the best b.
+        loss: (1/2n) |R|^2, over all processes.
         gap: primal minus the dual value of the residual.
         bias: b, (k,).
-        residual: R, (n, k), with columns that sum to zero; scaled where images have weights.
+        residual: R, (n, k), with columns that sum to zero; scaled where images have weights. Of
+            several processes, each has its own rows.
         total: n, or the sum of the weights.
         gradient: G, (k, n_features).
         mean: of the features, (n_features,).
     """
 
     primal: float
+    loss: float
     gap: float
     bias: Tensor
     residual: Tensor
@@ -57,11 +60,6 @@ class RidgeMeasure:
     def relative_gap(self) -> float:
         """gap / primal."""
         return self.gap / self.primal if self.primal else 0.0
-
-    @property
-    def loss(self) -> float:
-        """(1/2n) |R|^2."""
-        return 0.5 * float(self.residual.square().sum()) / self.total
 
 
 class ExactRidge:
@@ -79,7 +77,8 @@ class ExactRidge:
         self.features = features.double()
         self.streams = streams
         self.beta = beta
-        self.rows = sum(len(stream) for stream in streams)
+        self.processes = streams[0].processes
+        self.rows = sum(stream.size for stream in streams)
         self.total = sum(stream.total for stream in streams)
 
     def measure(self, weights: Tensor) -> RidgeMeasure:
@@ -93,13 +92,16 @@ class ExactRidge:
             pulled.addmm_(residual[rows].T, phi)
             roots[rows] = root
             feature_sum += row_sum(root, phi)
-        bias = row_sum(roots, residual) / self.total
+        drift = row_sum(roots, residual)
+        self.processes.add_up(drift, pulled, feature_sum)
+        bias = drift / self.total
         residual -= roots * bias
         pulled.addr_(bias, feature_sum, alpha=-1)
         gradient = pulled.div_(-self.total).add_(v, alpha=self.beta)
-        square, ridge = float(residual.square().sum()), float(v.square().sum())
+        loss = 0.5 * self.processes.total(float(residual.square().sum())) / self.total
         return RidgeMeasure(
-            primal=0.5 * (square / self.total + self.beta * ridge),
+            primal=loss + 0.5 * self.beta * float(v.square().sum()),
+            loss=loss,
             gap=float(gradient.square().sum()) / (2 * self.beta),
             bias=bias,
             residual=residual,
@@ -114,6 +116,7 @@ class ExactRidge:
         pulled = a.new_zeros(a.shape[1], self.features.n_features)
         for rows, phi, _, _ in weighted_blocks(self.features, self.streams):
             pulled.addmm_(a[rows].T, phi)
+        self.processes.add_up(pulled)
         return pulled
 
 

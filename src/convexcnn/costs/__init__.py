@@ -1,0 +1,1 @@
+"""What a training will cost: operations from formulas, seconds from measured rates."""

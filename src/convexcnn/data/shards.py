@@ -1,0 +1,250 @@
+"""Tar shards in WebDataset's layout: ``NAME-000000.tar`` with ``KEY.jpg`` and ``KEY.cls`` each.
+
+The standard library reads them: their members are only looked up, with their place in the file, and
+images are decoded from there, so nothing is ever extracted and the order of reading is free. That
+is all that training needs, which reads its images more than once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from convexcnn.data.dataset import ImageDataset
+from convexcnn.data.decode import SUFFIXES
+from convexcnn.data.listing import (
+    TEST_NAMES,
+    LabelledFile,
+    ReadOptions,
+    class_names,
+    read_listing,
+)
+from convexcnn.errors import DataError
+
+MAX_IMAGE_BYTES = 200_000_000
+MAX_LABEL_BYTES = 1000
+END = 1024
+"""Zeros at the end of every whole tar file."""
+
+LAYOUT = "write pairs KEY.jpg and KEY.cls, the class in the latter, as WebDataset does"
+AGAIN = "bring it back and start again"
+NUMBERED = re.compile(r"(?P<name>.*?)[-_]?(?P<number>\d+)$")
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMember:
+    """An image inside a shard: so many bytes from a place on.
+
+    Args:
+        shard: the tar file.
+        name: of the member.
+        offset: of its first byte.
+        size: in bytes.
+    """
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.name}"
+
+    def is_file(self) -> bool:
+        """Whether it can be asked for; a shard that has gone is no matter of one image."""
+        return True
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """Its bytes.
+
+        Raises:
+            DataError: the shard has gone or become shorter since it was listed.
+        """
+        try:
+            with self.shard.open("rb") as file:
+                content = os.pread(file.fileno(), self.size, self.offset)
+        except OSError as error:
+            raise DataError(
+                f"{self.shard}: the shard cannot be read any more ({error.strerror}); {AGAIN}"
+            ) from error
+        if len(content) < self.size:
+            raise DataError(f"{self.shard}: the shard has become shorter; {AGAIN}")
+        return io.BytesIO(content)
+
+
+def shards_in(path: Path) -> dict[str, list[Path]]:
+    """The shards of a folder, a pattern such as ``train-{000000..000009}.tar``, or one file.
+
+    Shards whose name begins with ``train``, or with ``test`` or another of ``TEST_NAMES``, or that
+    lie in a folder of that name, make up this split; with none called train all are one split.
+
+    Returns:
+        Paths in order, by split; empty if there are none.
+
+    Raises:
+        DataError: a number is missing between others.
+    """
+    if not path.is_dir():
+        paths = _expanded(path)
+        return {"train": paths} if paths else {}
+    found = defaultdict(list)
+    for shard in sorted({*path.glob("*.tar"), *path.glob("*/*.tar")}):
+        if not shard.name.startswith("."):
+            found[_split_of(shard, path)].append(shard)
+    if not found:
+        return {}
+    for split in found.values():
+        _check_numbers(split)
+    if "train" in found:
+        return {split: found[split] for split in ("train", *TEST_NAMES) if split in found}
+    return {"train": sorted(shard for split in found.values() for shard in split)}
+
+
+def read_shards(path: Path, splits: dict[str, list[Path]], options: ReadOptions) -> ImageDataset:
+    """Read the images of shards.
+
+    Args:
+        path: what they were found by; ``classes.txt`` in that folder, or beside the shards, names
+            the classes 0, 1, ... line by line.
+        splits: of :func:`shards_in`.
+        options: how to read.
+
+    Returns:
+        The data set, named after the folder or the shards.
+
+    Raises:
+        DataError: a shard is missing, truncated or compressed, an image has no class, or one
+            cannot be decoded.
+    """
+    listed = list_shards(splits)
+    folder = path if path.is_dir() else path.parent
+    names = {str(number): name for number, name in enumerate(class_names(folder) or ())}
+    if path.is_dir():
+        name = path.resolve().name
+    else:
+        name = RANGE.sub("", path.stem).rstrip("-_") or path.parent.resolve().name
+    return read_listing(name or "shards", listed, str(path), options, names)
+
+
+def list_shards(splits: dict[str, list[Path]]) -> dict[str, list[LabelledFile]]:
+    """The labelled images of shards, by split; none is decoded.
+
+    Raises:
+        DataError: a shard is missing, truncated or compressed, or an image has no class.
+    """
+    return {
+        split: [file for shard in shards for file in _files_in(shard)]
+        for split, shards in splits.items()
+    }
+
+
+def _expanded(path: Path) -> list[Path]:
+    """The shards that a path with a range of numbers in braces stands for, or the path itself."""
+    if path.suffix.lower() != ".tar":
+        return []
+    found = RANGE.search(path.name)
+    if found is None:
+        return [path] if path.is_file() else []
+    first, last = found.groups()
+    paths = [
+        path.with_name(RANGE.sub(str(number).zfill(len(first)), path.name, count=1))
+        for number in range(int(first), int(last) + 1)
+    ]
+    if missing := [shard for shard in paths if not shard.is_file()]:
+        raise DataError(f"{missing[0]}: this shard of {path.name} is missing; {AGAIN}")
+    return paths
+
+
+def _split_of(shard: Path, folder: Path) -> str:
+    """The split that a shard belongs to, by its folder or the beginning of its name."""
+    word = shard.stem if shard.parent == folder else shard.parent.name
+    for split in ("train", *TEST_NAMES):
+        if re.match(rf"{split}(?![a-z])", word.lower()):
+            return split
+    return "other"
+
+
+def _check_numbers(shards: list[Path]) -> None:
+    """Refuse a gap in the numbers of shards: one of them has been lost."""
+    numbered: dict[tuple[Path, str], dict[int, Path]] = defaultdict(dict)
+    for shard in shards:
+        if match := NUMBERED.fullmatch(shard.stem):
+            numbered[shard.parent, match["name"]][int(match["number"])] = shard
+    for found in numbered.values():
+        for number in range(min(found), max(found)):
+            if number not in found:
+                last = found[max(found)]
+                digits = len(NUMBERED.fullmatch(last.stem)["number"])  # type: ignore[index]
+                lost = last.with_name(last.stem[:-digits] + str(number).zfill(digits) + ".tar")
+                raise DataError(f"{lost}: this shard is missing between others; {AGAIN}")
+
+
+def _files_in(shard: Path) -> Iterator[LabelledFile]:
+    """Labelled images of a shard, in its order."""
+    images: dict[str, ShardMember] = {}
+    labels: dict[str, str] = {}
+    try:
+        _check_end(shard)
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                _sort_in(shard, archive, member, images, labels)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{shard}: cannot be read as an uncompressed tar file ({error}); fetch or write it anew"
+        ) from error
+    for key in images.keys() ^ labels.keys():
+        what = "no class (.cls)" if key in images else f"no image ({', '.join(SUFFIXES)})"
+        raise DataError(f"{shard}: {key} has {what}; {LAYOUT}")
+    if not images:
+        raise DataError(f"{shard}: holds no images; {LAYOUT}")
+    for key, image in images.items():
+        yield LabelledFile(image, labels[key])
+
+
+def _check_end(shard: Path) -> None:
+    """Refuse a shard without the zeros that every whole tar file ends with."""
+    with shard.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        end = os.pread(file.fileno(), END, max(0, size - END))
+    if size < END or end.strip(b"\0"):
+        raise DataError(f"{shard}: the tar file is cut off or compressed; fetch or write it anew")
+
+
+def _sort_in(
+    shard: Path,
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    images: dict[str, ShardMember],
+    labels: dict[str, str],
+) -> None:
+    """Put an image or a class under its key: the name up to the first dot of its last part."""
+    if not member.isreg() or member.issparse():
+        return
+    folder, _, last = member.name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    key, suffix = f"{folder}/{stem}" if folder else stem, f".{extension.lower()}"
+    if suffix in SUFFIXES:
+        if member.size > MAX_IMAGE_BYTES:
+            raise DataError(f"{shard}: {member.name} has {member.size} bytes, too many; remove it")
+        if key in images:
+            raise DataError(f"{shard}: {key} has two images; give every image a key of its own")
+        images[key] = ShardMember(shard, member.name, member.offset_data, member.size)
+    elif suffix == ".cls":
+        if member.size > MAX_LABEL_BYTES:
+            raise DataError(f"{shard}: {member.name} is too long for a class; {LAYOUT}")
+        file = archive.extractfile(member)
+        text = b"" if file is None else file.read()
+        label = text.decode("utf-8", "replace").strip()
+        if not label or not label.isprintable():
+            raise DataError(f"{shard}: {member.name} holds no class; {LAYOUT}")
+        labels[key] = label
