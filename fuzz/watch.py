@@ -43,6 +43,8 @@ CHANGES = {
 """Events that change files, and which of their arguments are paths."""
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+NAMELESS = getattr(os, "O_TMPFILE", -1)
+"""A file that no folder names, such as that of images which do not fit in memory."""
 
 Read = Callable[[Path], object]
 
@@ -114,7 +116,9 @@ class Watch:
             self._touched.append(f"{event}{arguments[:2]!r}")
         elif event == "open":
             path, _, flags = arguments
-            if isinstance(flags, int) and flags & WRITING and not self._inside(path):
+            nameless = isinstance(flags, int) and flags & NAMELESS == NAMELESS
+            writes = isinstance(flags, int) and flags & WRITING and not nameless
+            if writes and not self._inside(path):
                 self._touched.append(f"{path!r} for writing")
         elif event in CHANGES and arguments[-1] in (-1, None, *arguments[CHANGES[event]]):
             # a path relative to an open folder was judged when that folder was opened
