@@ -239,7 +239,7 @@ FOLDERS = [
     Bad("data info bad --image-size 8", "exceeds limit of", after(class_folders, png_bomb)),
     Bad("data info bad", "12000x12000 pixels are too many", after(class_folders, large_png)),
     Bad("data info bad --image-size 0", "0 is not in the range", class_folders, WRONG_USE),
-    Bad("data info bad --image-size 999999", "memory", class_folders),
+    Bad("data info bad --image-size 999999", "set TMPDIR to a larger disk", class_folders),
     Bad(
         "data info bad",
         "which has no training images",

@@ -6,6 +6,7 @@ the disk under one ends it with a signal instead of a message.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import weakref
@@ -154,7 +155,13 @@ class StoredRows(FileRows):
 
 
 def _take_room(descriptor: int, size: int) -> None:
-    """Make a file so large that writing it cannot meet a full disk."""
+    """Make a file so large that writing it cannot meet a full disk.
+
+    What the disk has no room for is refused before others feel that it is full.
+    """
+    disk = os.fstatvfs(descriptor)
+    if size > disk.f_bavail * disk.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:
