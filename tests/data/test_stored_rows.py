@@ -101,6 +101,14 @@ def test_a_disk_without_room_is_named_before_any_work():
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_what_no_disk_holds_is_refused_without_filling_one(monkeypatch):
+    taken = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *arguments: taken.append(arguments))
+    with pytest.raises(RunError, match=r"cannot hold maps, 1e\+06 GB .No space left on device"):
+        allocate_rows((10**9, 10**6), np.uint8, in_memory=False, what="maps", advice="or so")
+    assert not taken
+
+
 def test_a_disk_that_fails_later_is_named(monkeypatch):
     rows = stored()
 
