@@ -6,6 +6,8 @@ building the report are in neither. Run it on an otherwise idle machine: rates a
 plan is made, and are those of that moment.
 
     python benchmarks/plan.py --root DATA [--only NAME] [--out benchmarks/results/plan.json]
+
+With --only, settings that the file already holds stay as they were measured.
 """
 
 from __future__ import annotations
@@ -123,10 +125,12 @@ def main() -> int:
     """Compare, print and write the numbers; return 1 if one is further off than it may be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="folder of the official files")
-    parser.add_argument("--only", choices=SETTINGS, action="append", help="leave out the others")
+    parser.add_argument("--only", choices=SETTINGS, action="append", help="measure this one anew")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan.json"))
     arguments = parser.parse_args()
     settings = {}
+    if arguments.only and arguments.out.exists():
+        settings = json.loads(arguments.out.read_text("utf-8"))["settings"]
     for name in arguments.only or SETTINGS:
         settings[name] = compare(SETTINGS[name], arguments.root)
         for measure in ("seconds", "peak_memory_bytes"):

@@ -1,8 +1,9 @@
 """Claim: memory does not grow with the images, time no more than they do, and a budget is kept.
 
 `growth`: 10,000, 50,000 and 200,000 images, mirrored, shifted and noisy copies of CIFAR-10, lie in
-`images.npy` and are trained on where they lie, with the same settings. Targets: time per image at
-most 1.1 times that of fewer images, peak memory within 5 %.
+`images.npy` and are trained on where they lie, with the same settings, three times each; the run of
+median time counts. Targets: time per image at most 1.1 times that of fewer images, peak memory
+within 5 %.
 
 `budget`: CIFAR-10 with 1,024 gates in 2 GB, and without a bound. Targets: the peak is under 2 GB,
 and the time at most 1.5 times as long.
@@ -41,6 +42,7 @@ BUDGET = (
     "--gates", "patches", "--n-gates", "1024", "--pooling", "1", "--whiten", "24",
     "--beta", "0.003", "--augment", "none", "--no-certificate",
 )  # fmt: skip
+REPEATS = 3
 AT_ONCE = 1000
 LARGEST_SHIFT, NOISE = 3, 4.0
 NOT_TRAINING = ("training images", "test images", "explanations")
@@ -101,7 +103,9 @@ def growth(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     for count in sorted(arguments.images):
         folder = work / f"images{count}"
         write_copies(dataset, count, folder)
-        runs.append(fit(str(folder), work / f"run{count}", options))
+        repeats = [fit(str(folder), work / f"run{count}-{i}", options) for i in range(REPEATS)]
+        chosen = sorted(repeats, key=lambda run: float(run["seconds"]))[REPEATS // 2]
+        runs.append(chosen | {"seconds_of_repeats": [run["seconds"] for run in repeats]})
         for path in folder.iterdir():
             path.unlink()
     slower = max(

@@ -12,6 +12,7 @@ from convexcnn.models.block_training import BlockTask
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.stack_settings import Block
+from convexcnn.models.stack_training import freeze
 from small import generator, stripes
 from tiny_models import TINY_BLOCKS, TINY_NEURONS
 from tiny_models import layerwise as stack
@@ -30,7 +31,7 @@ def task_of(model, **changes) -> BlockTask:
     pixels = model.training_stream(IMAGES, LABELS)
     split, first = model._held_out(pixels), model.blocks_[0]
     memory = MemoryPlan.of(None, IMAGES)
-    maps = model._freeze(first, pixels, split, memory)
+    maps = freeze(first, pixels, split, memory)
     return BlockTask(
         Block(),
         replace(pixels, **changes),

@@ -15,7 +15,7 @@ from convexcnn import reference
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, RunError, SettingError
 from convexcnn.models import Block, LayerwiseConvexCNN, load_model, memory_plan, save_model
-from convexcnn.models.layerwise import choose_heads
+from convexcnn.models.head_combination import choose_heads
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.patch_block import strongest_neurons
 from convexcnn.models.stack_settings import PRESETS, plan_geometries, read_blocks

@@ -18,6 +18,7 @@ from convexcnn.models.neuron_network import (
     descent_dtype,
     one_cycle,
 )
+from convexcnn.models.stack_training import freeze
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.whiten import fit_triangular_whitening
 from small import generator, stripe_stream, stripes
@@ -38,7 +39,7 @@ def phi_of(model: LayerwiseConvexCNN, number: int) -> tuple[np.ndarray, np.ndarr
     stream = model.training_stream(IMAGES, LABELS)
     split = model._held_out(stream)
     for block in model.blocks_[: number - 1]:
-        stream = model._freeze(block, stream, split, MemoryPlan.of(None, IMAGES))
+        stream = freeze(block, stream, split, MemoryPlan.of(None, IMAGES))
     block, rows, targets = model.blocks_[number - 1], [], []
     for images, truth in stream.subset(split.kept).blocks(50):
         responses = torch.nn.functional.conv2d(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convexcnn.models import Block, time_plan
-from convexcnn.models.time_plan import MOST_EPOCHS, SPARE, BlockCost, TimePlan
+from convexcnn.models.time_plan import MOST_EPOCHS, MOST_STEPS, SPARE, BlockCost, TimePlan
 from convexcnn.patches.extract import PatchGeometry
 
 COSTS = [
@@ -84,7 +84,9 @@ def test_a_block_that_would_not_end_in_time_is_not_begun(clock):
 
 
 def test_there_are_no_more_epochs_than_are_worth_their_time(clock):
-    assert plan(1e5).steps(1, 7, 100) == MOST_EPOCHS * 100
+    many = TimePlan(1e5, COSTS, images=100_000, views=2, classes=10)
+    assert many.steps(1, 7, 100) == MOST_EPOCHS * 1000
+    assert TimePlan(1e5, COSTS, images=500, views=2, classes=10).steps(1, 7, 100) == MOST_STEPS
 
 
 def test_costs_are_measured_without_touching_the_random_state():

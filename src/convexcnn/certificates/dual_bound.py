@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
+from convexcnn.certificates.growing_rows import GrowingRows
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import SettingError
 
@@ -83,7 +84,7 @@ def certify_gated(
         raise SettingError("a certificate needs beta > 0; train with a positive beta")
     weights, bias = weights.double(), bias.double()
     flat = weights.flatten(1)
-    scores, targets = [], []
+    scores, targets = GrowingRows(), GrowingRows()
     pulled, pulled_targets = torch.zeros_like(flat), torch.zeros_like(flat)
     feature_sum, done = flat.new_zeros(flat.shape[1]), 0
     for phi, block_targets in rows:
@@ -93,15 +94,16 @@ def certify_gated(
             root = roots[done : done + len(y), None].double()
             phi, y = root * phi, root * y
         done += len(y)
-        scores.append(phi @ flat.T + root * bias)
-        targets.append(y)
-        pulled += negative_gradient(loss, scores[-1], y).T @ phi
+        predicted = phi @ flat.T + root * bias
+        scores.add(predicted)
+        targets.add(y)
+        pulled += negative_gradient(loss, predicted, y).T @ phi
         if intercept:
             feature_sum += (root * phi).sum(0)
         if intercept and loss == "cross_entropy":
             pulled_targets += y.T @ phi
     processes.add_up(pulled, pulled_targets, feature_sum)
-    f, y = torch.cat(scores), torch.cat(targets)
+    f, y = scores.rows, targets.rows
     n = processes.total(len(y))
     negative = negative_gradient(loss, f, y)
     share, shift = _feasible_mix(loss, negative, y, intercept, processes)

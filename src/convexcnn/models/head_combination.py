@@ -8,7 +8,28 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
 from torch import Tensor
 
+from convexcnn.models.block_training import measure
 from convexcnn.programs.losses import CrossEntropyLoss
+
+
+def choose_heads(scores: Tensor, labels: NDArray[np.int64], loss: str) -> Tensor:
+    """Return weights (B,) of the heads: all on the last one, or their best convex combination.
+
+    Args:
+        scores: (B, n, k) of held-out images.
+        labels: (n,) theirs.
+        loss: that the combination minimises.
+
+    Returns:
+        The combination, unless the last head alone classifies more images correctly.
+    """
+    targets = torch.nn.functional.one_hot(torch.from_numpy(labels), scores.shape[2])
+    combined = best_combination(scores, targets, loss)
+    last = torch.zeros_like(combined)
+    last[-1] = 1
+    together = torch.einsum("b,bnk->nk", combined.float(), scores)
+    accuracies = [measure(found, labels, loss)["accuracy"] for found in (together, scores[-1])]
+    return combined if accuracies[0] >= accuracies[1] else last
 
 
 def best_combination(scores: Tensor, targets: Tensor, loss: str) -> Tensor:

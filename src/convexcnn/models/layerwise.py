@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,21 @@ from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import AUGMENTATIONS, ImageClassifier
 from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
-from convexcnn.models.block_kinds import KINDS, TRAINERS
-from convexcnn.models.block_training import (
-    BlockTask,
-    Split,
-    block_solver,
-    measure,
-    problem_size,
-    sizes_of,
-)
-from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
-from convexcnn.models.head_combination import best_combination
+from convexcnn.models.block_kinds import KINDS
+from convexcnn.models.block_training import Split
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_block import NeuronBlock
-from convexcnn.models.neuron_network import BATCH
 from convexcnn.models.patch_block import PatchBlock
 from convexcnn.models.probabilities import fit_temperature
-from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
+from convexcnn.models.stack_settings import Block, Blocks, Shape, read_blocks
+from convexcnn.models.stack_training import StackTraining, check_blocks, freeze
 from convexcnn.models.strength import strongest_filters
-from convexcnn.models.time_plan import BlockCost, TimePlan
+from convexcnn.models.time_plan import TimePlan
 from convexcnn.models.torch_stack import StackNetwork
 from convexcnn.models.trained_block import TrainedBlock
-from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
-from convexcnn.solvers.result import Callback, PhaseClock
+from convexcnn.solvers.result import Callback
 
 OF_EVERY_BLOCK = ("n_gates", "gates", "regulariser", "tolerance")
 """Parameters of a stack that stand for settings of all its blocks."""
@@ -59,7 +48,7 @@ class LayerwiseConvexCNN(ImageClassifier):
     Oyallon 2019; Sahiner et al. 2024).
 
     Args:
-        blocks: ``small`` (four blocks), ``vgg11`` (eight), ``imagenet`` (five, for large images),
+        blocks: ``small`` (four blocks), ``vgg11`` (eight), ``imagenet`` (four, for large images),
             or a list of ``Block``.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
         gates: where they come from, likewise.
@@ -141,116 +130,36 @@ class LayerwiseConvexCNN(ImageClassifier):
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
         blocks = self.read_blocks((channels, height, width))
+        if self.budget is not None and not self.budget > 0:
+            raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
         memory = self.memory_plan(stream, len(blocks))
-        plan = self._plan(blocks, stream, memory)
-        checkpoint = self._checkpoint(blocks, stream)
-        seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
+        geometries = check_blocks(blocks, stream, memory)
         split = self._held_out(stream)
-        labels = stream.labels[split.held_out]
-        trained: list[TrainedBlock] = []
-        pixels = stream
-        heads: list[Tensor] = []
-        weights = torch.ones(1, dtype=torch.float64)
-        for number, block in enumerate(blocks, 1):
-            outcome = checkpoint.load(number, block, stream) if checkpoint else None
-            finished = outcome is not None
-            if outcome is None:
-                streams, plans = (pixels, stream), (plan, memory)
-                task = self._task(blocks, tuple(trained), streams, split, plans, checkpoint)
-                task.generator.manual_seed(seeds[number - 1])
-                outcome = TRAINERS[block.head](task)
-            found = outcome.block
-            if finished:
-                plan.spent += sum(found.seconds.values())
-            heads.append(outcome.scores.cpu())
-            held_out = torch.stack(heads)[:, torch.from_numpy(split.held_out)]
-            weights = choose_heads(held_out, labels, block.loss)
-            stacked = torch.einsum("b,bnk->nk", weights.float(), held_out)
-            found.measures["stack"] = measure(stacked, labels, block.loss)
-            last = number == len(blocks) or not self._goes_on(plan, number + 1, stream)
-            if not last:
-                clock = PhaseClock(self._callback_of(number))
-                beside = memory.beside(stream)
-                stream = outcome.maps or self._freeze(found, stream, split, beside)
-                clock.lap("maps")
-                seconds = found.seconds | clock.seconds
-                found = replace(found, scaler=stream.scaler, seconds=seconds)
-            if checkpoint is not None and not finished:
-                checkpoint.save(number, found, outcome.scores)
-            trained.append(found.without_maps() if last else found)
-            del outcome
-            if last:
-                break
-        return {
-            "blocks_": trained,
-            "head_weights_": weights,
-            "certificates_": [b.certificate for b in trained if b.certificate is not None],
-            "temperature_": fit_temperature(stacked.numpy(), labels),
-            "training_scores_": torch.stack(heads).numpy(),
-            "n_train_": len(stream.images),
-        }
-
-    def _task(
-        self,
-        blocks: tuple[Block, ...],
-        earlier: tuple[TrainedBlock, ...],
-        streams: tuple[ImageStream, ImageStream],
-        split: Split,
-        plans: tuple[TimePlan, MemoryPlan],
-        checkpoint: BlockCheckpoint | None,
-    ) -> BlockTask:
-        """The training of the next block: ``streams`` are the images, and the maps it sees."""
-        number, (pixels, stream), (plan, memory) = len(earlier) + 1, streams, plans
-        batch = min(BATCH, len(split.kept))
-
-        def steps(default: int) -> int:
-            known = checkpoint.planned(number) if checkpoint else None
-            found = known or plan.steps(number, default, batch)
-            found = int(stream.processes.tell(b"%d" % found))  # clocks differ
-            if checkpoint is not None and known is None:
-                checkpoint.plan(number, found)
-            return found
-
-        return BlockTask(
-            blocks[number - 1],
-            pixels,
-            earlier,
+        training = StackTraining(
+            blocks,
             stream,
             split,
-            torch.Generator(),
-            last=number == len(blocks),
-            memory=memory.beside(stream),
-            certificate=self.certificates,
-            steps=steps,
-            callback=self._callback_of(number),
+            TimePlan.of(self.budget, blocks, geometries, stream),
+            memory,
+            self._checkpoint(blocks, stream),
+            self.certificates,
+            self.callback,
         )
-
-    @staticmethod
-    def _goes_on(plan: TimePlan, number: int, stream: ImageStream) -> bool:
-        """Whether there is time for a block, by the clock of the first process."""
-        return stream.processes.tell(b"%d" % plan.leaves_no_time_for(number)) == b"0"
+        found = training.run(generator)
+        certificates = (block.certificate for block in found.blocks)
+        return {
+            "blocks_": found.blocks,
+            "head_weights_": found.head_weights,
+            "certificates_": [proof for proof in certificates if proof is not None],
+            "temperature_": fit_temperature(found.scores.numpy(), stream.labels[split.held_out]),
+            "training_scores_": found.heads.numpy(),
+            "n_train_": len(stream.images),
+        }
 
     def memory_plan(self, stream: ImageStream, blocks: int) -> MemoryPlan:
         """What the training of so many blocks may keep in memory."""
         scores = blocks * len(stream.images) * stream.n_classes
         return MemoryPlan.of(self.memory_gb, stream.images, scores)
-
-    def _plan(self, blocks: tuple[Block, ...], stream: ImageStream, memory: MemoryPlan) -> TimePlan:
-        """How the budget is shared; refuses, before any work, what cannot be trained."""
-        geometries = self._check_memory(blocks, stream, memory)
-        costs = []
-        if self.budget is not None:
-            costs = [
-                BlockCost.of(block, geometry, stream.device, last=number == len(blocks))
-                for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1)
-            ]
-        return TimePlan(
-            self.budget,
-            costs,
-            images=len(stream.images),
-            views=stream.views,
-            classes=stream.n_classes,
-        )
 
     def _checkpoint(self, blocks: tuple[Block, ...], stream: ImageStream) -> BlockCheckpoint | None:
         """Where finished blocks are kept, if they are."""
@@ -262,23 +171,6 @@ class LayerwiseConvexCNN(ImageClassifier):
             fingerprint(stream, blocks, self.certificates, *settings),
             stream.processes,
         )
-
-    def _check_memory(
-        self, blocks: tuple[Block, ...], stream: ImageStream, memory: MemoryPlan
-    ) -> list[PatchGeometry]:
-        """Refuse, before any work, blocks that do not fit the images or the memory."""
-        if self.budget is not None and not self.budget > 0:
-            raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
-        _, channels, height, width = stream.images.shape
-        geometries = plan_geometries(blocks, (channels, height, width))
-        memory_gb = stream.processes.least(memory.least_solver_gb)
-        for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
-            size = problem_size(block, geometry, *sizes_of(stream))
-            try:
-                block_solver(block, size, memory_gb)
-            except SettingError as error:
-                raise SettingError(f"block {number}: {error}") from error
-        return geometries
 
     def _held_out(self, stream: ImageStream) -> Split:
         """Every class divided by the same seed, for ``fit`` and ``certify`` alike."""
@@ -293,29 +185,6 @@ class LayerwiseConvexCNN(ImageClassifier):
             raise DataError("y has too few images to hold any out; give two of some class")
         stream.subset(split[0]).require_shares()
         return Split(*split)
-
-    def _callback_of(self, number: int) -> Callback | None:
-        """The callback, told which block an event is of."""
-        callback = self.callback
-        if callback is None:
-            return None
-
-        def tell(event: dict[str, Any]) -> None:
-            callback({**event, "phase": f"block {number}: {event['phase']}", "block": number})
-
-        return tell
-
-    def _freeze(
-        self, block: TrainedBlock, stream: ImageStream, split: Split, memory: MemoryPlan
-    ) -> MapStream:
-        """The maps of a block, as a stream for the next one."""
-        return freeze_maps(
-            stream,
-            block.map_shape,
-            block.maps,
-            block.scaler or split.kept,
-            in_memory=memory.keeps(map_bytes(stream, block.map_shape)),
-        )
 
     def certify(
         self, X: ArrayLike, y: ArrayLike, progress: Callable[[int], None] | None = None
@@ -344,7 +213,7 @@ class LayerwiseConvexCNN(ImageClassifier):
                 block = block.to("cpu")
                 certificates.append(block.certify(stream.subset(split.kept)))
                 if number < len(self.blocks_):
-                    stream = self._freeze(block, stream, split, memory.beside(stream))
+                    stream = freeze(block, stream, split, memory.beside(stream))
                 if progress is not None:
                     progress(number)
         return certificates
@@ -448,23 +317,3 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.temperature_ = float(stack["temperature"])
         if not math.isfinite(self.temperature_):
             raise ValueError(f"temperature is {self.temperature_}")
-
-
-def choose_heads(scores: Tensor, labels: NDArray[np.int64], loss: str) -> Tensor:
-    """Return weights (B,) of the heads: all on the last one, or their best convex combination.
-
-    Args:
-        scores: (B, n, k) of held-out images.
-        labels: (n,) theirs.
-        loss: that the combination minimises.
-
-    Returns:
-        The combination, unless the last head alone classifies more images correctly.
-    """
-    targets = torch.nn.functional.one_hot(torch.from_numpy(labels), scores.shape[2])
-    combined = best_combination(scores, targets, loss)
-    last = torch.zeros_like(combined)
-    last[-1] = 1
-    together = torch.einsum("b,bnk->nk", combined.float(), scores)
-    accuracies = [measure(found, labels, loss)["accuracy"] for found in (together, scores[-1])]
-    return combined if accuracies[0] >= accuracies[1] else last

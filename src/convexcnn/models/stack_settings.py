@@ -152,11 +152,8 @@ PRESETS: dict[str, tuple[Block, ...]] = {
     "small": _convolutions((64, 128, 256, 512), halved=(1, 2, 3)),
     "vgg11": _convolutions((64, 128, 256, 256, 512, 512, 512, 512), halved=(1, 2, 4, 6)),
     "imagenet": (
-        Block(filter_size=8, stride=4, padding=2, n_gates=64, pooling=4, downsample="average"),
-        Block(n_gates=128, pooling=4, downsample="average"),
-        Block(n_gates=256),
-        Block(n_gates=256, downsample="average"),
-        Block(n_gates=384),
+        Block(8, 4, 2, n_gates=64, gates="lookahead", downsample="average"),
+        *_convolutions((128, 256, 512), halved=(1, 2)),
     ),
 }
 """Stacks by name."""

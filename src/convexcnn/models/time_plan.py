@@ -14,6 +14,7 @@ from convexcnn.models.neuron_network import BATCH, descent_dtype
 from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
+from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
 
 SPARE = 0.95
@@ -28,8 +29,8 @@ HEAD_PRODUCTS = 150
 OVERHEAD = 4.0
 """Seconds of a block that are in no other figure."""
 
-MOST_EPOCHS = 40.0
-"""More of them are not worth their time."""
+MOST_EPOCHS, MOST_STEPS = 40.0, 4000
+"""More than both of them are not worth their time: few images take more epochs."""
 
 PROBED_STEPS = 3
 PROBED_IMAGES = 64
@@ -112,6 +113,29 @@ class TimePlan:
         self.spent = 0.0
         self._start = time.perf_counter()
 
+    @classmethod
+    def of(
+        cls,
+        minutes: float | None,
+        blocks: Sequence[Block],
+        geometries: Sequence[PatchGeometry],
+        stream: ImageStream,
+    ) -> TimePlan:
+        """The plan of a training on all images of a stream; what blocks cost is measured here."""
+        last, costs = len(blocks), list[BlockCost]()
+        if minutes is not None:
+            costs = [
+                BlockCost.of(block, geometry, stream.device, last=number == last)
+                for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1)
+            ]
+        return cls(
+            minutes,
+            costs,
+            images=len(stream.images),
+            views=stream.views,
+            classes=stream.n_classes,
+        )
+
     @property
     def elapsed(self) -> float:
         """Seconds since the beginning, and ``spent`` in interrupted trainings before it."""
@@ -143,5 +167,6 @@ class TimePlan:
         per_image = to_come[0].descent
         if self.views > 1:
             per_image += sum(before.passing for before in self.costs[: number - 1])
-        epochs = min(MOST_EPOCHS, left / len(to_come) / (self.images * per_image))
-        return max(1, math.floor(epochs * self.images / batch))
+        affordable = left / len(to_come) / (batch * per_image)
+        most = max(MOST_STEPS, MOST_EPOCHS * self.images / batch)
+        return max(1, math.floor(min(affordable, most)))

@@ -1,0 +1,193 @@
+"""How a stack is trained: block after block, each on the frozen maps of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from convexcnn.errors import SettingError
+from convexcnn.models.block_checkpoint import BlockCheckpoint
+from convexcnn.models.block_kinds import TRAINERS
+from convexcnn.models.block_training import (
+    BlockOutcome,
+    BlockTask,
+    Split,
+    block_solver,
+    measure,
+    problem_size,
+    sizes_of,
+)
+from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
+from convexcnn.models.head_combination import choose_heads
+from convexcnn.models.memory_plan import MemoryPlan
+from convexcnn.models.neuron_network import BATCH
+from convexcnn.models.stack_settings import Block, plan_geometries
+from convexcnn.models.time_plan import TimePlan
+from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.stream import ImageStream
+from convexcnn.solvers.result import Callback, PhaseClock
+
+
+@dataclass(frozen=True)
+class TrainedStack:
+    """What a training gives.
+
+    Args:
+        blocks: B of them; fewer than asked for if the budget was too short.
+        head_weights: (B,) not negative, of sum one.
+        heads: (B, n, k) scores of all images by every block's own head.
+        scores: (held out, k) of the images that are held out, by all heads together.
+    """
+
+    blocks: list[TrainedBlock]
+    head_weights: Tensor
+    heads: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class StackTraining:
+    """The training of a stack.
+
+    Args:
+        blocks: settings.
+        pixels: all images.
+        split: which of them train.
+        plan: how the budget is shared.
+        memory: how the memory is shared.
+        checkpoint: where finished blocks are kept, if they are.
+        certificates: whether every block is certified as soon as it is trained.
+        callback: called with every event, which says what block it is of.
+    """
+
+    blocks: Sequence[Block]
+    pixels: ImageStream
+    split: Split
+    plan: TimePlan
+    memory: MemoryPlan
+    checkpoint: BlockCheckpoint | None
+    certificates: bool
+    callback: Callback | None = None
+
+    def run(self, generator: torch.Generator) -> TrainedStack:
+        """Train all blocks that there is time for; finished ones of a checkpoint are taken over."""
+        seeds = torch.randint(2**62, (len(self.blocks),), generator=generator).tolist()
+        labels = self.pixels.labels[self.split.held_out]
+        stream, trained, heads = self.pixels, list[TrainedBlock](), list[Tensor]()
+        weights, together = torch.ones(1, dtype=torch.float64), torch.empty(0)
+        for number, (block, seed) in enumerate(zip(self.blocks, seeds, strict=True), 1):
+            outcome = self.checkpoint.load(number, block, stream) if self.checkpoint else None
+            finished = outcome is not None
+            if outcome is None:
+                outcome = self._train(tuple(trained), stream, seed)
+            found = outcome.block
+            if finished:
+                self.plan.spent += sum(found.seconds.values())
+            heads.append(outcome.scores.cpu())
+            held_out = torch.stack(heads)[:, torch.from_numpy(self.split.held_out)]
+            weights = choose_heads(held_out, labels, block.loss)
+            together = torch.einsum("b,bnk->nk", weights.float(), held_out)
+            found.measures["stack"] = measure(together, labels, block.loss)
+            last = number == len(self.blocks) or not self._goes_on(number + 1)
+            if not last:
+                found, stream = self._hand_on(number, replace(outcome, block=found), stream)
+            if self.checkpoint is not None and not finished:
+                self.checkpoint.save(number, found, outcome.scores)
+            trained.append(found.without_maps() if last else found)
+            del outcome
+            if last:
+                break
+        return TrainedStack(trained, weights, torch.stack(heads), together)
+
+    def _train(
+        self, earlier: tuple[TrainedBlock, ...], stream: ImageStream, seed: int
+    ) -> BlockOutcome:
+        """Train the next block on the maps that it sees."""
+        number = len(earlier) + 1
+        block, checkpoint = self.blocks[number - 1], self.checkpoint
+        batch = min(BATCH, len(self.split.kept))
+
+        def steps(default: int) -> int:
+            known = checkpoint.planned(number) if checkpoint else None
+            found = known or self.plan.steps(number, default, batch)
+            found = int(stream.processes.tell(b"%d" % found))  # clocks differ
+            if checkpoint is not None and known is None:
+                checkpoint.plan(number, found)
+            return found
+
+        task = BlockTask(
+            block,
+            self.pixels,
+            earlier,
+            stream,
+            self.split,
+            torch.Generator().manual_seed(seed),
+            last=number == len(self.blocks),
+            memory=self.memory.beside(stream),
+            certificate=self.certificates,
+            steps=steps,
+            callback=self._callback_of(number),
+        )
+        return TRAINERS[block.head](task)
+
+    def _hand_on(
+        self, number: int, outcome: BlockOutcome, stream: ImageStream
+    ) -> tuple[TrainedBlock, MapStream]:
+        """The block with the scaler of its maps, and the maps."""
+        clock, block = PhaseClock(self._callback_of(number)), outcome.block
+        maps = outcome.maps or freeze(block, stream, self.split, self.memory.beside(stream))
+        clock.lap("maps")
+        seconds = block.seconds | clock.seconds
+        return replace(block, scaler=maps.scaler, seconds=seconds), maps
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether there is time for a block, by the clock of the first process."""
+        late = self.plan.leaves_no_time_for(number)
+        return self.pixels.processes.tell(b"%d" % late) == b"0"
+
+    def _callback_of(self, number: int) -> Callback | None:
+        """The callback, told which block an event is of."""
+        callback = self.callback
+        if callback is None:
+            return None
+        return lambda event: callback(
+            {**event, "phase": f"block {number}: {event['phase']}", "block": number}
+        )
+
+
+def freeze(block: TrainedBlock, stream: ImageStream, split: Split, memory: MemoryPlan) -> MapStream:
+    """The maps of a block, as a stream for the next one."""
+    return freeze_maps(
+        stream,
+        block.map_shape,
+        block.maps,
+        block.scaler or split.kept,
+        in_memory=memory.keeps(map_bytes(stream, block.map_shape)),
+    )
+
+
+def check_blocks(
+    blocks: Sequence[Block], stream: ImageStream, memory: MemoryPlan
+) -> list[PatchGeometry]:
+    """Refuse, before any work, blocks that do not fit the images or the memory.
+
+    Returns:
+        Where the patches and cells of every block lie.
+
+    Raises:
+        SettingError: it names the block and says what to do.
+    """
+    _, channels, height, width = stream.images.shape
+    geometries = plan_geometries(tuple(blocks), (channels, height, width))
+    memory_gb = stream.processes.least(memory.least_solver_gb)
+    for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
+        size = problem_size(block, geometry, *sizes_of(stream))
+        try:
+            block_solver(block, size, memory_gb)
+        except SettingError as error:
+            raise SettingError(f"block {number}: {error}") from error
+    return geometries
