@@ -158,6 +158,9 @@ PRESETS: dict[str, tuple[Block, ...]] = {
 }
 """Stacks by name."""
 
+LARGE_SIDE = 48
+"""Pixels from which filters of the first block lie at every second pixel."""
+
 
 def read_blocks(
     blocks: Blocks,
@@ -170,8 +173,8 @@ def read_blocks(
         blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block.
         instead: settings that all blocks have instead of their own; those that are None have no
             say.
-        image_shape: channels, height and width of an image, which presets are cut down to if it
-            is small; None leaves them as they are.
+        image_shape: channels, height and width of an image, which presets are fitted to: cut down
+            if it is small, coarse in the first block if it is large; None leaves them as they are.
 
     Raises:
         SettingError: a name that is not known, no block, or a value that cannot work.
@@ -186,13 +189,22 @@ def read_blocks(
             )
         found = PRESETS[blocks]
         if image_shape is not None:
-            found = cut_down(found, image_shape)
+            found = cut_down(_coarse(found, image_shape), image_shape)
     else:
         found = tuple(_read_block(number, block) for number, block in enumerate(blocks, 1))
     if not found:
         raise SettingError("blocks is empty; give at least one Block")
     given = {name: value for name, value in (instead or {}).items() if value is not None}
     return tuple(replace(block, **given) for block in found)
+
+
+def _coarse(blocks: tuple[Block, ...], image_shape: Shape) -> tuple[Block, ...]:
+    """Blocks whose first one halves large images by its stride, not by averaging its maps."""
+    first = blocks[0]
+    if min(image_shape[1:]) < LARGE_SIDE or first.stride > 1:
+        return blocks
+    halving = replace(first, filter_size=4, stride=2, downsample="none")
+    return halving, *blocks[1:]
 
 
 def cut_down(blocks: Sequence[Block], image_shape: Shape) -> tuple[Block, ...]:
