@@ -266,6 +266,22 @@ def test_the_presets_fit_small_pictures():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "grids"),
+    [
+        ("small", 32, [32, 16, 8, 4]),
+        ("small", 47, [47, 23, 11, 5]),
+        ("small", 64, [32, 32, 16, 8]),
+        ("vgg11", 64, [32, 32, 16, 16, 8, 8, 4, 4]),
+        ("imagenet", 224, [56, 28, 14, 7]),
+    ],
+)
+def test_the_first_block_of_a_preset_is_coarse_on_large_images(name, side, grids):
+    shape = (3, side, side)
+    geometries = plan_geometries(read_blocks(name, None, shape), shape)
+    assert [geometry.grid[0] for geometry in geometries] == grids
+
+
 def test_the_number_of_gates_can_be_set_for_all_blocks():
     assert [block.n_gates for block in read_blocks("small", {"n_gates": 5})] == [5] * 4
     model = stack(blocks="small", n_gates=3, gates="patches", tolerance=0.01, regulariser="group")
