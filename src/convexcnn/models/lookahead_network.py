@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm, conv2d, cross_entropy, relu
+from torch.nn.functional import batch_norm, conv2d, cross_entropy
 
 from convexcnn.models.neuron_network import SMOOTHING, NeuronNetwork
 from convexcnn.models.stack_settings import Block
@@ -67,12 +67,13 @@ class LookaheadNetwork(NeuronNetwork):
         """Scores (n, k) of the block's own head, and of the one behind the further convolution."""
         filters, thresholds = self.filters()
         place = {"stride": self.geometry.stride, "padding": self.geometry.padding}
-        responses = relu(conv2d(images, _as(images, filters), thresholds.to(images.dtype), **place))
+        responses = conv2d(
+            images, _as(images, filters), thresholds.to(images.dtype), **place
+        ).relu_()
         own = torch.addmm(self.bias, _pool(responses, self.geometry), self.scale * self.head.T)
         maps = batch_norm(downsampled(responses, self.downsample), None, None, training=True)
         further = conv2d(maps, _as(images, self.second.view(WIDTH, -1, 3, 3)), padding=1)
-        gain, shift = (part.to(images.dtype)[:, None, None] for part in (self.gain, self.shift))
-        further = relu(batch_norm(further, None, None, training=True) * gain + shift)
+        further = batch_norm(further, None, None, self.gain, self.shift, training=True).relu_()
         pooled = _pool(further, self.next)
         return own, torch.addmm(self.next_bias, pooled, self.next_head.T)
 
