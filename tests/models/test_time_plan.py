@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from convexcnn.models import Block, time_plan
-from convexcnn.models.time_plan import MOST_EPOCHS, MOST_STEPS, SPARE, BlockCost, TimePlan
+from convexcnn.models.time_plan import (
+    MOST_EPOCHS,
+    MOST_STEPS,
+    SPARE,
+    BlockCost,
+    HeadRates,
+    TimePlan,
+)
 from convexcnn.patches.extract import PatchGeometry
 
 COSTS = [
@@ -29,7 +36,7 @@ def plan(minutes: float | None) -> TimePlan:
 
 
 def fixed(numbers: range) -> float:
-    return sum(COSTS[n - 1].fixed_seconds(10_000, 2, 10) for n in numbers)
+    return sum(COSTS[n - 1].fixed_seconds(10_000, 2, 10, HeadRates()) for n in numbers)
 
 
 def test_all_blocks_get_as_many_seconds(clock):
@@ -96,3 +103,18 @@ def test_costs_are_measured_without_touching_the_random_state():
     assert small.descent > 0
     assert small.responses > 0
     assert small.features == 16
+
+
+def test_a_head_with_more_betas_or_classes_takes_longer():
+    one = BlockCost.of(
+        Block(n_gates=4, betas=1e-3), PatchGeometry((3, 8, 8), 3, 1, 1, 2), "cpu", last=True
+    )
+    five = BlockCost(one.descent, one.passing, one.responses, one.features)
+    assert one.evaluations * 5 == five.evaluations
+    few, many = (five.fixed_seconds(1000, 2, classes, HeadRates()) for classes in (10, 100))
+    assert one.fixed_seconds(1000, 2, 10, HeadRates()) < few < many
+
+
+def test_the_rates_of_heads_are_measured():
+    found = HeadRates.of(10, "cpu")
+    assert 1e6 < found.thin < found.large < 1e16

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from convexcnn.costs import counts
 from convexcnn.costs.problem import Problem, dense, moved, thin
 from convexcnn.costs.work import Phase, Work, repeated
+from convexcnn.models.time_plan import EVALUATIONS
 from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK
 from convexcnn.solvers.matrix_free import COARSE, RANK, TOGETHER
 from convexcnn.solvers.path import DEFAULT_PATH, PATH_TOLERANCE
@@ -28,9 +29,6 @@ BASIS_PASSES = 8
 
 CG_PASSES = 25
 """Passes over the images for every group of betas of matrix-free conjugate gradients."""
-
-EVALUATIONS = 75
-"""Evaluations of the objective that L-BFGS takes for a beta."""
 
 ADMM_PASSES, ADMM_STEPS = 10, 20
 """Passes over the images for a beta, and steps between two of them."""

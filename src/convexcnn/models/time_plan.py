@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from convexcnn.models.block_training import HEAD_PATH
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_network import BATCH, descent_dtype
 from convexcnn.models.stack_settings import Block
@@ -20,20 +22,52 @@ from convexcnn.patches.whiten import PatchTransform
 SPARE = 0.95
 """Part of the budget that is planned; the rest is for what cannot be foreseen."""
 
-HEAD_RATE = 6e10
-"""Floating-point operations per second of the products that heads are made of."""
+EVALUATIONS = 75
+"""Of a head's objective and gradient per beta, by quasi-Newton steps, its certificate included."""
 
-HEAD_PRODUCTS = 150
-"""Products with Phi or its transpose that solving and certifying a head takes."""
-
-OVERHEAD = 4.0
-"""Seconds of a block that are in no other figure."""
+OVERHEAD = 8.0
+"""Seconds of a block that are in no other figure, whitening above all."""
 
 MOST_EPOCHS, MOST_STEPS = 40.0, 4000
 """More than both of them are not worth their time: few images take more epochs."""
 
 PROBED_STEPS = 3
 PROBED_IMAGES = 64
+PROBED_ROWS, PROBED_FEATURES = 8192, 1024
+
+
+@dataclass(frozen=True)
+class HeadRates:
+    """Floating-point operations per second of the products that heads are made of.
+
+    Args:
+        large: of Phi' Phi.
+        thin: of Phi, and of its transpose, with a column per class.
+    """
+
+    large: float = 3e11
+    thin: float = 4e10
+
+    @classmethod
+    def of(cls, classes: int, device: str) -> HeadRates:
+        """Measure them here."""
+        phi = torch.ones(PROBED_ROWS, PROBED_FEATURES, device=device)
+        columns = torch.ones(PROBED_FEATURES, classes, device=device)
+        products = 2.0 * phi.numel()
+        return cls(
+            large=products * PROBED_FEATURES / _seconds(lambda: phi.T @ phi),
+            thin=2 * products * classes / _seconds(lambda: phi.T @ (phi @ columns)),
+        )
+
+
+def _seconds(work: Callable[[], Tensor]) -> float:
+    """The faster of two runs after one that does not count; waits for a GPU."""
+    found = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work().flatten()[0].item()
+        found.append(time.perf_counter() - start)
+    return max(min(found[1:]), 1e-9)
 
 
 @dataclass(frozen=True)
@@ -45,12 +79,14 @@ class BlockCost:
         passing: seconds per image that descent of a later block takes to get through this one.
         responses: seconds per view of one image.
         features: of its head, cells g.
+        evaluations: of its objective that solving the head takes, all betas together.
     """
 
     descent: float
     passing: float
     responses: float
     features: int
+    evaluations: int = EVALUATIONS * len(HEAD_PATH)
 
     @classmethod
     def of(cls, block: Block, geometry: PatchGeometry, device: str, *, last: bool) -> BlockCost:
@@ -79,13 +115,26 @@ class BlockCost:
         features.pool(found)
         found.half().cpu()
         responses = (time.perf_counter() - start) / PROBED_IMAGES
-        return cls(descent, passing, responses, features.n_features)
+        evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
+        return cls(descent, passing, responses, features.n_features, evaluations)
 
-    def fixed_seconds(self, images: int, views: int, classes: int) -> float:
+    def fixed_seconds(self, images: int, views: int, classes: int, rates: HeadRates) -> float:
         """Foreseen time of everything but descent."""
         rows = images * views
-        products = self.features**2 + HEAD_PRODUCTS * 2 * classes * self.features
-        return rows * (self.responses + products / HEAD_RATE) + OVERHEAD
+        gram = self.features**2 / rates.large
+        evaluated = self.evaluations * 4 * classes * self.features / rates.thin
+        return rows * (self.responses + gram + evaluated) + OVERHEAD
+
+
+def n_betas(block: Block) -> int:
+    """How many weights of the regulariser a head is solved for."""
+    if block.betas is None:
+        return len(HEAD_PATH)
+    return 1 if isinstance(block.betas, (int, float)) else len(block.betas)
+
+
+REFERENCE = HeadRates()
+"""Of two cores."""
 
 
 class TimePlan:
@@ -97,6 +146,7 @@ class TimePlan:
         images: of the stream, held-out ones counted.
         views: of every image.
         classes: k.
+        rates: of the products that heads are made of.
     """
 
     def __init__(
@@ -107,9 +157,10 @@ class TimePlan:
         images: int,
         views: int,
         classes: int,
+        rates: HeadRates = REFERENCE,
     ) -> None:
         self.minutes, self.costs = minutes, costs
-        self.images, self.views, self.classes = images, views, classes
+        self.images, self.views, self.classes, self.rates = images, views, classes, rates
         self.spent = 0.0
         self._start = time.perf_counter()
 
@@ -122,8 +173,9 @@ class TimePlan:
         stream: ImageStream,
     ) -> TimePlan:
         """The plan of a training on all images of a stream; what blocks cost is measured here."""
-        last, costs = len(blocks), list[BlockCost]()
+        last, costs, rates = len(blocks), list[BlockCost](), REFERENCE
         if minutes is not None:
+            rates = HeadRates.of(stream.n_classes, stream.device)
             costs = [
                 BlockCost.of(block, geometry, stream.device, last=number == last)
                 for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1)
@@ -134,7 +186,11 @@ class TimePlan:
             images=len(stream.images),
             views=stream.views,
             classes=stream.n_classes,
+            rates=rates,
         )
+
+    def _fixed(self, cost: BlockCost) -> float:
+        return cost.fixed_seconds(self.images, self.views, self.classes, self.rates)
 
     @property
     def elapsed(self) -> float:
@@ -145,8 +201,7 @@ class TimePlan:
         """Whether a block would not end within the budget, whatever it is trained for."""
         if self.minutes is None:
             return False
-        cost = self.costs[number - 1]
-        least = cost.fixed_seconds(self.images, self.views, self.classes)
+        least = self._fixed(self.costs[number - 1])
         return self.elapsed + least > SPARE * 60 * self.minutes
 
     def steps(self, number: int, default: int, batch: int) -> int:
@@ -162,7 +217,7 @@ class TimePlan:
         if self.minutes is None:
             return default
         to_come = self.costs[number - 1 :]
-        fixed = [cost.fixed_seconds(self.images, self.views, self.classes) for cost in to_come]
+        fixed = [self._fixed(cost) for cost in to_come]
         left = SPARE * 60 * self.minutes - self.elapsed - sum(fixed)
         per_image = to_come[0].descent
         if self.views > 1:
