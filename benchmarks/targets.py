@@ -1,4 +1,4 @@
-"""Claim: the two-layer models reach these accuracies in these times on CIFAR-10 (two cores).
+"""Claim: convexcnn reaches these accuracies in these times (two cores).
 
 Each name below is one run of the command line, its targets, and a results file:
 

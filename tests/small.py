@@ -13,6 +13,8 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
+from convexcnn.programs.cones import cone_responses
+from convexcnn.programs.program import Program
 
 GEOMETRIES = {
     "one cell": PatchGeometry((3, 6, 5), 3),
@@ -80,6 +82,13 @@ def reference_phi(images: Tensor, features: GatedFeatures) -> NDArray[np.float64
     x = reference_patches(images, features.geometry, features.transform)
     phi = reference.gated_features(x, features.gates.numpy(), features.geometry.cells)
     return phi.reshape(len(phi), -1)
+
+
+def relative_violation(program: Program, weights: Tensor) -> float:
+    """The worst violation of a cone, relative to the largest response of any patch."""
+    responses = cone_responses(program, weights)
+    scale = float(responses.abs().max())
+    return max(0.0, -float(responses.min())) / scale if scale else 0.0
 
 
 def one_hot(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:

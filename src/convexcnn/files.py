@@ -56,7 +56,9 @@ def sealed(description: Mapping[str, Any]) -> str:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what ``sealed`` wrote, without its checksum.
+    """Read what ``sealed`` wrote, without its checksum: for benchmarks and tests.
+
+    A training tells a missing file from a damaged one: it reads the bytes for ``unsealed``.
 
     Raises:
         RunError: the file cannot be read, or is not what was written.
@@ -84,7 +86,7 @@ def unsealed(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file.
+    """SHA-256 of a file: for benchmarks, fuzzing and tests.
 
     Raises:
         RunError: it cannot be read.

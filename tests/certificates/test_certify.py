@@ -7,9 +7,10 @@ import torch
 
 from convexcnn.certificates.certify import ConeCertificate, certify
 from convexcnn.errors import SettingError
-from convexcnn.programs.cones import cone_decomposition, relative_violation, shift_into_cones
+from convexcnn.programs.cones import cone_decomposition, shift_into_cones
 from convexcnn.programs.program import Program
 from cvxpy_oracle import oracle_optimum, tiny_program
+from small import relative_violation
 
 CASES = [
     ("gated", "l2", "squared", 1, True),

@@ -15,7 +15,7 @@ from convexcnn.errors import SettingError
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import fit_whitening
-from convexcnn.programs.cones import cone_decomposition, relative_violation
+from convexcnn.programs.cones import cone_decomposition
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
@@ -32,7 +32,7 @@ from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.registry import BETA_SOLVERS
 from convexcnn.solvers.warm_path import WarmPath
 from cvxpy_oracle import oracle_feature, oracle_optimum, oracle_rows, tiny_program
-from small import generator, stripe_stream
+from small import generator, relative_violation, stripe_stream
 
 LOSSES = ("squared", "cross_entropy")
 PROGRAMS = [

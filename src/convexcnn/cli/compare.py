@@ -89,7 +89,8 @@ def command(
 ) -> None:
     """Train the convex and the non-convex network on DATA by the same SGD, and write RUN.
 
-    DATA is a name ('convexcnn data list' shows them), a folder of class folders, or an .npz file.
+    DATA is a name ('convexcnn data list' shows them), a folder of class folders, of tar shards or
+    of images.npy and labels.npy, a .csv of labels, or an .npz file.
     The defaults are the paper's protocol; RUN/report.html shows its table and figures beside
     ours. Afterwards RUN holds the result, both models of the first seed and the curves.
 

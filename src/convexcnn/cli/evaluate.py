@@ -43,7 +43,8 @@ def command(
 ) -> None:
     """Measure the model of RUN on DATA: accuracy, loss, and both class by class.
 
-    DATA is a name, a folder of class folders, a .csv of labels, or an .npz file, with the classes
+    DATA is a name ('convexcnn data list' shows them), a folder of class folders, of tar shards or
+    of images.npy and labels.npy, a .csv of labels, or an .npz file, with the classes
     and the image shape of the training data. Where DATA has no test images of its own, a fifth of
     it is set aside by --seed, as fit does; --split all uses everything.
     """

@@ -51,7 +51,11 @@ POSITIVE = click.IntRange(min=1)
     help="What beta weighs: half the sum of squares, the norms of filters, or those of factors "
     "that classes share.  [default: l2]",
 )
-@click.option("--loss", type=click.Choice(["squared", "cross_entropy"]), help="Training loss.")
+@click.option(
+    "--loss",
+    type=click.Choice(["squared", "cross_entropy"]),
+    help="Training loss.  [default: squared; of non-convex and stacks cross_entropy]",
+)
 @click.option(
     "--solver",
     type=click.Choice(SOLVERS),
@@ -64,14 +68,24 @@ POSITIVE = click.IntRange(min=1)
     metavar="GAP",
     help="Relative duality gap to solve to.  [default: 1e-6 for l2 with squared loss, else 1e-3]",
 )
-@click.option("--filter-size", type=POSITIVE, metavar="PIXELS", help="Side of a filter.")
 @click.option(
-    "--stride", type=POSITIVE, metavar="PIXELS", help="Pixels from one patch to the next."
+    "--filter-size", type=POSITIVE, metavar="PIXELS", help="Side of a filter.  [default: 6]"
 )
 @click.option(
-    "--padding", type=click.IntRange(min=0), metavar="PIXELS", help="Zeros around every image."
+    "--stride",
+    type=POSITIVE,
+    metavar="PIXELS",
+    help="Pixels from one patch to the next.  [default: 2]",
 )
-@click.option("--pooling", type=POSITIVE, metavar="CELLS", help="Pooling cells per side.")
+@click.option(
+    "--padding",
+    type=click.IntRange(min=0),
+    metavar="PIXELS",
+    help="Zeros around every image.  [default: 0]",
+)
+@click.option(
+    "--pooling", type=POSITIVE, metavar="CELLS", help="Pooling cells per side.  [default: 2]"
+)
 @click.option(
     "--pool",
     type=click.Choice(["average", "max"]),
@@ -81,15 +95,24 @@ POSITIVE = click.IntRange(min=1)
     "--gates",
     type=click.Choice(["gaussian", "patches", "sgd", "dual", "lookahead"]),
     help="Where gates come from: random, patches of the images, a briefly trained network, column "
-    "generation, or, of a stack, a network that serves the next block too.",
+    "generation, or, of a stack, a network that serves the next block too.  [default: sgd; of "
+    "stacks with names lookahead]",
 )
-@click.option("--n-gates", type=POSITIVE, metavar="G", help="Number of gates, of every block.")
-@click.option("--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.")
+@click.option(
+    "--n-gates",
+    type=POSITIVE,
+    metavar="G",
+    help="Number of gates, of every block.  [default: 128, fewer where memory is short; of a "
+    "stack those of --blocks]",
+)
+@click.option(
+    "--n-filters", type=POSITIVE, metavar="M", help="Filters of non-convex.  [default: 256]"
+)
 @click.option(
     "--whiten",
     type=click.IntRange(min=0),
     metavar="DIRECTIONS",
-    help="Whiten patches to this many principal directions; 0 takes raw pixels.",
+    help="Whiten patches to this many principal directions; 0 takes raw pixels.  [default: 48]",
 )
 @click.option(
     "--beta",
@@ -103,12 +126,13 @@ POSITIVE = click.IntRange(min=1)
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Train a stack for so many minutes: they are shared among its blocks.",
+    help="Minutes for a stack, shared among its blocks; few images may take less.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "flip", "crop", "flip+crop"]),
-    help="Train on mirror images, on shifted images, or both.",
+    help="Train on mirror images, on shifted images, or both.  [default: flip; of stacks "
+    "flip+crop]",
 )
 @click.option(
     "--baselines",

@@ -54,7 +54,8 @@ def data_options(command: Command) -> Command:
             "--image-size",
             type=click.IntRange(min=1),
             metavar="PIXELS",
-            help="Resize the images of a folder to this height and width.",
+            help="Resize images to this height and width: until they just cover it, then the "
+            "centre is cut out.",
         ),
     )
     for option in reversed(options):

@@ -40,7 +40,10 @@ SOLVERS = (
     "sgd",
     "adam",
 )
-"""The names of `models.program_settings.SOLVERS`, which would import torch for a page of help."""
+"""The names of `models.program_settings.SOLVERS`, and `adam` of `non-convex`.
+
+Importing them would import torch for a page of help.
+"""
 
 RUN_KEYS: dict[str, type] = {
     "baselines": str,

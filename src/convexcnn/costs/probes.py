@@ -29,8 +29,6 @@ SECONDS = 0.15
 """What one measurement takes at least, after a first run that does not count."""
 
 LEAST_RUNS, MOST_RUNS = 3, 200
-PROBED_ROWS = 2000
-"""Rows of dense products, as solvers hold them in memory."""
 
 THIN_BYTES = 128 * 2**20
 """Of the matrix in thin products, and of copies: more than caches hold."""

@@ -14,6 +14,9 @@ IMAGE_PASSES = 8
 KNOWN_PASSES = 6
 """Times that a feature vector which is known moves on its way into a buffer."""
 
+PROBED_ROWS = 2000
+"""Rows of dense products, as solvers hold them in memory; probes sum over no more of them."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -110,7 +113,9 @@ def dense(
         divides: as for :class:`Work`.
     """
     kind = "products in float64" if double else "products"
-    return Work(kind, flops, shape=(_rounded(inner, 2000), _rounded(side, 2048)), divides=divides)
+    return Work(
+        kind, flops, shape=(_rounded(inner, PROBED_ROWS), _rounded(side, 2048)), divides=divides
+    )
 
 
 def thin(

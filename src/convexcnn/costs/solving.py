@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from convexcnn.costs import counts
-from convexcnn.costs.problem import Problem, dense, moved, thin
+from convexcnn.costs.problem import PROBED_ROWS, Problem, dense, moved, thin
 from convexcnn.costs.work import Phase, Work, repeated
 from convexcnn.models.time_plan import EVALUATIONS
 from convexcnn.solvers.linear_algebra.cholesky import BAND, BLOCK
@@ -129,7 +129,10 @@ def matrix_free(problem: Problem) -> list[Phase]:
     sketched = counts.product(rows.train, m, 2 * rank + k)
     orthogonal = dense(8.0 * m * rank**2, rank, rank, divides=False)
     sketch = [*problem.build(rows.train), dense(sketched, m, rank), orthogonal]
-    start = [*problem.build(rows.train), dense(counts.gram(rows.train, coarse), 2000, coarse)]
+    start = [
+        *problem.build(rows.train),
+        dense(counts.gram(rows.train, coarse), PROBED_ROWS, coarse),
+    ]
     start += _factorisation(coarse)
     columns, groups = TOGETHER * k, -(-path.betas // TOGETHER)
     one = [*problem.build(rows.train), problem.thin(rows.train, columns, times=2)]
@@ -149,7 +152,7 @@ def lbfgs(problem: Problem) -> list[Phase]:
     """Quasi-Newton steps: 4 n m k operations on Phi in memory and 2 m^2 k per evaluation."""
     rows, m, k, path = problem.rows, problem.size, problem.classes, Path.of(problem)
     kept = rows.all if problem.refit and rows.held_out else rows.train
-    metric = dense(counts.metric_gram(kept, m), 2000, m)
+    metric = dense(counts.metric_gram(kept, m), PROBED_ROWS, m)
     prepared = [*problem.build(kept), metric, problem.thin(kept, k, times=2)]
     prepared.append(moved(16.0 * kept * m))
     memory = 4.0 * kept * m + 20.0 * m**2 + 8.0 * 6 * kept * k

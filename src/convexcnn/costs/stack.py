@@ -180,7 +180,7 @@ class StackPlan:
         next_held = next_size if maps.fit(next_size) else 0.0
         self.disk = max(self.disk, next_size - next_held)
         phases = [self._whitening(geometry, kept, maps.held)] if block.whiten else []
-        lent = lent_gates(block.gates, features, inner, views)
+        lent = lent_gates(block.gates, features, inner)
         if block.gates == "sgd":
             seen = lending_epochs(kept) * kept
             lent = replace(lent, work=(*lent.work, *self._passed(number, seen)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from convexcnn.certificates.further_neuron import ASCENT_IMAGES, MEASURED, PASSES, STARTS
 from convexcnn.costs import counts, solving
-from convexcnn.costs.problem import Problem, Rows, carried, dense, moved
+from convexcnn.costs.problem import PROBED_ROWS, Problem, Rows, carried, dense, moved
 from convexcnn.costs.work import FeatureShape, Phase, Work, repeated
 from convexcnn.data.limits import DATA_SHARE, budget_bytes
 from convexcnn.data.survey import DataSurvey
@@ -75,7 +75,7 @@ def convex_phases(
         shape = replace(shape, gates=size.gates)
     betas = None if model.betas is None else tuple(settings.beta_values)
     problem = Problem(rows, k, shape.features, survey.pixels, shape, betas, model.loss)
-    phases = [whitening(shape, survey), gates(model.gates, shape, survey, views)]
+    phases = [whitening(shape, survey), gates(model.gates, shape, survey)]
     chosen = {"solver": "sgd", "reason": ""}
     if settings.descends:
         solver = model.solver if isinstance(model.solver, SGD) else SGD()
@@ -94,7 +94,7 @@ def convex_phases(
             phases += solving.unforeseen(found.name)(problem, needed)
     phases += _scored(problem, survey)
     if certificate and settings.formulation != "relu-penalised":
-        phases += _proof(problem, shape, survey, settings.regulariser, model.pool)
+        phases += _proof(problem, shape, survey, model.pool)
     return phases + explained(survey, EXPLAINING), chosen
 
 
@@ -139,11 +139,11 @@ def whitening(shape: FeatureShape, survey: DataSurvey) -> Phase:
 
 def covariance(patches: float, raw: int) -> tuple[Work, ...]:
     """X' X of so many patches, and a factorisation of it in float64."""
-    made = dense(counts.product(raw, patches, raw), 2000, raw)
+    made = dense(counts.product(raw, patches, raw), PROBED_ROWS, raw)
     return made, dense(10.0 * raw**3, raw, raw, double=True, divides=False)
 
 
-def gates(strategy: str, shape: FeatureShape, survey: DataSurvey, views: int) -> Phase:
+def gates(strategy: str, shape: FeatureShape, survey: DataSurvey) -> Phase:
     """Where gates come from: nothing for random ones, a short descent for learned ones."""
     if strategy == "dual":
         note = f"column generation: {solving.UNFORESEEN}"
@@ -181,9 +181,7 @@ def _scored(problem: Problem, survey: DataSurvey) -> list[Phase]:
     ]
 
 
-def _proof(
-    problem: Problem, shape: FeatureShape, survey: DataSurvey, regulariser: str, pool: str
-) -> list[Phase]:
+def _proof(problem: Problem, shape: FeatureShape, survey: DataSurvey, pool: str) -> list[Phase]:
     """The certificate in float64, the search for a further neuron, and the ReLU network."""
     rows, k, geometry = problem.rows.all, problem.classes, shape.geometry
     flops = rows * counts.plain_features(shape)

@@ -29,7 +29,7 @@ class DatasetInfo:
 
     Args:
         name: what to write for DATA.
-        summary: one line for ``data list``.
+        summary: one line, for ``data list --json``.
         image_shape: (channels, height, width).
         n_classes: number of classes.
         n_train: number of training images.

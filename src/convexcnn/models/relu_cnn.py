@@ -42,7 +42,7 @@ class NonConvexConvClassifier(BlockClassifier):
         pooling: cells per side that responses are averaged over.
         whiten: number of whitened principal directions of a patch; None takes raw pixels.
         centre: whether every image loses its mean first.
-        augment: ``flip`` or ``none``.
+        augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``.
         validation_fraction: part of the images held out to fit the temperature of
             ``predict_proba``; 0 trains on all of them and leaves the temperature at 1.
         device: ``auto``, ``cpu`` or ``cuda``.

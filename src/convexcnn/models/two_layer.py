@@ -77,7 +77,7 @@ class ConvexConvClassifier(BlockClassifier):
             value needs no held-out images.
         class_weight: a factor per class for the loss of its images, ``balanced``, or None; as
             ``sample_weight`` of ``fit``, for ridge regression only.
-        augment: ``flip`` trains on every image and its mirror image; ``none`` does not.
+        augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``.
         validation_fraction: part of the images that is held out to choose beta.
         memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
             included; None for 60 % of the machine's.

@@ -32,13 +32,6 @@ def cone_responses(program: Program, weights: Tensor) -> Tensor:
     return program.inequalities.responses(weights)
 
 
-def relative_violation(program: Program, weights: Tensor) -> float:
-    """Return the worst violation of a cone, relative to the largest response of any patch."""
-    responses = cone_responses(program, weights)
-    scale = float(responses.abs().max())
-    return max(0.0, -float(responses.min())) / scale if scale else 0.0
-
-
 def shift_into_cones(program: Program, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return v + t a_i inside its cone, with the smallest t >= 0, and t.
 
