@@ -70,7 +70,8 @@ class LookaheadNetwork(NeuronNetwork):
         responses = conv2d(
             images, _as(images, filters), thresholds.to(images.dtype), **place
         ).relu_()
-        own = torch.addmm(self.bias, _pool(responses, self.geometry), self.scale * self.head.T)
+        weights, bias = self.own_head()
+        own = torch.addmm(bias, _pool(responses, self.geometry), weights.T)
         maps = batch_norm(downsampled(responses, self.downsample), None, None, training=True)
         further = conv2d(maps, _as(images, self.second.view(WIDTH, -1, 3, 3)), padding=1)
         further = batch_norm(further, None, None, self.gain, self.shift, training=True).relu_()

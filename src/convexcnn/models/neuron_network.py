@@ -68,6 +68,7 @@ class NeuronNetwork:
         self.thresholds = torch.zeros(n_neurons, device=device)
         self.head = torch.zeros(n_classes, geometry.n_cells * n_neurons, device=device)
         self.bias = torch.zeros(n_classes, device=device)
+        self.centre = torch.zeros(geometry.n_cells * n_neurons, device=device)
         self.scale = 1.0
 
     @cached_property
@@ -97,25 +98,35 @@ class NeuronNetwork:
         side = self.geometry.filter_size
         return filters.view(len(filters), -1, side, side), thresholds
 
-    def fit_scale(self, images: Tensor, processes: Processes = ALONE) -> None:
-        """Divide pooled responses by their spread on some images, once and for all.
+    def standardise(self, images: Tensor, processes: Processes = ALONE) -> None:
+        """Let the head see pooled responses less their means, over their spread, from now on.
+
+        Without their means, which are positive, the first steps of the head would all go the same
+        way: with 2,048 features the loss rose to 12 before it fell.
 
         Args:
             images: of a mini-batch, or a process's own share of them.
             processes: that share the mini-batch.
         """
         with torch.no_grad():
-            pooled = pooled_relu(images, *self.filters(), self.geometry).double()
-        count = processes.total(pooled.numel())
-        mean = processes.total(float(pooled.sum())) / count
-        spread = (processes.total(float((pooled - mean).square().sum())) / count) ** 0.5
-        self.scale = 1 / max(spread, 1e-6)
+            pooled = pooled_relu(images, *self.filters(), self.geometry).flatten(1).double()
+        sums = torch.cat([pooled.sum(0), pooled.new_tensor([len(pooled)])])
+        processes.add_up(sums)
+        mean = sums[:-1] / sums[-1]
+        spread = processes.total(float((pooled - mean).square().sum())) / sums[-1] / len(mean)
+        self.centre = mean.to(self.centre)
+        self.scale = 1 / max(float(spread) ** 0.5, 1e-6)
+
+    def own_head(self) -> tuple[Tensor, Tensor]:
+        """The head as weights (k, cells g) and bias (k,) of pooled responses as they are."""
+        weights = self.scale * self.head
+        return weights, self.bias - weights @ self.centre
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (n, k) of images in the precision of descent, channels last."""
         pooled = pooled_relu(images, *self.filters(), self.geometry)
-        result: Tensor = torch.addmm(self.bias, pooled.flatten(1), self.scale * self.head.T)
-        return result
+        weights, bias = self.own_head()
+        return torch.addmm(bias, pooled.flatten(1), weights.T)
 
     def train_once(
         self, images: Tensor, targets: Tensor, processes: Processes = ALONE
@@ -168,7 +179,8 @@ class NeuronNetwork:
     def frozen_head(self) -> tuple[Tensor, Tensor]:
         """The head as weights (k, cells, g, 1) of pooled responses, and its bias (k,)."""
         shape = len(self.bias), self.geometry.n_cells, len(self.thresholds), 1
-        return (self.scale * self.head.detach()).view(shape), self.bias.detach()
+        weights, bias = self.own_head()
+        return weights.detach().view(shape), bias.detach()
 
 
 class NeuronDescent:
@@ -204,7 +216,7 @@ class NeuronDescent:
         for step in range(1, steps + 1):
             images, targets = next(batches)
             if step == 1:
-                network.fit_scale(images, processes)
+                network.standardise(images, processes)
             loss, scores = network.train_once(images, targets, processes)
             for schedule in schedules:
                 schedule.step()
