@@ -53,6 +53,15 @@ def test_every_command_has_help(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_help_names_no_file_that_is_not_installed(path: str) -> None:
+    assert not re.search(r"docs/|\.md\b", COMMANDS[path].get_help(click.Context(COMMANDS[path])))
+
+
+def test_the_first_advice_works_for_pictures_of_any_size() -> None:
+    assert "convexcnn fit FOLDER --out runs/mine --image-size 32" in (cli.help or "")
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_every_option_is_documented_and_no_other(path: str) -> None:
     options = {
         parameter.opts[0]

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.options import FOLDER, data_options, limit_option, output_options
+from convexcnn.cli.options import (
+    FOLDER,
+    data_options,
+    limit_option,
+    output_options,
+    run_seed_option,
+)
 
 if TYPE_CHECKING:
     from convexcnn.cli.console import Console
@@ -26,12 +32,7 @@ ROUNDING = 1e-6
 @click.argument("data")
 @data_options
 @limit_option
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
-    metavar="N",
-    help="Seed of splits and of --limit.  [default: that of RUN]",
-)
+@run_seed_option
 @output_options
 def command(
     run: Path,
@@ -53,7 +54,7 @@ def command(
     recorded one by more than rounding.
     """
     from convexcnn.cli.console import Console
-    from convexcnn.cli.trained import check_fits, load_trained
+    from convexcnn.cli.trained import check_fits, load_trained, reading_of
     from convexcnn.data import load_dataset
     from convexcnn.errors import SettingError
     from convexcnn.models import ConvexConvClassifier, LayerwiseConvexCNN
@@ -65,7 +66,7 @@ def command(
             f"{run} holds a non-convex network, and there is no certificate for those; train with "
             f"another --formulation"
         )
-    dataset = load_dataset(data, root=root, download=download, **_reading(run, reading))
+    dataset = load_dataset(data, root=root, download=download, **reading_of(run, reading))
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)
@@ -145,23 +146,6 @@ def show_proof_words(proof: Mapping[str, Any], console: Console) -> None:
     for title, name in (("Further neuron", "further_neuron"), ("ReLU network", "relu_network")):
         if proof.get(name) is not None:
             console.show(f"{title}: {proof[name]['words']}")
-
-
-def _reading(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """How DATA is read: as given, else as the run read it."""
-    from convexcnn.cli.run_folder import SETTINGS_FILE, read_toml
-    from convexcnn.cli.settings import check_run_keys
-    from convexcnn.errors import RunError, SettingError
-
-    path = run / SETTINGS_FILE
-    settings = read_toml(path) if path.exists() else {}
-    try:
-        check_run_keys(settings)
-    except SettingError as error:
-        raise RunError(f"{path}: {error}") from error
-    reading: dict[str, Any] = {"image_size": None, "limit": None, "seed": 0, "skip_bad": False}
-    reading |= {name: settings[name] for name in reading if name in settings}
-    return reading | {k: v for k, v in given.items() if v is not None and v is not False}
 
 
 def _recorded(run: Path, n_blocks: int) -> list[dict[str, Any] | None]:
