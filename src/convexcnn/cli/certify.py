@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,8 +71,9 @@ def command(
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)
+    blocks = len(model.blocks_) if isinstance(model, LayerwiseConvexCNN) else 1
+    recorded = _recorded(run, blocks)
     proofs = _prove(model, dataset, console)
-    recorded = _recorded(run, len(proofs))
     problems = _problems(model, dataset, proofs, recorded)
     for number, proof in enumerate(proofs, 1):
         if len(proofs) > 1:
@@ -149,14 +151,31 @@ def show_proof_words(proof: Mapping[str, Any], console: Console) -> None:
 
 
 def _recorded(run: Path, n_blocks: int) -> list[dict[str, Any] | None]:
-    """The certificates in the `result.json` of a fit; None for each that it has not."""
-    from convexcnn.cli.run_folder import is_run, read_result
+    """The certificates in the `result.json` of a fit; None for each that it has not.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    from convexcnn.cli.run_folder import RESULT_FILE, is_run, read_result
+    from convexcnn.errors import RunError
 
     blocks = read_result(run).get("blocks") if is_run(run) else None
     known = [b for b in blocks if isinstance(b, dict)] if isinstance(blocks, list) else []
     found = [block.get("certificate") for block in known[:n_blocks]]
     found += [None] * (n_blocks - len(found))
-    return [certificate if isinstance(certificate, dict) else None for certificate in found]
+    for number, certificate in enumerate(found, 1):
+        if certificate is not None and not _has_gap(certificate):
+            raise RunError(
+                f"{run / RESULT_FILE} is damaged: the certificate of block {number} has no gap; "
+                "train it again"
+            )
+    return found
+
+
+def _has_gap(certificate: Any) -> bool:
+    """Whether a certificate holds its gap, which is None where the bound is infinite."""
+    gap: Any = certificate.get("gap", "") if isinstance(certificate, dict) else ""
+    return gap is None or (type(gap) in (int, float) and abs(gap) <= sys.float_info.max)
 
 
 def _problems(
