@@ -120,7 +120,10 @@ TABLE = [
     Bad(f"{FIT} --log-jsonl {{here}}", "is a directory", code=WRONG_USE),
     Bad("export {run} {here}/none/x --to torch", "there is no folder"),
     Bad("export {run} {picture} --to torch", "exists; name another file"),
-    Bad("predict {run} {picture} --csv none/x.csv", "none/x.csv"),
+    Bad("predict {run} {picture} --csv none/x.csv", "there is no folder none; make it first"),
+    Bad("predict {run} none.png --csv none/x.csv", "there is no folder none; make it first"),
+    Bad("fit {data} --out . --resume", "no unfinished run to resume"),
+    Bad("fit {data} --out / --resume", "cannot hold a run"),
     # runs that are none
     Bad("report none", "there is no such run"),
     Bad("predict none {picture}", "there is no such run"),
