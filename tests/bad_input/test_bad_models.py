@@ -111,6 +111,7 @@ FOLDERS: list[tuple[str, Change]] = [
     (MISFIT, config("parameters", "formulation", to="relu")),
     (MISFIT, config("parameters", "formulation", to="exact")),
     (MISFIT, config("parameters", "loss", to="hinge")),
+    ("random_state is -1", config("parameters", "random_state", to=-1)),
     (MISFIT, config("classes", to=3)),
     (MISFIT, config("classes", to=["a", "b"])),
     (MISFIT, config("classes", to=[[0], [1], [2]])),
@@ -168,6 +169,7 @@ RUNS: list[tuple[str, str, Change]] = [
     ("certify bad {data}", "config.toml", write("config.toml", "= 3")),
     ("certify bad {data}", "limit is 'ten'", write("config.toml", 'limit = "ten"')),
     ("certify bad {data}", "seed is 'lucky'", write("config.toml", 'seed = "lucky"')),
+    ("certify bad {data}", f"seed is {2**32}", write("config.toml", f"seed = {2**32}")),
     ("evaluate bad {data}", "seed is 'lucky'", write("config.toml", 'seed = "lucky"')),
     (
         "explain bad --data {data} --test-index 0",

@@ -90,8 +90,9 @@ def choices(name: str) -> set[str]:
 
 
 def test_choices_are_those_of_the_estimators() -> None:
+    from convexcnn.cli.options import LARGEST_SEED
     from convexcnn.cli.settings import MODELS
-    from convexcnn.models import base, gates, program_settings, stack_settings
+    from convexcnn.models import base, gates, parameters, program_settings, stack_settings
     from convexcnn.programs.losses import LOSSES
     from convexcnn.programs.regularisers import REGULARISERS
 
@@ -102,4 +103,5 @@ def test_choices_are_those_of_the_estimators() -> None:
     assert choices("regulariser") == set(REGULARISERS)
     assert choices("augment") == set(base.AUGMENTATIONS)
     assert choices("formulation") == {*program_settings.FORMULATIONS, "non-convex"}
+    assert LARGEST_SEED == parameters.LARGEST_SEED
     assert choices("solver") == {*program_settings.SOLVERS, "adam"}
