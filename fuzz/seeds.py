@@ -208,7 +208,7 @@ def settings() -> Seeds:
         "seed = 0\nn_gates = 16\nbetas = [0.1, 0.01]\nloss = 'squared'\nwhiten = 0\n",
         "formulation = 'relu'\nregulariser = \"group\"\nbetas = 1e-3\nlimit = 100\n",
         "formulation = 'non-convex'\nn_filters = 8\nbeta = 0.1\nskip_bad = true\n",
-        "model = 'layerwise'\nblocks = 'small'\nbaselines = 'alexnet,vgg11'\n",
+        "model = 'layerwise'\nblocks = 'small'\nbaselines = 'alexnet,vgg11'\nbudget = 1.5\n",
         "model = 'layerwise'\nblocks = [{n_gates = 4, betas = 0.1}, {head = 'patches'}]\n",
         "device = 'cpu'\nmemory_gb = 2.5\nsolver = 'fista'\ntolerance = 1e-4\naugment = 'flip'\n",
     )

@@ -95,10 +95,13 @@ def read_model(folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> None:
+    from convexcnn.cli.baseline_training import read_baselines
     from convexcnn.cli.settings import combine, make_estimator
 
     for path in folder.iterdir():
-        make_estimator(combine(path, {}))
+        settings = combine(path, {})
+        make_estimator(settings)
+        read_baselines(settings)
 
 
 def read_checkpoint(folder: Path) -> None:

@@ -16,6 +16,16 @@ Write = Callable[[Path], object]
 CHECKSUM = "checksum"
 
 
+def require_parent(path: Path) -> None:
+    """Refuse a file whose folder is not there, before there is anything to write into it.
+
+    Raises:
+        RunError: it names the folder.
+    """
+    if not path.absolute().parent.is_dir():
+        raise RunError(f"{path}: there is no folder {path.parent}; make it first")
+
+
 def write_whole(path: Path, write: Write) -> None:
     """Write a file under another name, flush it to disk, and rename it."""
     write_together({path: write})

@@ -16,6 +16,7 @@ def folder(name: str):
 
 
 FIT = "fit {data} --out run"
+STACK = f"{FIT} --model layerwise"
 TABLE = [
     # commands
     Bad("fot", "did you mean 'fit'?", code=WRONG_USE),
@@ -72,11 +73,15 @@ TABLE = [
     Bad(f"{FIT} --gates best", "'best' is not one of", code=WRONG_USE),
     Bad(f"{FIT} --device gpu", "device 'gpu' is not known", code=WRONG_USE),
     Bad(f"{FIT} --device cuda:99", "device cuda:99 is not there", code=WRONG_USE),
+    Bad(f"{FIT} --device cpu:foo", "device 'cpu:foo' is not known", code=WRONG_USE),
+    Bad(f"{FIT} --device cuda:", "device 'cuda:' is not known", code=WRONG_USE),
     Bad("export {run} x --to tflite", "'tflite' is not one of", code=WRONG_USE),
     Bad("export {run} x --to torch --pixels int8", "'int8' is not one of", code=WRONG_USE),
     Bad("evaluate {run} {data} --split dev", "'dev' is not one of", code=WRONG_USE),
     # settings that do not go together
     Bad(f"{FIT} --n-filters 4", "no setting 'n_filters'", code=WRONG_USE),
+    Bad(f"{STACK} --budget inf --baselines vgg11", "budget is inf", code=WRONG_USE),
+    Bad(f"{STACK} --budget 1e308", "budget is 1e+308", code=WRONG_USE),
     Bad(f"{FIT} --blocks small", "no setting 'blocks'", code=WRONG_USE),
     Bad(f"{FIT} --model layerwise --formulation relu", "is for model two-layer", code=WRONG_USE),
     Bad(f"{FIT} --model layerwise --stride 2", "no setting 'stride'", code=WRONG_USE),
@@ -103,6 +108,14 @@ TABLE = [
     Bad(f"{FIT} --config c", "n_gates", text("c", 'n_gates = "many"'), WRONG_USE),
     Bad(f"{FIT} --config c", "whiten", text("c", "whiten = -2"), WRONG_USE),
     Bad(f"{FIT} --config c", "seed", text("c", 'seed = "lucky"'), WRONG_USE),
+    Bad(f"{FIT} --config c", "seed is 1000", text("c", f"seed = {10**30}"), WRONG_USE),
+    Bad(f"{FIT} --config c", "seed is 4294967296", text("c", "seed = 4294967296"), WRONG_USE),
+    Bad(f"{FIT} --config c", "baselines is 5", text("c", "baselines = 5"), WRONG_USE),
+    Bad(f"{FIT} --config c", "baselines is True", text("c", "baselines = true"), WRONG_USE),
+    Bad(f"{STACK} --config c", "budget is -1.0", text("c", "budget = -1.0"), WRONG_USE),
+    Bad(f"{STACK} --config c", "budget is nan", text("c", "budget = nan"), WRONG_USE),
+    Bad(f"{STACK} --config c", "budget is 1000", text("c", f"budget = {10**400}"), WRONG_USE),
+    Bad(f"{STACK} --config c", "validation", text("c", "validation_fraction = 0.0"), WRONG_USE),
     Bad(f"{FIT} --config c", "limit", text("c", 'limit = "ten"'), WRONG_USE),
     Bad(f"{FIT} --config c", "image_size", text("c", "image_size = -5"), WRONG_USE),
     Bad(f"{FIT} --config c", "validation", text("c", "validation_fraction = 2.0"), WRONG_USE),
@@ -120,7 +133,10 @@ TABLE = [
     Bad(f"{FIT} --log-jsonl {{here}}", "is a directory", code=WRONG_USE),
     Bad("export {run} {here}/none/x --to torch", "there is no folder"),
     Bad("export {run} {picture} --to torch", "exists; name another file"),
-    Bad("predict {run} {picture} --csv none/x.csv", "none/x.csv"),
+    Bad("predict {run} {picture} --csv none/x.csv", "there is no folder none; make it first"),
+    Bad("predict {run} none.png --csv none/x.csv", "there is no folder none; make it first"),
+    Bad("fit {data} --out . --resume", "no unfinished run to resume"),
+    Bad("fit {data} --out / --resume", "cannot hold a run"),
     # runs that are none
     Bad("report none", "there is no such run"),
     Bad("predict none {picture}", "there is no such run"),

@@ -61,6 +61,12 @@ def pickled(folder: Path) -> None:
     torch.save({"coef_": torch.zeros(1)}, folder / "model.safetensors")
 
 
+def certificate(value: object) -> Change:
+    """Put the certificate of a block into result.json."""
+    result = {"format": 1, "kind": "fit", "blocks": [{"certificate": value}]}
+    return write("result.json", json.dumps(result))
+
+
 class Bomb:
     """Runs a command when unpickled; it must never be."""
 
@@ -75,6 +81,7 @@ def header(length: int, body: bytes = b"") -> bytes:
 
 OFFSETS = b'{"coef_":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
 UNKNOWN_TYPE = b'{"coef_":{"dtype":"F8_E8M0","shape":[36],"data_offsets":[0,36]}}'
+NO_GAP = "result.json is damaged: the certificate of block 1 has no gap"
 MISFIT = "do not fit together"
 FOLDERS: list[tuple[str, Change]] = [
     # config.json
@@ -104,6 +111,7 @@ FOLDERS: list[tuple[str, Change]] = [
     (MISFIT, config("parameters", "formulation", to="relu")),
     (MISFIT, config("parameters", "formulation", to="exact")),
     (MISFIT, config("parameters", "loss", to="hinge")),
+    ("random_state is -1", config("parameters", "random_state", to=-1)),
     (MISFIT, config("classes", to=3)),
     (MISFIT, config("classes", to=["a", "b"])),
     (MISFIT, config("classes", to=[[0], [1], [2]])),
@@ -161,7 +169,20 @@ RUNS: list[tuple[str, str, Change]] = [
     ("certify bad {data}", "config.toml", write("config.toml", "= 3")),
     ("certify bad {data}", "limit is 'ten'", write("config.toml", 'limit = "ten"')),
     ("certify bad {data}", "seed is 'lucky'", write("config.toml", 'seed = "lucky"')),
+    ("certify bad {data}", f"seed is {2**32}", write("config.toml", f"seed = {2**32}")),
+    ("evaluate bad {data}", "seed is 'lucky'", write("config.toml", 'seed = "lucky"')),
+    (
+        "explain bad --data {data} --test-index 0",
+        "config.toml: image_size is 0",
+        write("config.toml", "image_size = 0"),
+    ),
     ("certify bad {data}", "result.json is damaged", write("result.json", b"\xff")),
+    ("certify bad {data}", NO_GAP, certificate({})),
+    ("certify bad {data}", NO_GAP, certificate(3)),
+    ("certify bad {data}", NO_GAP, certificate({"gap": "small"})),
+    ("certify bad {data}", NO_GAP, certificate({"gap": True})),
+    ("certify bad {data}", NO_GAP, certificate({"gap": float("nan")})),
+    ("certify bad {data}", NO_GAP, certificate({"gap": 10**400})),
 ]
 
 

@@ -53,6 +53,15 @@ def test_every_command_has_help(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_help_names_no_file_that_is_not_installed(path: str) -> None:
+    assert not re.search(r"docs/|\.md\b", COMMANDS[path].get_help(click.Context(COMMANDS[path])))
+
+
+def test_the_first_advice_works_for_pictures_of_any_size() -> None:
+    assert "convexcnn fit FOLDER --out runs/mine --image-size 32" in (cli.help or "")
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_every_option_is_documented_and_no_other(path: str) -> None:
     options = {
         parameter.opts[0]
@@ -81,8 +90,9 @@ def choices(name: str) -> set[str]:
 
 
 def test_choices_are_those_of_the_estimators() -> None:
+    from convexcnn.cli.options import LARGEST_SEED
     from convexcnn.cli.settings import MODELS
-    from convexcnn.models import base, gates, program_settings, stack_settings
+    from convexcnn.models import base, gates, parameters, program_settings, stack_settings
     from convexcnn.programs.losses import LOSSES
     from convexcnn.programs.regularisers import REGULARISERS
 
@@ -93,4 +103,5 @@ def test_choices_are_those_of_the_estimators() -> None:
     assert choices("regulariser") == set(REGULARISERS)
     assert choices("augment") == set(base.AUGMENTATIONS)
     assert choices("formulation") == {*program_settings.FORMULATIONS, "non-convex"}
+    assert LARGEST_SEED == parameters.LARGEST_SEED
     assert choices("solver") == {*program_settings.SOLVERS, "adam"}

@@ -122,6 +122,25 @@ def test_wrong_use_is_one_line(
     assert words in err
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model = 'layerwise'\nbudget = -1.0", "budget is -1.0"),
+        ("model = 'layerwise'\nvalidation_fraction = 1.0", "validation_fraction is 1.0"),
+        ("validation_fraction = 2.0", "validation_fraction is 2.0"),
+        ("formulation = 'non-convex'\nvalidation_fraction = 2.0", "validation_fraction is 2.0"),
+        ("baselines = 5", "baselines is 5; give names"),
+    ],
+)
+def test_what_fit_would_refuse_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, words: str
+) -> None:
+    (tmp_path / "settings.toml").write_text(setting)
+    code, out, err = finish(capsys, "digits", "--config", str(tmp_path / "settings.toml"))
+    assert (code, out) == (2, "")
+    assert words in err
+
+
 def test_data_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = finish(capsys, "cifar11")
     assert code == 1

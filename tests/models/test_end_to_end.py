@@ -176,3 +176,9 @@ def test_a_clone_is_not_trained(model):
 def test_settings_that_cannot_work_are_refused(settings, complaint):
     with pytest.raises(SettingError, match=complaint):
         end_to_end(**settings).fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("settings", [{"budget": float("nan")}, {"validation_fraction": -0.5}])
+def test_settings_are_refused_without_images(settings):
+    with pytest.raises(SettingError, match=next(iter(settings))):
+        end_to_end(**settings).check_parameters()

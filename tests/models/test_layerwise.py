@@ -328,6 +328,7 @@ CASES = [
         {"memory_gb": TAKEN + 1e-6},
         r"block 1: .* need .* GB with solver .*; lower n_gates \(now 4\)",
     ),
+    ({"budget": float("inf")}, "budget is inf; give a positive number of minutes"),
     ({"budget": 0}, "budget is 0; give a positive number of minutes"),
     ({"validation_fraction": 0.0}, r"validation_fraction is 0\.0; give a number between"),
     ({"augment": "rotate"}, "augment 'rotate' is not known"),

@@ -34,6 +34,9 @@ BOTH = [
     ({"validation_fraction": -0.1}, r"validation_fraction is -0\.1"),
     ({"validation_fraction": float("nan")}, "validation_fraction is nan"),
     ({"device": "abacus"}, "device 'abacus' is not known"),
+    ({"device": "cpu:1"}, "device 'cpu:1' is not known"),
+    ({"random_state": -1}, "random_state is -1; give a number from 0 to 4294967295"),
+    ({"random_state": 2**32}, "random_state is 4294967296"),
     ({"solver": "magic"}, "solver 'magic' is not known"),
     ({"image_shape": (8, 8, 8, 8)}, "image_shape"),
 ]
@@ -120,13 +123,24 @@ def test_classes_with_one_image_each_leave_nothing_to_hold_out(make):
 @pytest.mark.parametrize("available", [False, True])
 def test_devices_that_are_there(available, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2 * available)
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") == ("cuda" if available else "cpu")
     if available:
         assert resolve_device("cuda:1") == "cuda:1"
+        with pytest.raises(SettingError, match="cuda:2 is not there: torch finds 2 CUDA devices"):
+            resolve_device("cuda:2")
     else:
         with pytest.raises(SettingError, match="torch finds no CUDA; use cpu or auto"):
             resolve_device("cuda:1")
+    for name in ("cpu:foo", "cuda:", "cuda:-1", "cuda:01", "cuda:\N{SUPERSCRIPT TWO}", "cudax", ""):
+        with pytest.raises(SettingError, match="is not known; use cpu, cuda, cuda:1 or auto"):
+            resolve_device(name)
+
+
+def test_a_seed_may_be_any_of_32_bits():
+    for seed in (None, 0, 2**32 - 1):
+        convex(random_state=seed).check_parameters()
 
 
 @pytest.mark.parametrize("name", MAKERS)

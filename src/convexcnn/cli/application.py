@@ -90,7 +90,7 @@ def cli() -> None:
 
     \b
     A first look:       convexcnn demo
-    Your own pictures:  convexcnn fit FOLDER --out runs/mine
+    Your own pictures:  convexcnn fit FOLDER --out runs/mine --image-size 32
     What each can do:   convexcnn COMMAND --help
 
     Exit codes: 0 done, 1 failed, 2 wrong use.

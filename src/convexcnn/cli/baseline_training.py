@@ -31,9 +31,11 @@ def read_baselines(settings: Mapping[str, Any]) -> tuple[str, ...]:
         settings: with `baselines`, names with commas between them or a list of names.
 
     Raises:
-        SettingError: an unknown name, or a run that is not of a stack with a budget.
+        SettingError: an unknown name, no names, or a run that is not of a stack with a budget.
     """
     value = settings.get("baselines", ())
+    if not isinstance(value, (str, list, tuple)):
+        raise SettingError(f"baselines is {value!r}; give names, such as 'alexnet,vgg11'")
     parts = value.split(",") if isinstance(value, str) else value
     names = tuple(dict.fromkeys(str(part).strip() for part in parts))
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.options import FOLDER, data_options, limit_option, output_options
+from convexcnn.cli.options import (
+    FOLDER,
+    data_options,
+    limit_option,
+    output_options,
+    run_seed_option,
+)
 
 if TYPE_CHECKING:
     from convexcnn.cli.console import Console
@@ -26,12 +33,7 @@ ROUNDING = 1e-6
 @click.argument("data")
 @data_options
 @limit_option
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
-    metavar="N",
-    help="Seed of splits and of --limit.  [default: that of RUN]",
-)
+@run_seed_option
 @output_options
 def command(
     run: Path,
@@ -53,7 +55,7 @@ def command(
     recorded one by more than rounding.
     """
     from convexcnn.cli.console import Console
-    from convexcnn.cli.trained import check_fits, load_trained
+    from convexcnn.cli.trained import check_fits, load_trained, reading_of
     from convexcnn.data import load_dataset
     from convexcnn.errors import SettingError
     from convexcnn.models import ConvexConvClassifier, LayerwiseConvexCNN
@@ -65,12 +67,13 @@ def command(
             f"{run} holds a non-convex network, and there is no certificate for those; train with "
             f"another --formulation"
         )
-    dataset = load_dataset(data, root=root, download=download, **_reading(run, reading))
+    dataset = load_dataset(data, root=root, download=download, **reading_of(run, reading))
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)
+    blocks = len(model.blocks_) if isinstance(model, LayerwiseConvexCNN) else 1
+    recorded = _recorded(run, blocks)
     proofs = _prove(model, dataset, console)
-    recorded = _recorded(run, len(proofs))
     problems = _problems(model, dataset, proofs, recorded)
     for number, proof in enumerate(proofs, 1):
         if len(proofs) > 1:
@@ -147,32 +150,32 @@ def show_proof_words(proof: Mapping[str, Any], console: Console) -> None:
             console.show(f"{title}: {proof[name]['words']}")
 
 
-def _reading(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """How DATA is read: as given, else as the run read it."""
-    from convexcnn.cli.run_folder import SETTINGS_FILE, read_toml
-    from convexcnn.cli.settings import check_run_keys
-    from convexcnn.errors import RunError, SettingError
-
-    path = run / SETTINGS_FILE
-    settings = read_toml(path) if path.exists() else {}
-    try:
-        check_run_keys(settings)
-    except SettingError as error:
-        raise RunError(f"{path}: {error}") from error
-    reading: dict[str, Any] = {"image_size": None, "limit": None, "seed": 0, "skip_bad": False}
-    reading |= {name: settings[name] for name in reading if name in settings}
-    return reading | {k: v for k, v in given.items() if v is not None and v is not False}
-
-
 def _recorded(run: Path, n_blocks: int) -> list[dict[str, Any] | None]:
-    """The certificates in the `result.json` of a fit; None for each that it has not."""
-    from convexcnn.cli.run_folder import is_run, read_result
+    """The certificates in the `result.json` of a fit; None for each that it has not.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    from convexcnn.cli.run_folder import RESULT_FILE, is_run, read_result
+    from convexcnn.errors import RunError
 
     blocks = read_result(run).get("blocks") if is_run(run) else None
     known = [b for b in blocks if isinstance(b, dict)] if isinstance(blocks, list) else []
     found = [block.get("certificate") for block in known[:n_blocks]]
     found += [None] * (n_blocks - len(found))
-    return [certificate if isinstance(certificate, dict) else None for certificate in found]
+    for number, certificate in enumerate(found, 1):
+        if certificate is not None and not _has_gap(certificate):
+            raise RunError(
+                f"{run / RESULT_FILE} is damaged: the certificate of block {number} has no gap; "
+                "train it again"
+            )
+    return found
+
+
+def _has_gap(certificate: Any) -> bool:
+    """Whether a certificate holds its gap, which is None where the bound is infinite."""
+    gap: Any = certificate.get("gap", "") if isinstance(certificate, dict) else ""
+    return gap is None or (type(gap) in (int, float) and abs(gap) <= sys.float_info.max)
 
 
 def _problems(

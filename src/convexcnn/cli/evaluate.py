@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.options import FOLDER, data_options, output_options, seed_option
+from convexcnn.cli.options import FOLDER, data_options, output_options, run_seed_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="Which images of DATA to use.",
 )
 @data_options
-@seed_option
+@run_seed_option
 @output_options
 def command(
     run: Path,
@@ -36,30 +36,27 @@ def command(
     split: str,
     root: Path | None,
     download: bool,
-    skip_bad: bool,
-    image_size: int | None,
-    seed: int,
     as_json: bool,
+    **reading: Any,
 ) -> None:
     """Measure the model of RUN on DATA: accuracy, loss, and both class by class.
 
     DATA is a name ('convexcnn data list' shows them), a folder of class folders, of tar shards or
-    of images.npy and labels.npy, a .csv of labels, or an .npz file, with the classes
-    and the image shape of the training data. Where DATA has no test images of its own, a fifth of
-    it is set aside by --seed, as fit does; --split all uses everything.
+    of images.npy and labels.npy, a .csv of labels, or an .npz file, with the classes and the image
+    shape of the training data. It is read as RUN read its data, with the --seed and --image-size in
+    its config.toml unless they are given: where DATA has no test images of its own, the same fifth
+    of it is set aside. --split all uses everything.
     """
     import numpy as np
 
     from convexcnn.cli.console import Console, percent
-    from convexcnn.cli.trained import check_fits, load_trained
+    from convexcnn.cli.trained import check_fits, load_trained, reading_of
     from convexcnn.data import load_dataset
     from convexcnn.models.evaluation import evaluate_scores
 
     console = Console(as_json=as_json)
     model = load_trained(run)
-    dataset = load_dataset(
-        data, root=root, download=download, skip_bad=skip_bad, image_size=image_size, seed=seed
-    )
+    dataset = load_dataset(data, root=root, download=download, **reading_of(run, reading))
     for path in dataset.skipped:
         console.note(f"Skipped: {path}")
     check_fits(model, dataset)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.options import FOLDER, data_options, output_options, seed_option
+from convexcnn.cli.options import FOLDER, data_options, output_options, run_seed_option
 
 if TYPE_CHECKING:
     from convexcnn.cli.console import Console
@@ -63,7 +63,7 @@ METHODS = ("contributions", "occlusion", "gradcam", "gradient")
     help="Measure the methods on the first N test images of --data, and random maps beside them.",
 )
 @data_options
-@seed_option
+@run_seed_option
 @output_options
 def command(
     run: Path,
@@ -76,18 +76,21 @@ def command(
     block: int | None,
     out: Path | None,
     faithfulness: int | None,
+    root: Path | None,
+    download: bool,
     as_json: bool,
     **reading: Any,
 ) -> None:
     """Explain what the model of RUN says of IMAGES, or of test images of --data.
 
     Every method gives a map of the picture: where the score comes from. Contributions are exact;
-    docs/explain.md says what each map means, also of a stack. IMAGES are files or folders, and are
-    read as predict reads them.
+    the page 'What a map means' of the documentation says what each map means, also of a stack.
+    IMAGES are files or folders, and are read as predict reads them; --data is read as RUN read its
+    data, with the --seed and --image-size in its config.toml unless they are given.
     """
     from convexcnn.cli.console import Console
     from convexcnn.cli.explained import collect, explain_pictures, head_of, write_explanations
-    from convexcnn.cli.trained import load_trained
+    from convexcnn.cli.trained import load_trained, reading_of
 
     console = Console(as_json=as_json)
     _check_use(images, data, indices, faithfulness)
@@ -95,7 +98,10 @@ def command(
     if block is not None:
         model = head_of(model, block, run)
     chosen = METHODS if "all" in methods else tuple(dict.fromkeys(methods))
-    subjects = collect(model, images, data, indices, reading)
+    skip_bad = bool(reading["skip_bad"])
+    if data is not None:
+        reading = {"root": root, "download": download, **reading_of(run, reading)}
+    subjects = collect(model, images, data, indices, reading, skip_bad=skip_bad)
     for name in subjects.skipped:
         console.note(f"Skipped: {name}")
     result: dict[str, Any] = {"run": str(run), "block": block, "methods": list(chosen)}

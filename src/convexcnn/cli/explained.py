@@ -111,8 +111,18 @@ def collect(
     data: str | None,
     indices: Sequence[int],
     reading: Mapping[str, Any],
+    *,
+    skip_bad: bool,
 ) -> Subjects:
     """Read picture files as `predict` does, and test images of a data set.
+
+    Args:
+        model: that is explained.
+        pictures: files, or folders of them.
+        data: name or path of the data set, if one was named.
+        indices: of its test images.
+        reading: how `load_dataset` reads it.
+        skip_bad: leave out pictures that cannot be read.
 
     Raises:
         DataError: a picture that cannot be read, data that does not fit the model, or a test image
@@ -134,7 +144,7 @@ def collect(
             files,
             channels=channels,
             image_size=(height, width),
-            skip_bad=bool(reading["skip_bad"]),
+            skip_bad=skip_bad,
         )
         names += [str(files[row]) for row in read.kept]
         labels += [None] * len(read.kept)

@@ -38,13 +38,13 @@ def command(run: Path, out: Path, *, to: str, pixels: str, overwrite: bool, as_j
     from convexcnn.cli.console import Console
     from convexcnn.cli.trained import load_trained
     from convexcnn.errors import RunError
+    from convexcnn.files import require_parent
     from convexcnn.models.export import FORMATS
 
     console = Console(as_json=as_json)
     if out.exists() and not overwrite:
         raise RunError(f"{out} exists; name another file, or replace it with --overwrite")
-    if not out.absolute().parent.is_dir():
-        raise RunError(f"{out}: there is no folder {out.parent}; make it first")
+    require_parent(out)
     model = load_trained(run)
     verified = FORMATS[to](model, out, pixels=pixels)
     if verified is None:

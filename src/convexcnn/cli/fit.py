@@ -10,6 +10,7 @@ import click
 from convexcnn.cli.options import (
     FILE,
     FOLDER,
+    SEED,
     data_options,
     limit_option,
     output_options,
@@ -149,7 +150,7 @@ POSITIVE = click.IntRange(min=1)
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
+    type=SEED,
     metavar="N",
     help="Seed of everything random.  [default: 0]",
 )

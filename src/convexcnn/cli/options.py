@@ -13,6 +13,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
+LARGEST_SEED = 2**32 - 1
+"""That of `models.parameters`, which would import numpy for a page of help."""
+
+SEED = click.IntRange(min=0, max=LARGEST_SEED)
+
 
 def output_options(command: Command) -> Command:
     """Add `--json` and `--debug`."""
@@ -77,11 +82,21 @@ def seed_option(command: Command) -> Command:
     """Add `--seed`."""
     return click.option(
         "--seed",
-        type=click.IntRange(min=0, max=2**32 - 1),
+        type=SEED,
         metavar="N",
         default=0,
         show_default=True,
         help="Seed of everything random.",
+    )(command)
+
+
+def run_seed_option(command: Command) -> Command:
+    """Add the `--seed` of commands that read DATA as RUN read it: None if it is not given."""
+    return click.option(
+        "--seed",
+        type=SEED,
+        metavar="N",
+        help="Seed of everything random, such as which images are set aside.  [default: of RUN]",
     )(command)
 
 

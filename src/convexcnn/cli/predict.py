@@ -53,8 +53,11 @@ def command(
     """
     from convexcnn.cli.console import Console
     from convexcnn.cli.trained import load_trained
+    from convexcnn.files import require_parent
 
     console = Console(as_json=as_json)
+    if csv_file is not None:
+        require_parent(csv_file)
     model = load_trained(run)
     files = list(picture_files(images))
     predictions: list[Prediction] = []

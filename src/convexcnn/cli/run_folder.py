@@ -188,10 +188,13 @@ def unfinished_settings(path: Path) -> Path:
     Raises:
         RunError: there is none.
     """
-    settings = path.with_name(path.name + ".partial") / SETTINGS_FILE
+    run = path.resolve()
+    if not run.name:
+        raise RunError(f"{path} cannot hold a run; name a new folder with --out")
+    settings = run.with_name(run.name + ".partial") / SETTINGS_FILE
     if not settings.is_file():
         raise RunError(
-            f"{path}.partial is not there: no unfinished run to resume; leave out --resume"
+            f"{settings.parent} is not there: no unfinished run to resume; leave out --resume"
         )
     return settings
 

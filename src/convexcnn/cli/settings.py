@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from convexcnn.cli.options import LARGEST_SEED
 from convexcnn.errors import SettingError
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def check_run_keys(settings: Mapping[str, Any]) -> None:
             raise SettingError(f"{key} is {value!r}; give a value of type {kind.__name__}")
         if isinstance(value, int) and kind is int and value < (key != "seed"):
             raise SettingError(f"{key} is {value}; give a positive whole number")
+        if key == "seed" and isinstance(value, int) and value > LARGEST_SEED:
+            raise SettingError(f"seed is {value}; give a whole number from 0 to {LARGEST_SEED}")
 
 
 def _default_estimator(model: str, formulation: str) -> Estimator:

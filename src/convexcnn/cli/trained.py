@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from convexcnn.errors import DataError, RunError
+from convexcnn.errors import DataError, RunError, SettingError
 
 if TYPE_CHECKING:
     from convexcnn.data import ImageDataset
@@ -37,6 +38,44 @@ def load_trained(run: Path) -> ImageClassifier:
         model.class_names = tuple(model.column_names())
         model.classes_ = np.arange(len(model.class_names))
     return model
+
+
+def reading_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How DATA is read: as given, else as the run read it.
+
+    Where DATA has no test images of its own, another seed would set aside images that trained.
+
+    Args:
+        run: folder of a run, or one model's folder in a comparison.
+        given: values of options by name; None and False count as not given.
+
+    Raises:
+        RunError: `config.toml` of the run is damaged.
+    """
+    from convexcnn.cli.run_folder import SETTINGS_FILE, read_toml
+    from convexcnn.cli.settings import check_run_keys
+
+    path = (run if (run / SETTINGS_FILE).exists() else _comparison(run)) / SETTINGS_FILE
+    settings = read_toml(path) if path.exists() else {}
+    try:
+        check_run_keys(settings)
+    except SettingError as error:
+        raise RunError(f"{path}: {error}") from error
+    reading: dict[str, Any] = {"image_size": None, "limit": None, "seed": 0, "skip_bad": False}
+    reading |= settings
+    return {
+        name: reading.get(name) if value is None or value is False else value
+        for name, value in given.items()
+    }
+
+
+def _comparison(run: Path) -> Path:
+    """The comparison that RUN is a model of; RUN itself if it is of none."""
+    from convexcnn.cli.run_folder import is_run
+
+    folder = run.resolve()
+    of_several = folder.parent.name == "models" and is_run(folder.parent.parent)
+    return folder.parent.parent if of_several else run
 
 
 def check_fits(model: ImageClassifier, dataset: ImageDataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from convexcnn.data.stored_rows import FileRows
 from convexcnn.distributed import current, here
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
-from convexcnn.models.parameters import check_types
+from convexcnn.models.parameters import LARGEST_SEED, check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
@@ -32,6 +33,9 @@ from convexcnn.programs.losses import get_loss
 
 WHITENING_IMAGES = 8000
 SCORED_AT_ONCE = 32
+
+DEVICES = r"cpu|cuda(:(0|[1-9][0-9]{0,3}))?"
+"""What torch takes for one of the devices that a model can be trained on."""
 
 
 @dataclass(frozen=True)
@@ -188,13 +192,27 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             raise SettingError(
                 f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
             )
+        if self.random_state is not None and not 0 <= self.random_state <= LARGEST_SEED:
+            raise SettingError(
+                f"random_state is {self.random_state}; give a number from 0 to {LARGEST_SEED}"
+            )
         get_loss(self.loss)
 
+    def _check_validation_fraction(self) -> None:
+        """Refuse a part of the images that cannot be held out, where some are.
+
+        Raises:
+            SettingError: it is not between 0 and 1.
+        """
+        if not 0 < self.validation_fraction < 1:
+            raise SettingError(
+                f"validation_fraction is {self.validation_fraction}; give a number between 0 and 1"
+            )
+
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
-        fraction = self.validation_fraction
-        if not 0 < fraction < 1:
-            raise SettingError(f"validation_fraction is {fraction}; give a number between 0 and 1")
-        kept, held_out = train_validation_split(stream.labels, fraction, self.random_state or 0)
+        kept, held_out = train_validation_split(
+            stream.labels, self.validation_fraction, self.random_state or 0
+        )
         if not len(held_out):
             raise DataError("y has too few images to hold any out; give betas=[one value]")
         train = stream.subset(kept)
@@ -435,6 +453,16 @@ def finite(numbers: Mapping[str, Any], name: str) -> float:
     return value
 
 
+def _require_cuda(device: str) -> None:
+    if not torch.cuda.is_available():
+        raise SettingError(f"device {device} is not there: torch finds no CUDA; use cpu or auto")
+    there = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= there:
+        raise SettingError(
+            f"device {device} is not there: torch finds {there} CUDA devices, counted from 0"
+        )
+
+
 def resolve_device(device: str) -> str:
     """Return ``cpu`` or a CUDA device that is there; ``auto`` takes CUDA if it can.
 
@@ -443,11 +471,10 @@ def resolve_device(device: str) -> str:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = device.partition(":")[0]
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise SettingError(f"device {device} is not there: torch finds no CUDA; use cpu or auto")
-    if kind not in ("cpu", "cuda"):
+    if not re.fullmatch(DEVICES, device):
         raise SettingError(f"device {device!r} is not known; use cpu, cuda, cuda:1 or auto")
+    if device != "cpu":
+        _require_cuda(device)
     number, count = here()
     if device == "cuda" and count > 1:
         if count > torch.cuda.device_count():

@@ -95,19 +95,20 @@ class EndToEndCNN(ImageClassifier):
         self.image_shape = image_shape
         self.callback = callback
 
-    @property
-    def recipe(self) -> Recipe:
-        """How the network is trained.
-
-        Raises:
-            SettingError: a parameter that cannot work.
-        """
+    def check_parameters(self) -> None:
+        super().check_parameters()
         for name in ("budget", "epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SettingError(f"{name} is {value}; give a positive number")
         if self.budget is None and self.epochs is None:
             raise SettingError("neither budget nor epochs is given; the training would not end")
+        if self.validation_fraction:
+            self._check_validation_fraction()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the network is trained."""
         scale = min(1.0, self.batch_size / BATCH_SIZE)
         return Recipe(
             budget=self.budget,

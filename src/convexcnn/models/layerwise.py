@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,15 @@ class LayerwiseConvexCNN(ImageClassifier):
         instead = {name: getattr(self, name) for name in OF_EVERY_BLOCK}
         return read_blocks(self.blocks, instead, image_shape)
 
+    def check_parameters(self) -> None:
+        super().check_parameters()
+        if self.budget is not None and not 0 < 60 * self.budget <= sys.float_info.max:
+            raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
+        self._check_validation_fraction()
+
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
         blocks = self.read_blocks((channels, height, width))
-        if self.budget is not None and not self.budget > 0:
-            raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
         memory = self.memory_plan(stream, len(blocks))
         geometries = check_blocks(blocks, stream, memory)
         split = self._held_out(stream)
@@ -174,10 +179,6 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def _held_out(self, stream: ImageStream) -> Split:
         """Every class divided by the same seed, for ``fit`` and ``certify`` alike."""
-        if not 0 < self.validation_fraction < 1:
-            raise SettingError(
-                f"validation_fraction is {self.validation_fraction}; give a number between 0 and 1"
-            )
         split = train_validation_split(
             stream.labels, self.validation_fraction, self.random_state or 0
         )

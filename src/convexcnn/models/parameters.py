@@ -12,6 +12,9 @@ from sklearn.base import BaseEstimator
 
 from convexcnn.errors import SettingError
 
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that NumPy, scikit-learn and torch all take."""
+
 WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",

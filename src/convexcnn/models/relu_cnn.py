@@ -105,6 +105,8 @@ class NonConvexConvClassifier(BlockClassifier):
                 f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
                 f"a beta of 0 or more"
             )
+        if self.validation_fraction:
+            self._check_validation_fraction()
         self.descent()
 
     def _train(

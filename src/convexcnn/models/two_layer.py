@@ -180,7 +180,10 @@ class ConvexConvClassifier(BlockClassifier):
 
     def check_parameters(self) -> None:
         super().check_parameters()
-        self.program_settings().check()
+        settings = self.program_settings()
+        settings.check()
+        if not settings.one_beta and not settings.descends:
+            self._check_validation_fraction()
 
     def _train(
         self,
