@@ -220,6 +220,24 @@ def test_its_head_gives_its_scores_on_pooled_responses():
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_head_sees_features_of_mean_zero_and_spread_one():
+    found, descent = network()
+    images = descent.stream.block(slice(None))[0].contiguous(memory_format=torch.channels_last)
+    found.standardise(images)
+    found.head += torch.eye(3, found.head.shape[1])  # scores are the first three features
+    with torch.no_grad():
+        scores = found.scores(images)
+    torch.testing.assert_close(scores.mean(0), torch.zeros(3), rtol=0, atol=1e-4)
+    found.head.copy_(torch.ones_like(found.head))
+    with torch.no_grad():
+        assert float(found.scores(images).mean(0).abs().max()) < 1e-3
+    every = torch.eye(found.head.shape[1])
+    found.head, found.bias = every, torch.zeros(len(every))
+    with torch.no_grad():
+        spread = found.scores(images).square().mean().sqrt()
+    assert float(spread) == pytest.approx(1, rel=1e-4)
+
+
 def test_small_data_gets_more_epochs():
     _, descent = network()
     assert descent.default_steps() == 40 * descent.batches
