@@ -6,9 +6,10 @@ whatever it was doing, importing torch or renaming a file. After every kill the 
 are read: what is accepted has the bits of the undisturbed run, and no finished run is there that
 is not whole. Then the same command is repeated to the end, and the weights are compared.
 
-    python benchmarks/kills.py [--kills N] [--seed S] [--log FILE] [--out FILE] [--work FOLDER]
+    python benchmarks/kills.py [--kills N] [--seed S] [--at-once N] [--log FILE] [--out FILE]
+                               [--work FOLDER]
 
-Every kill is one line of the log; with a log that holds some, the script goes on after them. The
+Every kill is one line of the log; with a log that holds some, the script does the others. The
 undisturbed run is always made anew, and has to have the bits that the log says. A process that
 ended before its moment is no kill: it is started again with another moment.
 """
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +132,9 @@ def check_remains(run: Path, whole: Path) -> dict[str, Any]:
     return {"phase": phase_of(partial), "blocks": blocks, "model": model, "run": run.exists()}
 
 
-def one_kill(folder: Path, whole: Path, moment: float) -> dict[str, Any] | None:
+def one_kill(run: Path, whole: Path, moment: float) -> dict[str, Any] | None:
     """Kill at a moment, look, resume, compare; None if the process had ended before."""
-    run = folder / "run"
-    for left in folder.glob("run*"):
+    for left in run.parent.glob(f"{run.name}*"):
         shutil.rmtree(left)
     if not kill_at(run, moment):
         return None
@@ -157,6 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=1, help="kills side by side")
     parser.add_argument("--log", type=Path, default=Path("benchmarks/results/kills.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kills.json"))
     parser.add_argument("--work", type=Path, help="where the runs are made; a temporary folder")
@@ -165,18 +167,26 @@ def main() -> int:
     done = read_log(arguments.log)
     with tempfile.TemporaryDirectory(dir=arguments.work) as temporary:
         folder = Path(temporary)
-        seconds = finish(folder / "whole")
+        wholes = [folder / "whole", *(folder / f"beside{n}" for n in range(1, arguments.at_once))]
+        with ThreadPoolExecutor(arguments.at_once) as pool:
+            seconds = max(pool.map(finish, wholes))
         whole = bits(folder / "whole")
         print(f"undisturbed: {seconds:.1f} s, {whole[:16]}", flush=True)
         if any(line["bits"] != whole for line in done):
             raise SystemExit(f"{arguments.log} is of runs with other bits; name another --log")
-        for number in range(len(done), arguments.kills):
-            done.append(attempt(number, folder, seconds, arguments.seed) | {"bits": whole})
-            with arguments.log.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(done[-1]) + "\n")
-                log.flush()
-                os.fsync(log.fileno())
-            print(done[-1], flush=True)
+        missing = set(range(arguments.kills)) - {line["kill"] for line in done}
+        with ThreadPoolExecutor(arguments.at_once) as pool:
+            tried = [
+                pool.submit(attempt, number, folder, seconds, arguments.seed)
+                for number in sorted(missing)
+            ]
+            for finished in as_completed(tried):
+                done.append(finished.result() | {"bits": whole})
+                with arguments.log.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(done[-1]) + "\n")
+                    log.flush()
+                    os.fsync(log.fileno())
+                print(done[-1], flush=True)
     wrong = [line for line in done if line["wrong"]]
     report = {
         "claim": __doc__.splitlines()[0].removeprefix("Claim: "),
@@ -204,7 +214,7 @@ def attempt(number: int, folder: Path, seconds: float, seed: int) -> dict[str, A
     while True:
         moment = moments.uniform(0, seconds)
         try:
-            found = one_kill(folder, folder / "whole", moment)
+            found = one_kill(folder / f"run{number:03d}", folder / "whole", moment)
         except (Wrong, OSError, LookupError, ValueError) as error:
             return {"kill": number, "moment": moment, "wrong": f"{type(error).__name__}: {error}"}
         if found is not None:
