@@ -13,8 +13,10 @@ from convexcnn.models.time_plan import (
     BlockCost,
     HeadRates,
     TimePlan,
+    seconds_to_load,
 )
 from convexcnn.patches.extract import PatchGeometry
+from small import stripe_stream
 
 COSTS = [
     BlockCost(1e-4, 2e-5, 1e-4, 100),
@@ -118,3 +120,20 @@ def test_a_head_with_more_betas_or_classes_takes_longer():
 def test_the_rates_of_heads_are_measured():
     found = HeadRates.of(10, "cpu")
     assert 1e6 < found.thin < found.large < 1e16
+
+
+def test_loading_counts_where_images_are_augmented_anew(clock):
+    slow = TimePlan(2.0, COSTS, images=10_000, views=2, classes=10, loading=1e-3)
+    assert slow.steps(1, 7, 100) < plan(2.0).steps(1, 7, 100)
+    assert slow.steps(2, 7, 100) < plan(2.0).steps(2, 7, 100)
+    stored, quick = (
+        TimePlan(2.0, COSTS, images=10_000, views=1, classes=10, loading=loading)
+        for loading in (1e-3, 0.0)
+    )
+    assert stored.steps(1, 7, 100) < quick.steps(1, 7, 100)
+    assert stored.steps(2, 7, 100) == quick.steps(2, 7, 100)
+
+
+def test_loading_is_measured():
+    stream = stripe_stream(90, mirror=True)
+    assert 0 < seconds_to_load(stream) < 1

@@ -133,6 +133,16 @@ def n_betas(block: Block) -> int:
     return 1 if isinstance(block.betas, (int, float)) else len(block.betas)
 
 
+def seconds_to_load(stream: ImageStream) -> float:
+    """What an image takes to be read, scaled and augmented, by one mini-batch."""
+    images = stream.subset(slice(0, BATCH))
+    start = time.perf_counter()
+    found, _ = next(images.shuffled(BATCH, torch.Generator()))
+    found = found.to(descent_dtype(stream.device), memory_format=torch.channels_last)
+    found.flatten()[0].item()
+    return (time.perf_counter() - start) / len(found)
+
+
 REFERENCE = HeadRates()
 """Of two cores."""
 
@@ -147,6 +157,7 @@ class TimePlan:
         views: of every image.
         classes: k.
         rates: of the products that heads are made of.
+        loading: seconds that an image takes from its row to a mini-batch of views.
     """
 
     def __init__(
@@ -158,10 +169,11 @@ class TimePlan:
         views: int,
         classes: int,
         rates: HeadRates = REFERENCE,
+        loading: float = 0.0,
     ) -> None:
         self.minutes, self.costs = minutes, costs
         self.images, self.views, self.classes, self.rates = images, views, classes, rates
-        self.spent = 0.0
+        self.loading, self.spent = loading, 0.0
         self._start = time.perf_counter()
 
     @classmethod
@@ -173,9 +185,10 @@ class TimePlan:
         stream: ImageStream,
     ) -> TimePlan:
         """The plan of a training on all images of a stream; what blocks cost is measured here."""
-        last, costs, rates = len(blocks), list[BlockCost](), REFERENCE
+        last, costs, rates, loading = len(blocks), list[BlockCost](), REFERENCE, 0.0
         if minutes is not None:
             rates = HeadRates.of(stream.n_classes, stream.device)
+            loading = seconds_to_load(stream)
             costs = [
                 BlockCost.of(block, geometry, stream.device, last=number == last)
                 for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1)
@@ -187,6 +200,7 @@ class TimePlan:
             views=stream.views,
             classes=stream.n_classes,
             rates=rates,
+            loading=loading,
         )
 
     def _fixed(self, cost: BlockCost) -> float:
@@ -220,6 +234,8 @@ class TimePlan:
         fixed = [self._fixed(cost) for cost in to_come]
         left = SPARE * 60 * self.minutes - self.elapsed - sum(fixed)
         per_image = to_come[0].descent
+        if number == 1 or self.views > 1:
+            per_image += self.loading
         if self.views > 1:
             per_image += sum(before.passing for before in self.costs[: number - 1])
         affordable = left / len(to_come) / (batch * per_image)
