@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convexcnn.errors import SettingError
-from convexcnn.models.base import resolve_device
+from convexcnn.models.devices import resolve_device
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.fista import Fista

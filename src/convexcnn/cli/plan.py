@@ -163,7 +163,7 @@ def _hardware(
     gpus: int | None, tflops: float | None, bandwidth: float | None, device: str
 ) -> Hardware:
     from convexcnn.costs.hardware import GivenGPUs, ThisMachine
-    from convexcnn.models.base import resolve_device
+    from convexcnn.models.devices import resolve_device
 
     if tflops is None:
         if gpus is not None or bandwidth is not None:

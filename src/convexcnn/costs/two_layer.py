@@ -66,7 +66,7 @@ def convex_phases(
     plan = memory_plan(model.memory_gb, survey)
     settings = replace(model.program_settings(), memory_gb=plan.solver_gb)
     views = AUGMENTATIONS[model.augment].views
-    fraction = 0.0 if settings.one_beta or settings.descends else model.validation_fraction
+    fraction = model.validation_fraction if settings.holds_out else 0.0
     rows, k = Rows.of(survey.n_train, views, fraction), survey.n_classes
     shape = feature_shape(model, survey, model.n_gates or DEFAULT_GATES)
     size = problem_size(shape, rows.all, k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,9 @@ from convexcnn.data.preprocess import ImageScaler
 from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.split import train_validation_split
 from convexcnn.data.stored_rows import FileRows
-from convexcnn.distributed import current, here
+from convexcnn.distributed import current
 from convexcnn.errors import DataError, SettingError
+from convexcnn.models.devices import resolve_device
 from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
 from convexcnn.models.parameters import LARGEST_SEED, check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
@@ -33,9 +33,6 @@ from convexcnn.programs.losses import get_loss
 
 WHITENING_IMAGES = 8000
 SCORED_AT_ONCE = 32
-
-DEVICES = r"cpu|cuda(:(0|[1-9][0-9]{0,3}))?"
-"""What torch takes for one of the devices that a model can be trained on."""
 
 
 @dataclass(frozen=True)
@@ -451,36 +448,3 @@ def finite(numbers: Mapping[str, Any], name: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}")
     return value
-
-
-def _require_cuda(device: str) -> None:
-    if not torch.cuda.is_available():
-        raise SettingError(f"device {device} is not there: torch finds no CUDA; use cpu or auto")
-    there = torch.cuda.device_count()
-    if int(device.partition(":")[2] or 0) >= there:
-        raise SettingError(
-            f"device {device} is not there: torch finds {there} CUDA devices, counted from 0"
-        )
-
-
-def resolve_device(device: str) -> str:
-    """Return ``cpu`` or a CUDA device that is there; ``auto`` takes CUDA if it can.
-
-    Raises:
-        SettingError: a device that does not exist here.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(DEVICES, device):
-        raise SettingError(f"device {device!r} is not known; use cpu, cuda, cuda:1 or auto")
-    if device != "cpu":
-        _require_cuda(device)
-    number, count = here()
-    if device == "cuda" and count > 1:
-        if count > torch.cuda.device_count():
-            raise SettingError(
-                f"{count} processes were started here, and there are {torch.cuda.device_count()} "
-                "CUDA devices; start one per device, or use device cpu"
-            )
-        return f"cuda:{number}"
-    return device

@@ -96,6 +96,11 @@ class ProgramSettings:
         return self.betas is not None and len(self.beta_values) == 1
 
     @property
+    def holds_out(self) -> bool:
+        """Whether held-out images choose beta."""
+        return not self.one_beta and not self.descends
+
+    @property
     def memory_budget_gb(self) -> float:
         return 1e-9 * budget_bytes(self.memory_gb)
 

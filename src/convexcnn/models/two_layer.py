@@ -182,7 +182,7 @@ class ConvexConvClassifier(BlockClassifier):
         super().check_parameters()
         settings = self.program_settings()
         settings.check()
-        if not settings.one_beta and not settings.descends:
+        if settings.holds_out:
             self._check_validation_fraction()
 
     def _train(
