@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from convexcnn import timing
 from convexcnn.costs import probes
 from convexcnn.costs.hardware import SAME_AS, ThisMachine
 from convexcnn.costs.work import BlockShape, FeatureShape, Work
@@ -34,7 +35,7 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(probes, "THIN_BYTES", 2**16)
     monkeypatch.setattr(probes, "WORK_PER_RUN", 1e5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,11 +23,7 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.losses import CrossEntropyLoss
 from convexcnn.programs.relu_cnn import ReluProgram
-
-SECONDS = 0.15
-"""What one measurement takes at least, after a first run that does not count."""
-
-LEAST_RUNS, MOST_RUNS = 3, 200
+from convexcnn.timing import rate
 
 THIN_BYTES = 128 * 2**20
 """Of the matrix in thin products, and of copies: more than caches hold."""
@@ -37,30 +32,6 @@ MEASURED_IMAGES = 64
 PROBED_FILES = 32
 WORK_PER_RUN = 2e9
 """Operations of one run of a probe on images, about."""
-
-
-def rate(run: Callable[[], object], amount: float, device: str) -> float:
-    """Amount of work per second, in the fastest of several runs: other work disturbs it least.
-
-    Args:
-        run: the work.
-        amount: of it.
-        device: where it is done; waited for.
-    """
-    wait = torch.cuda.synchronize if device.startswith("cuda") else _nothing
-    run()
-    wait()
-    taken: list[float] = []
-    while len(taken) < MOST_RUNS and (len(taken) < LEAST_RUNS or sum(taken) < SECONDS):
-        start = time.perf_counter()
-        run()
-        wait()
-        taken.append(time.perf_counter() - start)
-    return amount / max(min(taken), 1e-9)
-
-
-def _nothing() -> None:
-    """There is nothing to wait for on a processor."""
 
 
 def dense_rate(inner: int, side: int, *, device: str, dtype: torch.dtype) -> float:

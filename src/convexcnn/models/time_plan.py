@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from convexcnn.models.block_training import HEAD_PATH
 from convexcnn.models.lookahead_network import network_of
@@ -18,11 +17,12 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
+from convexcnn.timing import mean_seconds, rate
 
 SPARE = 0.95
 """Part of the budget that is planned; the rest is for what cannot be foreseen."""
 
-EVALUATIONS = 75
+EVALUATIONS = 60
 """Of a head's objective and gradient per beta, by quasi-Newton steps, its certificate included."""
 
 OVERHEAD = 8.0
@@ -42,7 +42,7 @@ class HeadRates:
 
     Args:
         large: of Phi' Phi.
-        thin: of Phi, and of its transpose, with a column per class.
+        thin: of Phi, and of its transpose, with a row per class, as the solver has them.
     """
 
     large: float = 3e11
@@ -52,22 +52,13 @@ class HeadRates:
     def of(cls, classes: int, device: str) -> HeadRates:
         """Measure them here."""
         phi = torch.ones(PROBED_ROWS, PROBED_FEATURES, device=device)
-        columns = torch.ones(PROBED_FEATURES, classes, device=device)
+        weights = torch.ones(classes, PROBED_FEATURES, device=device)
+        slopes = torch.ones(classes, PROBED_ROWS, device=device)
         products = 2.0 * phi.numel()
         return cls(
-            large=products * PROBED_FEATURES / _seconds(lambda: phi.T @ phi),
-            thin=2 * products * classes / _seconds(lambda: phi.T @ (phi @ columns)),
+            large=rate(lambda: phi.T @ phi, products * PROBED_FEATURES, device),
+            thin=rate(lambda: (weights @ phi.T, slopes @ phi), 2 * products * classes, device),
         )
-
-
-def _seconds(work: Callable[[], Tensor]) -> float:
-    """The faster of two runs after one that does not count; waits for a GPU."""
-    found = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work().flatten()[0].item()
-        found.append(time.perf_counter() - start)
-    return max(min(found[1:]), 1e-9)
 
 
 @dataclass(frozen=True)
@@ -98,25 +89,25 @@ class BlockCost:
         images = torch.randn(BATCH, *geometry.image_shape, generator=generator).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         rough = images.to(descent_dtype(device))
-        network.train_once(rough, torch.eye(2, device=device)[torch.arange(BATCH) % 2])
-        start = time.perf_counter()
-        for _ in range(PROBED_STEPS):
-            network.train_once(rough, torch.eye(2, device=device)[torch.arange(BATCH) % 2])
-        descent = (time.perf_counter() - start) / (PROBED_STEPS * BATCH)
+        targets = torch.eye(2, device=device)[torch.arange(BATCH) % 2]
+        step = mean_seconds(lambda: network.train_once(rough, targets), PROBED_STEPS, device)
         neurons = [part.detach() for part in network.filters()]
         features = NeuronFeatures(geometry, *neurons)
         rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
-        start = time.perf_counter()
-        for piece in torch.split(rough, rough_features.block_size):
-            rough_features.responses(piece).add_(1)
-        passing = (time.perf_counter() - start) / BATCH
-        start = time.perf_counter()
-        found = features.responses(images[:PROBED_IMAGES])
-        features.pool(found)
-        found.half().cpu()
-        responses = (time.perf_counter() - start) / PROBED_IMAGES
+
+        def get_through() -> None:
+            for piece in torch.split(rough, rough_features.block_size):
+                rough_features.responses(piece).add_(1)
+
+        def respond() -> None:
+            found = features.responses(images[:PROBED_IMAGES])
+            features.pool(found)
+            found.half().cpu()
+
+        passing = mean_seconds(get_through, 1, device) / BATCH
+        responses = mean_seconds(respond, 1, device) / PROBED_IMAGES
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
-        return cls(descent, passing, responses, features.n_features, evaluations)
+        return cls(step / BATCH, passing, responses, features.n_features, evaluations)
 
     def fixed_seconds(self, images: int, views: int, classes: int, rates: HeadRates) -> float:
         """Foreseen time of everything but descent."""
