@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "files",
     "environment",
+    "timing",
     "callbacks",
     "distributed",
     "data",

@@ -118,3 +118,24 @@ def test_a_closed_pipe_is_silent() -> None:
     command = f"'{sys.executable}' -m convexcnn --help | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_signal_in_a_finaliser_is_not_lost() -> None:
+    code = """
+import os, signal, time, weakref
+from convexcnn.cli import application
+
+class Held: pass
+
+def work(*arguments, **settings):
+    held = Held()
+    weakref.finalize(held, os.kill, os.getpid(), signal.SIGTERM)
+    del held
+    time.sleep(30)
+
+application.cli.main = work
+application.main([])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"

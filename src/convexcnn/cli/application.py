@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, TextIO
@@ -33,6 +34,9 @@ _terminated = False
 
 FIRST_WORD = 2.0
 """Seconds that the other processes of a job leave to the first one to say why it ends."""
+
+AGAIN = 0.05
+"""Seconds after which a signal is taken up again that came while an object was being finalised."""
 
 
 class LazyGroup(click.Group):
@@ -195,10 +199,22 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     global _terminated
     _terminated = True
-    raise KeyboardInterrupt  # a scheduler's SIGTERM cleans up as Ctrl-C does
+    if not _in_finaliser(frame):
+        raise KeyboardInterrupt  # a scheduler's SIGTERM cleans up as Ctrl-C does
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
+
+def _in_finaliser(frame: FrameType | None) -> bool:
+    """Whether Python would report an exception raised here, and go on as if nothing had been."""
+    while frame is not None:
+        if frame.f_code is weakref.finalize.__call__.__code__ or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _discard_output() -> None:
