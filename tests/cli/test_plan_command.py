@@ -13,7 +13,7 @@ from convexcnn.cli.fit import command as fit
 from convexcnn.cli.plan import NOT_PLANNED, scaled
 from convexcnn.cli.plan import command as plan
 from convexcnn.costs import hardware
-from convexcnn.models.time_plan import BlockCost
+from convexcnn.models.time_plan import BlockCost, HeadRates
 
 NUMBERS = ["--images", "1280000", "--test-images", "50000", "--shape", "3,224,224"]
 H100 = ["--gpus", "8", "--tflops", "989", "--bandwidth", "3350"]
@@ -24,6 +24,8 @@ def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates that are said, not measured: a table of them is in tests/costs."""
     monkeypatch.setattr(hardware, "measure", lambda kind, shape, device: 1e9)
     cost = BlockCost(1e-3, 1e-4, 1e-3, 100)
+    rates = HeadRates(1e12, 1e11)
+    monkeypatch.setattr(hardware.ThisMachine, "head_rates", lambda self, classes: rates)
     monkeypatch.setattr(hardware, "block_cost", lambda block, geometry, device: cost)
 
 

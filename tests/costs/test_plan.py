@@ -20,7 +20,7 @@ from convexcnn.models import (
     LayerwiseConvexCNN,
     NonConvexConvClassifier,
 )
-from convexcnn.models.time_plan import BlockCost
+from convexcnn.models.time_plan import BlockCost, HeadRates
 
 SMALL = DataSurvey("small", 2000, 500, (3, 32, 32), 10)
 MILLION = DataSurvey("ImageNet", 1_280_000, 50_000, (3, 224, 224), 1000, n_files=1_330_000)
@@ -37,6 +37,9 @@ class Unit:
 
     def block_cost(self, shape: BlockShape) -> BlockCost:
         return BlockCost(1e-3, 1e-4, 1e-3, shape.geometry.n_cells * shape.block.n_gates)
+
+    def head_rates(self, classes: int) -> HeadRates:
+        return HeadRates(self.rate, self.rate)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "unit"}
@@ -126,6 +129,17 @@ def test_a_budget_is_spent() -> None:
     assert more.flops > found.flops
 
 
+def test_slow_heads_leave_a_budget_fewer_steps() -> None:
+    class SlowHeads(Unit):
+        def head_rates(self, classes: int) -> HeadRates:
+            return HeadRates(self.rate, self.rate / 1000)
+
+    survey, model = replace(SMALL, n_train=20_000), LayerwiseConvexCNN(budget=10)
+    fast, slow = (make_plan(model, survey, machine(1e12)) for machine in (Unit, SlowHeads))
+    first = [next(p for p in found.phases if p.name == "gates") for found in (fast, slow)]
+    assert first[0].flops > first[1].flops > 0
+
+
 def test_blocks_that_would_not_end_are_left_out() -> None:
     found = plan(LayerwiseConvexCNN(budget=0.5), replace(SMALL, n_train=50_000))
     assert {phase.block for phase in found.phases} == {None, 1}
@@ -172,6 +186,7 @@ def test_what_is_limited_by_memory_takes_the_bandwidth() -> None:
     gpu = GivenGPUs(1, 989.0, 1000.0, ThisMachine())
     assert gpu.seconds(Work("thin products", 1.0, 1e12)) == pytest.approx(1.0)
     assert gpu.seconds(Work("memory", bytes=2e12)) == pytest.approx(2.0)
+    assert gpu.head_rates(10).thin == pytest.approx(10 * 2 * 1e12 / 4)
 
 
 def test_imagenet_is_planned_for_gpus_without_having_it() -> None:

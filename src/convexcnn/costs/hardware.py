@@ -12,7 +12,7 @@ from convexcnn.costs.work import BlockShape, Work
 from convexcnn.environment import machine
 from convexcnn.errors import SettingError
 from convexcnn.models.neuron_network import BATCH
-from convexcnn.models.time_plan import BlockCost
+from convexcnn.models.time_plan import BlockCost, HeadRates
 
 HOST = ("decoding", "host memory", "certificate features", "certificate")
 """Kinds of work that the processor does, whatever the device."""
@@ -45,6 +45,9 @@ convolutions in float32 run as tf32 at half the bfloat16 rate."""
 
 EFFICIENCY = 0.4
 """Part of a GPU's peak rate that is reached: an assumption, not a measurement."""
+
+FLOAT32 = 4
+"""Bytes of a number."""
 
 BYTES_PER_FLOP = 3.4e-3
 """Memory bandwidth of a GPU over its bfloat16 rate, if none is given: that of an H100."""
@@ -85,6 +88,10 @@ class ThisMachine:
         if shape not in self._costs:
             self._costs[shape] = block_cost(shape.block, shape.geometry, self.device)
         return self._costs[shape]
+
+    def head_rates(self, classes: int) -> HeadRates:
+        """Of the heads that minutes are kept for, measured as ``fit`` does it."""
+        return HeadRates.of(classes, self.device)
 
     def seconds(self, work: Work) -> float:
         """Foreseen time."""
@@ -155,6 +162,11 @@ class GivenGPUs:
             responses / self.gpus,
             geometry.n_cells * neurons,
         )
+
+    def head_rates(self, classes: int) -> HeadRates:
+        """Of the heads that minutes are kept for: memory limits products with few columns."""
+        thin = min(self.rate("thin products"), 2 * classes / FLOAT32 * self.memory_rate)
+        return HeadRates(self.gpus * self.rate("products"), self.gpus * thin)
 
     def seconds(self, work: Work) -> float:
         """Foreseen time: limited by operations, or by memory."""

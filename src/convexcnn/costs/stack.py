@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.memory_plan import MAPS_SHARE
 from convexcnn.models.neuron_network import BATCH, default_steps
 from convexcnn.models.stack_settings import Block, plan_geometries
-from convexcnn.models.time_plan import TimePlan
+from convexcnn.models.time_plan import REFERENCE, BlockCost, TimePlan
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.whiten import PATCH_NUMBERS
 from convexcnn.programs.kind import ProgramKind
@@ -26,6 +27,9 @@ from convexcnn.solvers.choose import needed_gb
 
 LENT = ("sgd", "lookahead")
 """Strategies of gates that a network lends."""
+
+LOADED = 12.0
+"""Bytes that are moved for every number of an image on its way into a mini-batch."""
 
 EXPLAINING = 1.5
 """Seconds per block for its pictures in the report."""
@@ -69,17 +73,22 @@ class StackPlan:
         self.geometries = plan_geometries(self.blocks, survey.image_shape)
         self.augmentation = AUGMENTATIONS[model.augment]
         self.rows = Rows.of(survey.n_train, self.augmentation.views, model.validation_fraction)
-        scores = len(self.blocks) * survey.n_train * survey.n_classes
+        k = survey.n_classes
+        scores = len(self.blocks) * survey.n_train * k
         self.budget = 1e9 * memory_plan(model.memory_gb, survey, scores).usable_gb
-        costs = []
+        costs, rates, loading = list[BlockCost](), REFERENCE, 0.0
         if model.budget is not None:
             costs = [hardware.block_cost(shape) for shape in self._shapes()]
+            rates = hardware.head_rates(k)
+            loading = hardware.seconds(carried(LOADED * math.prod(survey.image_shape)))
         self.time = TimePlan(
             model.budget,
             costs,
             images=survey.n_train,
             views=self.augmentation.views,
-            classes=survey.n_classes,
+            classes=k,
+            rates=rates,
+            loading=loading,
         )
         self.disk = 0.0
         self.parameters = 0
@@ -160,7 +169,7 @@ class StackPlan:
         images = steps * batch
         flops = images * counts.block_descent(block, geometry, self.survey.n_classes)
         flops += steps * counts.block_step(block, geometry)
-        work = Work("descent", flops, shape=shape), carried(12.0 * images * pixels)
+        work = Work("descent", flops, shape=shape), carried(LOADED * images * pixels)
         memory = 6.0 * batch * (pixels + counts.patches(geometry) * block.n_gates)
         note = f"{images / kept:.1f} epochs"
         return Phase("gates", (*work, *self._passed(number, images)), held + memory, note=note)

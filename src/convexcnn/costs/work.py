@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from convexcnn.models.stack_settings import Block
-from convexcnn.models.time_plan import BlockCost
+from convexcnn.models.time_plan import BlockCost, HeadRates
 from convexcnn.patches.extract import PatchGeometry
 
 
@@ -91,6 +91,8 @@ class Hardware(Protocol):
     def seconds(self, work: Work) -> float: ...
 
     def block_cost(self, shape: BlockShape) -> BlockCost: ...
+
+    def head_rates(self, classes: int) -> HeadRates: ...
 
     def describe(self) -> dict[str, Any]: ...
 
