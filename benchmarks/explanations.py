@@ -30,7 +30,7 @@ from convexcnn import (
 from convexcnn.data import ImageDataset
 from convexcnn.environment import machine, versions
 from convexcnn.explain import class_colours, gate_activity
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.solvers.sgd import SGD
 
 TARGET = 1e-5

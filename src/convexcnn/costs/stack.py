@@ -12,7 +12,7 @@ from convexcnn.costs.two_layer import SOLVING, covariance, explained, memory_pla
 from convexcnn.costs.two_layer import gates as lent_gates
 from convexcnn.costs.work import BlockShape, FeatureShape, Hardware, Phase, Work
 from convexcnn.data.survey import DataSurvey
-from convexcnn.models.base import AUGMENTATIONS
+from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.block_training import HEAD_PATH, WHITENING_NUMBERS, block_solver, problem_size
 from convexcnn.models.gates import lending_epochs
 from convexcnn.models.layerwise import LayerwiseConvexCNN

@@ -11,7 +11,8 @@ from convexcnn.costs.problem import PROBED_ROWS, Problem, Rows, carried, dense, 
 from convexcnn.costs.work import FeatureShape, Phase, Work, repeated
 from convexcnn.data.limits import DATA_SHARE, budget_bytes
 from convexcnn.data.survey import DataSurvey
-from convexcnn.models.base import AUGMENTATIONS, WHITENING_IMAGES
+from convexcnn.models.augmentation import AUGMENTATIONS
+from convexcnn.models.block_classifier import WHITENING_IMAGES
 from convexcnn.models.gates import LENDING_WIDTH, lending_epochs
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.program_settings import DEFAULT_GATES

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convexcnn.errors import DataError, SettingError
 from convexcnn.explain.block import block_of
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.patches.float32 import fast_float32
 
 Floats = NDArray[np.float32]

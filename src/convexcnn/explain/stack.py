@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from convexcnn.errors import SettingError
 from convexcnn.explain.pixels import spread_evenly
-from convexcnn.models.base import AUGMENTATIONS, ImageClassifier
+from convexcnn.models.augmentation import AUGMENTATIONS
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 
 Floats = NDArray[np.float32]

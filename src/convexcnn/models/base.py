@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -21,45 +19,16 @@ from convexcnn.data.split import train_validation_split
 from convexcnn.data.stored_rows import FileRows
 from convexcnn.distributed import current
 from convexcnn.errors import DataError, SettingError
+from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.devices import resolve_device
 from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
 from convexcnn.models.parameters import LARGEST_SEED, check_types
 from convexcnn.models.probabilities import fit_temperature, probabilities
-from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
-from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
 from convexcnn.programs.losses import get_loss
 
-WHITENING_IMAGES = 8000
 SCORED_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Further views of every training image.
-
-    Args:
-        mirror: whether there are mirror images.
-        shifts: how many shifted views there are.
-    """
-
-    mirror: bool = False
-    shifts: int = 0
-
-    @property
-    def views(self) -> int:
-        """Of every image, itself counted."""
-        return (1 + self.mirror) * (1 + self.shifts)
-
-
-AUGMENTATIONS = {
-    "none": Augmentation(),
-    "flip": Augmentation(mirror=True),
-    "crop": Augmentation(shifts=1),
-    "flip+crop": Augmentation(mirror=True, shifts=1),
-}
-"""Views by name."""
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
@@ -343,108 +312,3 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         weights: NDArray[np.float64] | None = None,
     ) -> float:
         return 1.0 if scores is None else fit_temperature(scores.cpu().numpy(), labels, weights)
-
-
-class BlockClassifier(ImageClassifier):
-    """A two-layer convolutional classifier with one block of patches, gates or filters, and a head.
-
-    Subclasses train in ``_train``, and name the tensors and numbers that are learned.
-    """
-
-    filter_size: int
-    stride: int
-    padding: int
-    pooling: int
-    whiten: int | None
-    tensors: tuple[str, ...]
-    numbers: tuple[str, ...]
-
-    def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
-        _, channels, height, width = stream.images.shape
-        geometry = self.geometry((channels, height, width))
-        transform = self._fit_transform(stream, geometry, generator).to(stream.device)
-        transform = transform.mapped(stream.processes.agree)
-        trained = self._train(stream, geometry, transform, generator)
-        return {**trained, "transform_": transform}
-
-    @abstractmethod
-    def _train(
-        self,
-        stream: ImageStream,
-        geometry: PatchGeometry,
-        transform: PatchTransform,
-        generator: torch.Generator,
-    ) -> dict[str, Any]:
-        """Train and return the fitted attributes, by name; nothing is set before it succeeds."""
-
-    @abstractmethod
-    def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
-        """Return the strongest first-layer filters in raw pixels, ready to be pictured."""
-
-    def geometry(self, image_shape: tuple[int, ...] | None = None) -> PatchGeometry:
-        """Where patches and pooling cells lie in images of a shape; by default the fitted one."""
-        channels, height, width = image_shape or self.image_shape_
-        shape = int(channels), int(height), int(width)
-        return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
-
-    @abstractmethod
-    def tensor_shapes(
-        self, geometry: PatchGeometry, tensors: Mapping[str, Tensor]
-    ) -> dict[str, tuple[int, ...]]:
-        """The shapes that saved tensors must have."""
-
-    @property
-    def fitted_device(self) -> torch.device:
-        return self.transform_.mean.device
-
-    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {
-            "transform.mean": self.transform_.mean,
-            "transform.projection": self.transform_.matrix,
-            **{name: getattr(self, name) for name in self.tensors},
-        }
-        numbers = {name: float(getattr(self, name)) for name in self.numbers}
-        return tensors, {"constant": self.transform_.constant, "numbers": numbers}
-
-    def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        geometry = self.geometry()
-        mean, projection = tensors["transform.mean"], tensors["transform.projection"]
-        self.transform_ = PatchTransform(mean, projection, float(description["constant"]))
-        expected = {
-            "transform.mean": (geometry.patch_dim,),
-            "transform.projection": (geometry.patch_dim, projection.shape[-1]),
-            **self.tensor_shapes(geometry, tensors),
-        }
-        check_shapes(tensors, expected)
-        for name in self.tensors:
-            setattr(self, name, tensors[name])
-        for name in self.numbers:
-            setattr(self, name, finite(description["numbers"], name))
-        if self.temperature_ <= 0:
-            raise ValueError(f"temperature_ is {self.temperature_}")
-
-    def _fit_transform(
-        self, stream: ImageStream, geometry: PatchGeometry, generator: torch.Generator
-    ) -> PatchTransform:
-        if self.whiten is None:
-            return identity_transform(geometry.patch_dim)
-        rows = stream.random_rows(WHITENING_IMAGES, generator)
-        images, _ = stream.block(rows)
-        each = None if stream.weights is None else torch.from_numpy(stream.weights[rows])
-        rank = min(self.whiten, geometry.patch_dim)
-        return fit_whitening(images, geometry, rank, weights=each)
-
-
-def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError for a tensor of another shape than expected, KeyError for a missing one."""
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, not {shape}")
-
-
-def finite(numbers: Mapping[str, Any], name: str) -> float:
-    """Return a number of that name; ValueError if it is not finite, KeyError if it is missing."""
-    value = float(numbers[name])
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}")
-    return value

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
+from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.back_propagation import (
     Recipe,
     channels_last,
@@ -19,8 +20,9 @@ from convexcnn.models.back_propagation import (
     network_scores,
     stream_scores,
 )
-from convexcnn.models.base import AUGMENTATIONS, ImageClassifier, check_shapes
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.networks import build_network
+from convexcnn.models.restored import check_shapes
 from convexcnn.models.torch_module import Standardise
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback

@@ -16,7 +16,8 @@ from torch import Tensor
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models.base import AUGMENTATIONS, ImageClassifier
+from convexcnn.models.augmentation import AUGMENTATIONS
+from convexcnn.models.base import ImageClassifier
 from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import Split

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.certificates.certify_neurons import certify_neurons, neuron_rows
-from convexcnn.models.base import check_shapes
 from convexcnn.models.frozen_maps import standardise
+from convexcnn.models.restored import check_shapes
 from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts
 from convexcnn.patches.responses import NeuronFeatures

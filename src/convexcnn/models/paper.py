@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from convexcnn.data.dataset import ImageDataset
 from convexcnn.environment import peak_memory_bytes
 from convexcnn.errors import DataError
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.evaluation import evaluate_model
 from convexcnn.models.io import MODEL_FILES, save_model
 from convexcnn.models.relu_cnn import NonConvexConvClassifier

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convexcnn.certificates.block_certificate import certify_block
 from convexcnn.certificates.certificate import Certificate, GatedBlock
-from convexcnn.models.base import check_shapes
+from convexcnn.models.restored import check_shapes
 from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.models.strength import VISIBLE, count_neurons
 from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts

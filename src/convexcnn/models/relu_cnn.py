@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
-from convexcnn.models.base import BlockClassifier
+from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.torch_module import relu_network
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.preprocess import ImageScaler
-from convexcnn.models.base import finite
 from convexcnn.models.frozen_maps import standardise
+from convexcnn.models.restored import finite
 from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from convexcnn.certificates.certificate import PROBED, Certificate, require_same_bits
 from convexcnn.certificates.further_neuron import FurtherNeuron
 from convexcnn.errors import SettingError
-from convexcnn.models.base import SCORED_AT_ONCE, BlockClassifier
+from convexcnn.models.base import SCORED_AT_ONCE
+from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
