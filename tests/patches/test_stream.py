@@ -85,6 +85,21 @@ def test_every_image_of_a_shuffled_batch_is_mirrored_or_not_by_itself():
     assert sum(0 < sum(batch) < len(batch) for batch in flipped) > 40
 
 
+@pytest.mark.parametrize("rank", range(3))
+def test_shares_of_a_mini_batch_are_parts_of_the_whole_in_the_same_views(rank):
+    stream = replace(stripe_stream(IMAGES, mirror=True), shifts=1)
+
+    def third(images):
+        return slice(rank * images // 3, (rank + 1) * images // 3)
+
+    shared = stream.shuffled(10, generator(3), share=third)
+    for (images, targets), (own, labels) in zip(
+        stream.shuffled(10, generator(3)), shared, strict=True
+    ):
+        assert torch.equal(images[third(len(images))], own)
+        assert torch.equal(targets[third(len(images))], labels)
+
+
 def test_a_subset_keeps_the_settings_of_its_stream():
     stream = stripe_stream(IMAGES, mirror=True)
     part = stream.subset(np.array([4, 1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.trained_block import TrainedBlock
-from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.stream import ImageStream, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class FreshMaps(MapStream):
     dtype: torch.dtype = torch.float32
 
     def shuffled(
-        self, size: int, generator: torch.Generator, *, shared: bool = False
+        self, size: int, generator: torch.Generator, *, share: Callable[[int], slice] = whole
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, targets in self.pixels.shuffled(size, generator, shared=shared):
+        for images, targets in self.pixels.shuffled(size, generator, share=share):
             maps = images.to(self.dtype)
             for block in self.earlier:
                 maps = block.rough_images(maps)

@@ -65,12 +65,12 @@ class MapStream(ImageStream):
     def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
         return self._standardised(self.view_maps[number - 1], rows) if number else images
 
-    def augmented(
-        self, rows: slice | NDArray[np.int64], images: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def random_views(
+        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """One of the stored views, the same of all rows."""
         number = int(torch.randint(self.views, (), generator=generator))
-        return self._sampled(number, rows) if number else images
+        return self._sampled(number, rows)[own], self._targets(rows[own])
 
     def subset(self, rows: slice | NDArray[np.intp]) -> MapStream:
         images, labels = self.images.subset(rows), self.labels[rows]

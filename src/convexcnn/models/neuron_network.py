@@ -244,7 +244,7 @@ def endless_batches(
     """Own shares of mini-batches, without end, in the precision of descent, channels last."""
     dtype = descent_dtype(stream.device)
     while True:
-        for images, targets in stream.shuffled(size, generator, shared=True):
+        for images, targets in stream.shuffled(size, generator, share=stream.processes.share):
             yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,6 +22,11 @@ BLOCK_VALUES = 2**24
 
 SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
+
+
+def whole(images: int) -> slice:
+    """All images of a mini-batch."""
+    return slice(0, images)
 
 
 @dataclass(frozen=True)
@@ -136,18 +141,22 @@ class ImageStream:
             images = shifted(images, offsets.to(images.device))
         return images.flip(3) if mirrored else images
 
-    def augmented(
-        self, rows: slice | NDArray[np.int64], images: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """A random view of the rows whose images are given: shifts need not be those of views."""
+    def random_views(
+        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """As ``block``, of an own part of the rows, each in a random view, drawn for all of them.
+
+        Shifts need not be those of views.
+        """
+        images, targets = self.block(rows[own])
         if self.shifts:
             largest = self._largest_shift
-            offsets = torch.randint(2 * largest + 1, (len(images), 2), generator=generator)
+            offsets = torch.randint(2 * largest + 1, (len(rows), 2), generator=generator)[own]
             images = shifted(images, (offsets - largest).to(images.device))
         if self.mirror:
-            mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+            mirrored = (torch.rand(len(rows), generator=generator)[own] < 0.5).to(images.device)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return images
+        return images, targets
 
     @property
     def _largest_shift(self) -> int:
@@ -179,21 +188,19 @@ class ImageStream:
             yield images, targets
 
     def shuffled(
-        self, size: int, generator: torch.Generator, *, shared: bool = False
+        self, size: int, generator: torch.Generator, *, share: Callable[[int], slice] = whole
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch of mini-batches in random order, each in a random view.
 
         Args:
             size: of a mini-batch.
             generator: of the order and the views; the same in all processes.
-            shared: whether this process gets its own share of every mini-batch only.
+            share: the part of so many images of a mini-batch that this process gets.
         """
         order = torch.randperm(len(self.images), generator=generator).numpy()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            images, targets = self.sample(rows)
-            own = self.processes.share(len(rows)) if shared else slice(None)
-            yield self.augmented(rows, images, generator)[own], targets[own]
+            yield self.random_views(rows, share(len(rows)), generator)
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
         """The same stream over some of the images, in the same views; no pixels are copied."""

@@ -38,6 +38,12 @@ class BatchStatistics:
         return {"loss": self.loss / self.images, "accuracy": self.correct / self.images}
 
 
+def own_parts(processes: Processes, images: int) -> slice:
+    """The images of a mini-batch that are in the parts of this process."""
+    parts = processes.share(PARTS)
+    return slice(parts.start * images // PARTS, parts.stop * images // PARTS)
+
+
 def gradient_of(parameter: Tensor) -> Tensor:
     """The ``grad`` that :meth:`BlockProgram.zero_grad` made."""
     assert parameter.grad is not None, "zero_grad comes first"
@@ -103,6 +109,7 @@ class BlockProgram(ABC):
         targets: Tensor,
         seen: BatchStatistics,
         processes: Processes = ALONE,
+        batch: int | None = None,
     ) -> None:
         """Set the ``grad``s to the gradient of the mean loss of a batch plus beta R.
 
@@ -110,19 +117,21 @@ class BlockProgram(ABC):
         not depend on how many processes share the parts.
 
         Args:
-            images: (n, channels, height, width) scaled images.
+            images: (n, channels, height, width) scaled images, of this process's own parts.
             targets: (n, k) one-hot.
-            seen: receives the loss (without the regulariser) and the correct predictions, of this
-                process's own parts.
-            processes: that share the parts of a batch; each is given all of it.
+            seen: receives the loss (without the regulariser) and the correct predictions.
+            processes: that share the parts of a batch.
+            batch: images in all parts; None if one process has them all.
         """
+        batch = len(images) if batch is None else batch
+        first = own_parts(processes, batch).start
         together = processes.size > 1
         size = sum(p.numel() for p in self.parameters)
         sums = self.parameters[0].new_zeros(PARTS if together else 1, size)
         for part in range(PARTS)[processes.share(PARTS)]:
             self.zero_grad()
-            rows = slice(part * len(images) // PARTS, (part + 1) * len(images) // PARTS)
-            self.add_part(images[rows], targets[rows], 1 / len(images), seen)
+            rows = slice(part * batch // PARTS - first, (part + 1) * batch // PARTS - first)
+            self.add_part(images[rows], targets[rows], 1 / batch, seen)
             flat = torch.cat([gradient_of(p).flatten() for p in self.parameters])
             sums[part if together else 0] += flat
         processes.add_up(sums)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from convexcnn.errors import SettingError
 from convexcnn.patches.stream import ImageStream
-from convexcnn.programs.block import BatchStatistics, BlockProgram
+from convexcnn.programs.block import BatchStatistics, BlockProgram, own_parts
 from convexcnn.solvers.result import Callback
 
 
@@ -61,11 +62,15 @@ class SGD:
         """
         steps = self.epochs * -(-len(stream.images) // self.batch_size)
         optimiser, schedule = self._optimiser(program, steps)
+        share = partial(own_parts, stream.processes)
         events: list[dict[str, Any]] = []
         seen, step, start = BatchStatistics(), 0, time.perf_counter()
         for _ in range(self.epochs):
-            for images, targets in stream.shuffled(self.batch_size, generator):
-                program.batch_gradient(images, targets, seen, stream.processes)
+            left = len(stream.images)
+            for images, targets in stream.shuffled(self.batch_size, generator, share=share):
+                batch = min(self.batch_size, left)
+                left -= batch
+                program.batch_gradient(images, targets, seen, stream.processes, batch)
                 optimiser.step()
                 if schedule is not None:
                     schedule.step()
