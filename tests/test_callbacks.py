@@ -12,9 +12,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
+from commands import typed
 from convexcnn import JsonLinesLogger, TensorBoardLogger
 from convexcnn.callbacks import together
-from convexcnn.cli.application import main
 from convexcnn.errors import RunError
 from small import stripes
 from tiny_models import convex, non_convex
@@ -82,15 +82,12 @@ def test_the_extra_tensorboard_is_named(tmp_path, monkeypatch):
         TensorBoardLogger(tmp_path)
 
 
-def test_fit_logs_where_it_is_told_to(tmp_path, capsys):
+def test_fit_logs_where_it_is_told_to(tmp_path):
     np.savez(tmp_path / "data.npz", images=IMAGES, labels=LABELS)
-    arguments = ["fit", str(tmp_path / "data.npz"), "--out", str(tmp_path / "run")]
+    arguments = ["fit", tmp_path / "data.npz", "--out", tmp_path / "run"]
     arguments += ["--filter-size", "3", "--gates", "gaussian", "--n-gates", "3", "--whiten", "5"]
-    with pytest.raises(SystemExit) as exit_:
-        main([*arguments, "--log-jsonl", str(tmp_path / "log.jsonl")])
-    assert exit_.value.code == 0
+    assert typed(*arguments, "--log-jsonl", tmp_path / "log.jsonl").code == 0
     assert lines(tmp_path / "log.jsonl") == lines(tmp_path / "run" / "metrics.jsonl")
-    with pytest.raises(SystemExit) as exit_:
-        main([*arguments, "--log-jsonl", str(tmp_path / "no" / "log.jsonl")])
-    assert exit_.value.code == 1
-    assert "cannot be written" in capsys.readouterr().err
+    done = typed(*arguments, "--log-jsonl", tmp_path / "no" / "log.jsonl")
+    assert done.code == 1
+    assert "cannot be written" in done.err

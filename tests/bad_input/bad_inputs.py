@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from convexcnn.cli.application import main
+from commands import typed
 from small import stripes
 
 FAILED, WRONG_USE = 1, 2
@@ -34,25 +33,17 @@ class Bad:
     code: int = FAILED
 
 
-def check(
-    case: Bad,
-    folder: Path,
-    places: Mapping[str, Path],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def check(case: Bad, folder: Path, places: Mapping[str, Path]) -> None:
     """One line of error, the expected exit code, nothing on stdout, nothing left behind."""
     case.prepare(folder)
     before = set(folder.rglob("*"))
     words = [word.format_map(places) for word in case.arguments.split()]
-    with pytest.raises(SystemExit) as exit_:
-        main(words)
-    output = capsys.readouterr()
-    last = output.err.splitlines()[-1]
-    assert exit_.value.code == case.code, output.err
-    assert output.out == "", output.out
-    assert "Traceback" not in output.err
-    assert "this is a bug" not in output.err
-    assert last.startswith("Error: "), output.err
+    done = typed(*words)
+    last = done.err.splitlines()[-1]
+    assert done.code == case.code, done.err
+    assert done.out == "", done.out
+    assert "this is a bug" not in done.err
+    assert last.startswith("Error: "), done.err
     assert case.message in last, last
     assert set(folder.rglob("*")) == before
 

@@ -159,6 +159,6 @@ TABLE = [
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.arguments + " | " + case.message)
-def test_it_is_refused_in_one_line(case, places, tmp_path, monkeypatch, capsys):
+def test_it_is_refused_in_one_line(case, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check(case, tmp_path, places, capsys)
+    check(case, tmp_path, places)

@@ -398,25 +398,23 @@ TABLE = [*NPZ, *FOLDERS, *TABLES, *OFFICIAL]
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: f"{case.arguments} | {case.message}")
-def test_it_is_refused_in_one_line(case, places, tmp_path, monkeypatch, capsys):
+def test_it_is_refused_in_one_line(case, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    check(case, tmp_path, places, capsys)
+    check(case, tmp_path, places)
     assert not Path("unpickled").exists()
 
 
 @pytest.mark.parametrize("skip", ["", "--skip-bad"])
-def test_a_folder_of_nothing_but_bad_pictures_is_refused(
-    skip, places, tmp_path, monkeypatch, capsys
-):
+def test_a_folder_of_nothing_but_bad_pictures_is_refused(skip, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in "ash", "beech":
         write(f"bad/{name}/0.png", "text")(tmp_path)
     message = "none of 2 images can be read" if skip else "cannot be read as an image"
-    check(Bad(f"data info bad {skip}", message, code=FAILED), tmp_path, places, capsys)
+    check(Bad(f"data info bad {skip}", message, code=FAILED), tmp_path, places)
 
 
-def test_a_large_picture_is_read_small(places, tmp_path, monkeypatch, capsys):
+def test_a_large_picture_is_read_small(tmp_path):
     """Large, but no bomb: refused nowhere."""
     from convexcnn.data import read_images
 

@@ -16,6 +16,8 @@ import torch
 from bad_inputs import Bad, check
 from safetensors.torch import load_file, save_file
 
+from commands import typed
+
 Change = Callable[[Path], object]
 
 
@@ -191,20 +193,19 @@ RUNS: list[tuple[str, str, Change]] = [
     [*TABLE, *RUNS],
     ids=[f"{n} {row[0]} | {row[1]}" for n, row in enumerate([*TABLE, *RUNS])],
 )
-def test_it_is_refused_in_one_line(command, message, change, places, tmp_path, monkeypatch, capsys):
+def test_it_is_refused_in_one_line(command, message, change, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def prepare(folder: Path) -> None:
         shutil.copytree(places["run"], folder / "bad")
         change(folder / "bad")
 
-    check(Bad(command, message, prepare), tmp_path, places, capsys)
+    check(Bad(command, message, prepare), tmp_path, places)
     assert not Path("unpickled").exists()
 
 
-def test_a_model_with_labels_of_its_own_is_no_bug(places, tmp_path, monkeypatch, capsys):
+def test_a_model_with_labels_of_its_own_is_no_bug(places, tmp_path):
     """Saved from Python, where labels may be strings: the commands take it."""
-    from convexcnn.cli.application import main
     from convexcnn.models import save_model
     from small import stripes
     from tiny_models import convex
@@ -217,8 +218,6 @@ def test_a_model_with_labels_of_its_own_is_no_bug(places, tmp_path, monkeypatch,
         ["predict", tmp_path / "run", places["picture"]],
         ["evaluate", tmp_path / "run", tmp_path / "data.npz", "--split", "all"],
     ):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in arguments])
-        assert exit_.value.code == 0
-        output = capsys.readouterr().out
-        assert "ash" in output or "beech" in output or "cedar" in output
+        done = typed(*arguments)
+        assert done.code == 0
+        assert "ash" in done.out or "beech" in done.out or "cedar" in done.out

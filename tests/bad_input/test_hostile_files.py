@@ -16,7 +16,7 @@ import test_bad_data
 import test_bad_models
 from bad_inputs import picture
 
-from convexcnn.cli.application import main
+from commands import typed
 from convexcnn.data.download import unpack
 from convexcnn.errors import DataError
 
@@ -42,14 +42,7 @@ def test_the_table_is_long_enough():
     assert sum(map(len, tables)) >= 150
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(word) for word in arguments])
-    output = capsys.readouterr()
-    return int(exit_.value.code or 0), output.out, output.err
-
-
-def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
+def test_class_names_of_data_are_no_markup_in_reports(tmp_path):
     rows = ["path,label"]
     for number in range(24):
         name = MARKUP[number % len(MARKUP)]
@@ -57,8 +50,8 @@ def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
         quoted = name.replace('"', '""')
         rows.append(f'{path.name},"{quoted}"')
     (tmp_path / "data.csv").write_text("\n".join(rows))
-    code, _, said = run(capsys, "fit", tmp_path / "data.csv", "--out", tmp_path / "run", *SMALL)
-    assert code == 0, said
+    done = typed("fit", tmp_path / "data.csv", "--out", tmp_path / "run", *SMALL)
+    assert done.code == 0, done.err
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<script>alert" not in page
     assert "<img src=x" not in page
@@ -66,18 +59,18 @@ def test_class_names_of_data_are_no_markup_in_reports(tmp_path, capsys):
     assert "a&amp;amp;b" in page
     for figure in (tmp_path / "run" / "figures").glob("*.svg"):
         assert "<script>alert" not in figure.read_text()
-    code, printed, _ = run(capsys, "predict", tmp_path / "run", tmp_path / "0.png", "--json")
-    assert json.loads(printed)["predictions"][0]["label"] in MARKUP
+    done = typed("predict", tmp_path / "run", tmp_path / "0.png", "--json")
+    assert done.json()["predictions"][0]["label"] in MARKUP
 
 
-def test_class_folders_whose_names_are_no_text_are_trained_on(tmp_path, capsys):
+def test_class_folders_whose_names_are_no_text_are_trained_on(tmp_path):
     """A name that is not UTF-8 ends up in every file of the run, escaped."""
     data, trained = tmp_path / os.fsdecode(b"data\xfe"), tmp_path / "run"
     for number in range(12):
         name = os.fsdecode((b"ash\xff", "b\u00fcche".encode())[number % 2])
         picture(data / name / f"{number}.png", colour=20 * number)
-    code, _, said = run(capsys, "fit", data, "--out", trained, *SMALL)
-    assert (code, "Traceback" in said) == (0, False), said
+    done = typed("fit", data, "--out", trained, *SMALL)
+    assert done.code == 0, done.err
     json.loads((trained / "result.json").read_text("utf-8"))
     for arguments in (
         ("report", trained),
@@ -86,8 +79,8 @@ def test_class_folders_whose_names_are_no_text_are_trained_on(tmp_path, capsys):
         ("predict", trained, data, "--csv", tmp_path / "labels.csv"),
         ("explain", trained, data, "--out", tmp_path / "why"),
     ):
-        code, _, said = run(capsys, *arguments)
-        assert code == 0, said
+        done = typed(*arguments)
+        assert done.code == 0, done.err
     assert b"ash\xff" in (tmp_path / "labels.csv").read_bytes()
 
 
@@ -95,20 +88,20 @@ NAMES = [b"\xff\xfe.png", b"\x1b[2J.png", b"new\nline.png", b"=1+1,comma.png"]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_odd_names_of_pictures_are_labelled(name, places, tmp_path, capsys, monkeypatch):
+def test_odd_names_of_pictures_are_labelled(name, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     odd = Path(os.fsdecode(name))
     picture(Path("plain.png")).rename(odd)
-    code, printed, said = run(capsys, "predict", places["run"], odd, "--csv", "labels.csv")
-    assert (code, "Traceback" in said) == (0, False)
-    assert "\x1b" not in printed
+    done = typed("predict", places["run"], odd, "--csv", "labels.csv")
+    assert done.code == 0
+    assert "\x1b" not in done.out
     with Path("labels.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         (row,) = csv.DictReader(file)
     assert os.fsencode(row["image"]) == name
     odd.write_text("no picture")
-    code, _, said = run(capsys, "predict", places["run"], odd)
-    assert (code, said.count("\n")) == (1, 1)
-    assert "\x1b" not in said
+    done = typed("predict", places["run"], odd)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "\x1b" not in done.err
 
 
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import resource
 import subprocess
 import sys
@@ -11,17 +10,11 @@ import sys
 import click
 import pytest
 
-from convexcnn.cli.application import cli, explain, main
+from commands import typed
+from convexcnn.cli.application import cli, explain
 from convexcnn.errors import DataError, RunError, SettingError
 
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "PIL", "matplotlib", "jinja2", "rich")
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in cli.list_commands(None))])  # type: ignore[arg-type]
@@ -44,9 +37,10 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--version") == 0
-    assert capsys.readouterr().out.startswith("convexcnn, version ")
+def test_version() -> None:
+    done = typed("--version")
+    assert done.code == 0
+    assert done.out.startswith("convexcnn, version ")
 
 
 @pytest.mark.parametrize(
@@ -61,26 +55,25 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nonsense"], "--nonsense"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*arguments) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.count("\n") == 1
-    assert message in output.err
+def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = typed(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1
+    assert message in done.err
 
 
-def test_no_command_shows_the_help_and_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run() == 2
-    assert "Usage: convexcnn" in capsys.readouterr().err
+def test_no_command_shows_the_help_and_is_wrong_use() -> None:
+    done = typed()
+    assert done.code == 2
+    assert "Usage: convexcnn" in done.err
 
 
-def test_wrong_use_with_json_is_an_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("fit", "--json") == 2
-    output = capsys.readouterr()
-    assert "Missing argument" in json.loads(output.out)["error"]
-    assert output.err.startswith("Error: ")
+def test_wrong_use_with_json_is_an_object_on_stdout() -> None:
+    done = typed("fit", "--json")
+    assert done.code == 2
+    assert "Missing argument" in done.json()["error"]
+    assert done.err.startswith("Error: ")
 
 
 @pytest.mark.parametrize(
@@ -105,13 +98,14 @@ def test_every_error_is_one_line(error: Exception, line: str, code: int) -> None
     assert exit_code == code
 
 
-def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("report", "no-such-run") == 1
-    assert "Traceback" not in capsys.readouterr().err
-    assert run("report", "no-such-run", "--debug") == 1
-    output = capsys.readouterr().err
-    assert "Traceback" in output
-    assert output.splitlines()[-1].startswith("Error: no-such-run: there is no such run")
+def test_debug_adds_the_traceback() -> None:
+    done = typed("report", "no-such-run")
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    done = typed("report", "no-such-run", "--debug")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("Error: no-such-run: there is no such run")
 
 
 def test_a_closed_pipe_is_silent() -> None:

@@ -9,8 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convexcnn.cli.application import main
+from commands import typed
 from convexcnn.errors import RunError
 
 SMALL = ["--filter-size", "3", "--whiten", "8", "--gates", "gaussian", "--n-gates", "4"]
@@ -36,38 +34,9 @@ FIT_FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, Any]:
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Type a command in an empty folder."""
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def type_command(*arguments: str | Path) -> Outcome:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        assert "Traceback" not in output.err
-        assert isinstance(exit_.value.code, int)
-        return Outcome(exit_.value.code, output.out, output.err)
-
-    return type_command
 
 
 def stripes(n: int, seed: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -94,9 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("runs") / "with space" / "run"
-    with pytest.raises(SystemExit) as exit_:
-        main(["fit", str(data), "--out", str(out), *SMALL])
-    assert exit_.value.code == 0
+    assert typed("fit", data, "--out", out, *SMALL).code == 0
     return out
 
 
@@ -121,8 +88,8 @@ def test_fit_writes_a_whole_run(trained: Path) -> None:
     assert result["versions"]["torch"]
 
 
-def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) -> None:
-    done = run("fit", data, "--out", "my run", *SMALL)
+def test_fit_prints_accuracy_certificate_and_the_report(data: Path) -> None:
+    done = typed("fit", data, "--out", "my run", *SMALL)
     assert done.code == 0
     assert "training images" in done.out
     assert "test images" in done.out
@@ -135,18 +102,18 @@ def test_fit_prints_accuracy_certificate_and_the_report(run: Run, data: Path) ->
 
 
 def test_fit_leaves_out_what_takes_minutes_and_says_where_it_is_found(
-    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convexcnn.models.proof.NETWORK_WORK", 0.0)
-    done = run("fit", data, "--out", "run", *SMALL)
+    done = typed("fit", data, "--out", "run", *SMALL)
     assert done.code == 0
     assert "ReLU network: left out" in done.out
     assert f"convexcnn certify run {data} finds it" in done.out
     assert json.loads(Path("run/result.json").read_text())["blocks"][0]["relu_network"] is None
 
 
-def test_fit_json_is_one_object(run: Run, data: Path) -> None:
-    done = run("fit", data, "--out", "run", "--json", "--no-certificate", *SMALL)
+def test_fit_json_is_one_object(data: Path) -> None:
+    done = typed("fit", data, "--out", "run", "--json", "--no-certificate", *SMALL)
     assert done.code == 0
     printed = done.json()
     assert printed["report"] == "run/report.html"
@@ -154,27 +121,27 @@ def test_fit_json_is_one_object(run: Run, data: Path) -> None:
     assert printed["test"] == json.loads(Path("run/result.json").read_text())["test"]
 
 
-def test_the_settings_of_a_run_repeat_it(run: Run, data: Path, trained: Path) -> None:
-    assert run("fit", data, "--out", "again", "--config", trained / "config.toml").code == 0
+def test_the_settings_of_a_run_repeat_it(data: Path, trained: Path) -> None:
+    assert typed("fit", data, "--out", "again", "--config", trained / "config.toml").code == 0
     first = (trained / "model.safetensors").read_bytes()
     assert Path("again/model.safetensors").read_bytes() == first
 
 
-def test_options_override_the_settings_file(run: Run, data: Path) -> None:
+def test_options_override_the_settings_file(data: Path) -> None:
     Path("small.toml").write_text(
         'filter_size = 3\nwhiten = 0\ngates = "gaussian"\nn_gates = 9\n'
         "betas = [0.1, 1.0]\nlimit = 40\n"
     )
-    done = run("fit", data, "--out", "run", "--config", "small.toml", "--n-gates", "3", "--json")
+    done = typed("fit", data, "--out", "run", "--config", "small.toml", "--n-gates", "3", "--json")
     settings = done.json()["settings"]
     assert (settings["n_gates"], settings["filter_size"], settings["whiten"]) == (3, 3, 0)
     assert len(done.json()["blocks"][0]["path"]) == 2
     assert done.json()["data"]["n_train"] == 40
 
 
-def test_the_non_convex_network_is_trained_too(run: Run, data: Path) -> None:
+def test_the_non_convex_network_is_trained_too(data: Path) -> None:
     options = ["--filter-size", "3", "--whiten", "8", "--n-filters", "4", "--beta", "0.001"]
-    done = run("fit", data, "--out", "run", "--formulation", "non-convex", *options, "--json")
+    done = typed("fit", data, "--out", "run", "--formulation", "non-convex", *options, "--json")
     assert done.code == 0
     assert names(Path("run")) == FIT_FILES
     block = done.json()["blocks"][0]
@@ -200,13 +167,13 @@ def test_the_non_convex_network_is_trained_too(run: Run, data: Path) -> None:
     ],
 )
 def test_settings_that_cannot_work_are_wrong_use(
-    options: list[str], message: str, run: Run, data: Path
+    options: list[str], message: str, data: Path
 ) -> None:
     Path("typo.toml").write_text("strid = 2")
     Path("nested.toml").write_text("[gates]\nnumber = 2")
     Path("model.toml").write_text('model = "recurrent"')
     Path("formulation.toml").write_text('formulation = "gate"')
-    done = run("fit", data, "--out", "run", *options)
+    done = typed("fit", data, "--out", "run", *options)
     assert done.code == 2
     assert message in done.err
     assert done.err.splitlines()[-1].startswith("Error: ")
@@ -237,25 +204,25 @@ def write_bad_data() -> None:
         "cifar1",
     ],
 )
-def test_bad_data_is_one_line_and_no_run(source: str, run: Run) -> None:
+def test_bad_data_is_one_line_and_no_run(source: str) -> None:
     write_bad_data()
-    done = run("fit", source, "--out", "run", *SMALL)
+    done = typed("fit", source, "--out", "run", *SMALL)
     assert done.code == 1
     assert done.out == ""
     assert done.err.startswith("Error: ")
     assert done.err.count("\n") == 1
     assert not list(Path().glob("run*"))
-    assert run("fit", source, "--out", "run", "--json").json()["error"]
+    assert typed("fit", source, "--out", "run", "--json").json()["error"]
 
 
-def test_an_existing_run_is_kept_unless_overwrite(run: Run, data: Path) -> None:
-    assert run("fit", data, "--out", "run", *SMALL).code == 0
+def test_an_existing_run_is_kept_unless_overwrite(data: Path) -> None:
+    assert typed("fit", data, "--out", "run", *SMALL).code == 0
     before = Path("run/result.json").read_bytes()
-    done = run("fit", data, "--out", "run", *SMALL)
+    done = typed("fit", data, "--out", "run", *SMALL)
     assert done.code == 1
     assert "--overwrite" in done.err
     assert Path("run/result.json").read_bytes() == before
-    assert run("fit", data, "--out", "run", *SMALL, "--seed", "3", "--overwrite").code == 0
+    assert typed("fit", data, "--out", "run", *SMALL, "--seed", "3", "--overwrite").code == 0
     assert json.loads(Path("run/result.json").read_text())["seed"] == 3
 
 
@@ -283,46 +250,46 @@ def test_an_interrupted_fit_leaves_nothing(signal_: int, data: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "run/result.json")
 
     monkeypatch.setattr("convexcnn.cli.run_folder.RunFolder.write_result", full)
-    done = run("fit", data, "--out", "run", *SMALL)
+    done = typed("fit", data, "--out", "run", *SMALL)
     assert done.code == 1
     assert "No space left on device; free some space" in done.err
     assert not list(Path().iterdir())
 
 
-def test_a_run_outlives_its_report(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_outlives_its_report(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: Path) -> Path:
         raise RunError("no picture")
 
     with monkeypatch.context() as patch:
         patch.setattr("convexcnn.report.build_report", broken)
-        done = run("fit", data, "--out", "run", *SMALL)
+        done = typed("fit", data, "--out", "run", *SMALL)
     assert done.code == 0
     assert "the report could not be built (no picture)" in done.err
     assert names(Path("run")) == FIT_FILES - {"report.html", "figures"}
-    again = run("report", "run", "--json")
+    again = typed("report", "run", "--json")
     assert Path(again.json()["report"]).exists()
     assert names(Path("run")) == FIT_FILES
 
 
-def test_evaluate_agrees_with_the_run(run: Run, data: Path, trained: Path) -> None:
-    done = run("evaluate", trained, data, "--json")
+def test_evaluate_agrees_with_the_run(data: Path, trained: Path) -> None:
+    done = typed("evaluate", trained, data, "--json")
     result = json.loads((trained / "result.json").read_text())
     assert done.json()["accuracy"] == result["test"]["accuracy"]
     assert done.json()["loss"] == pytest.approx(result["test"]["loss"], rel=1e-6)
     assert done.json()["confusion"] == result["confusion"]
-    everything = run("evaluate", trained, data, "--split", "all", "--json").json()
+    everything = typed("evaluate", trained, data, "--split", "all", "--json").json()
     assert everything["images"] == 100
-    for_people = run("evaluate", trained, data)
+    for_people = typed("evaluate", trained, data)
     assert "most often taken for" in for_people.out
     assert "of 20 images (test)" in for_people.out
 
 
-def test_evaluate_refuses_other_images_and_classes(run: Run, trained: Path) -> None:
+def test_evaluate_refuses_other_images_and_classes(trained: Path) -> None:
     large, labels = stripes(20, 0, size=12)
     np.savez("large.npz", images=large, labels=labels)
     small, _ = stripes(21, 0)
@@ -333,10 +300,10 @@ def test_evaluate_refuses_other_images_and_classes(run: Run, trained: Path) -> N
         ("three.npz", "classes that the model does not know (2)"),
         ("colour.npz", "8x8 pixels (colour), and the model was trained on 8x8 pixels (grey)"),
     ]:
-        done = run("evaluate", trained, source)
+        done = typed("evaluate", trained, source)
         assert done.code == 1
         assert message in done.err
-    assert run("evaluate", trained, "large.npz", "--image-size", "8").code == 0
+    assert typed("evaluate", trained, "large.npz", "--image-size", "8").code == 0
 
 
 def write_pictures(folder: Path) -> None:
@@ -348,9 +315,9 @@ def write_pictures(folder: Path) -> None:
     (folder / "notes.txt").write_text("no picture")
 
 
-def test_predict_labels_files_and_folders(run: Run, trained: Path) -> None:
+def test_predict_labels_files_and_folders(trained: Path) -> None:
     write_pictures(Path("pictures"))
-    done = run("predict", trained, "pictures", "pictures/0.png", "--json", "--csv", "labels.csv")
+    done = typed("predict", trained, "pictures", "pictures/0.png", "--json", "--csv", "labels.csv")
     predictions = done.json()["predictions"]
     assert [p["image"] for p in predictions] == [
         "pictures/0.png",
@@ -366,9 +333,9 @@ def test_predict_labels_files_and_folders(run: Run, trained: Path) -> None:
     assert "8x8 pixels" in done.err
 
 
-def test_predict_ranks_labels(run: Run, trained: Path) -> None:
+def test_predict_ranks_labels(trained: Path) -> None:
     write_pictures(Path("pictures"))
-    done = run("predict", trained, "pictures", "--top", "9", "--json", "--csv", "labels.csv")
+    done = typed("predict", trained, "pictures", "--top", "9", "--json", "--csv", "labels.csv")
     for prediction in done.json()["predictions"]:
         first, second = prediction["top"]
         assert first["probability"] >= second["probability"]
@@ -378,40 +345,40 @@ def test_predict_ranks_labels(run: Run, trained: Path) -> None:
     deep = Path("a" * 60, "b" * 60)
     deep.parent.mkdir()
     Path("pictures").rename(deep)
-    table = run("predict", trained, deep, "--top", "2").out
+    table = typed("predict", trained, deep, "--top", "2").out
     assert "label 2" in table
     assert str(deep / "more" / "2.png") in table
 
 
-def test_predict_names_what_it_cannot_read(run: Run, trained: Path) -> None:
+def test_predict_names_what_it_cannot_read(trained: Path) -> None:
     write_pictures(Path("pictures"))
     Path("pictures/broken.png").write_bytes(b"not a picture")
-    stopped = run("predict", trained, "pictures")
+    stopped = typed("predict", trained, "pictures")
     assert stopped.code == 1
     assert "broken.png" in stopped.err
-    skipped = run("predict", trained, "pictures", "--skip-bad", "--json")
+    skipped = typed("predict", trained, "pictures", "--skip-bad", "--json")
     assert skipped.json()["skipped"] == ["pictures/broken.png"]
     assert len(skipped.json()["predictions"]) == 4
     Path("nothing").mkdir()
-    assert "holds no pictures" in run("predict", trained, "nothing").err
-    assert "no such file" in run("predict", trained, "missing.png").err
+    assert "holds no pictures" in typed("predict", trained, "nothing").err
+    assert "no such file" in typed("predict", trained, "missing.png").err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
-def test_a_run_that_is_none_is_named(command: str, run: Run, data: Path) -> None:
-    done = run(command, "no-run", data)
+def test_a_run_that_is_none_is_named(command: str, data: Path) -> None:
+    done = typed(command, "no-run", data)
     assert done.code == 1
     assert "no-run: there is no such run" in done.err
     Path("no-run").mkdir()
-    assert "config.json is missing" in run(command, "no-run", data).err
+    assert "config.json is missing" in typed(command, "no-run", data).err
 
 
 COMPARE = ["--epochs", "2", "--batch-size", "20", "--filters", "4", "--filter-size", "3"]
 COMPARE += ["--stride", "2", "--seeds", "2"]
 
 
-def test_compare_writes_both_formulations(run: Run, data: Path) -> None:
-    done = run("compare", data, "--out", "run", *COMPARE)
+def test_compare_writes_both_formulations(data: Path) -> None:
+    done = typed("compare", data, "--out", "run", *COMPARE)
     assert done.code == 0
     assert "gated" in done.out
     assert "non-convex" in done.out
@@ -425,21 +392,19 @@ def test_compare_writes_both_formulations(run: Run, data: Path) -> None:
         ("non-convex", 1),
     ]
     assert {"config.toml", "metrics.jsonl", "models", "report.html"} <= names(Path("run"))
-    assert "name one of its models" in run("evaluate", "run", data).err
+    assert "name one of its models" in typed("evaluate", "run", data).err
     for model in ("gated", "non-convex"):
-        assert run("evaluate", f"run/models/{model}", data).code == 0
+        assert typed("evaluate", f"run/models/{model}", data).code == 0
 
 
-def test_an_interrupted_compare_continues(
-    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_compare_continues(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(event: dict[str, Any]) -> None:
         if "non-convex" in event["phase"]:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("convexcnn.cli.console._plain_progress", lambda _: interrupt)
-        done = run("compare", data, "--out", "run", *COMPARE)
+        done = typed("compare", data, "--out", "run", *COMPARE)
     assert done.code == 1
     assert "run.partial" in done.err
     assert "same command" in done.err
@@ -447,33 +412,33 @@ def test_an_interrupted_compare_continues(
     (finished,) = Path("run.partial").rglob("unit.json")
     before = finished.stat().st_mtime_ns
 
-    other = run("compare", data, "--out", "run", *COMPARE, "--momentum", "0.5")
+    other = typed("compare", data, "--out", "run", *COMPARE, "--momentum", "0.5")
     assert "momentum 0.9" in other.err
-    done = run("compare", data, "--out", "run", *COMPARE)
+    done = typed("compare", data, "--out", "run", *COMPARE)
     assert done.code == 0
     assert "Continuing" in done.err
     assert not Path("run.partial").exists()
     assert (Path("run") / finished.relative_to("run.partial")).stat().st_mtime_ns == before
 
 
-def test_demo_replaces_its_own_run(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_replaces_its_own_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from convexcnn.cli import demo
 
     settings = {"filter_size": 3, "whiten": 8, "gates": "gaussian", "n_gates": 4}
     monkeypatch.setattr(demo, "DATA", str(data))
     monkeypatch.setattr(demo, "SETTINGS", settings)
     for _ in range(2):
-        done = run("demo")
+        done = typed("demo")
         assert done.code == 0
         assert done.out.endswith(f"Report: {Path('runs/demo/report.html')}\n")
     assert names(Path("runs")) == {"demo"}
 
 
-def test_data_list_and_info(run: Run, data: Path) -> None:
-    listed = run("data", "list", "--json").json()["datasets"]
+def test_data_list_and_info(data: Path) -> None:
+    listed = typed("data", "list", "--json").json()["datasets"]
     assert "photos" in [entry["name"] for entry in listed]
-    assert "photos" in run("data", "list").out
-    info = run("data", "info", data, "--json").json()
+    assert "photos" in typed("data", "list").out
+    info = typed("data", "info", data, "--json").json()
     assert (info["n_train"], info["n_test"]) == (80, 20)
     assert info["train_per_class"] == {"0": 40, "1": 40}
-    assert info["fingerprint"] in run("data", "info", data).out
+    assert info["fingerprint"] in typed("data", "info", data).out

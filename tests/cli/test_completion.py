@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from convexcnn.cli.application import main
+from commands import typed
 
 
 def completions(words: str) -> list[str]:
@@ -43,17 +43,14 @@ def test_words_are_completed(words: str, offered: list[str]) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_a_shell_is_printed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["completion", shell])
-    assert exit_.value.code == 0
-    output = capsys.readouterr()
-    assert f"_CONVEXCNN_COMPLETE={shell}_complete" in output.out
-    assert "takes effect in a new shell" in output.err
+def test_the_script_of_a_shell_is_printed(shell: str) -> None:
+    done = typed("completion", shell)
+    assert done.code == 0
+    assert f"_CONVEXCNN_COMPLETE={shell}_complete" in done.out
+    assert "takes effect in a new shell" in done.err
 
 
-def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["completion", "csh"])
-    assert exit_.value.code == 2
-    assert "'csh' is not one of 'bash', 'zsh', 'fish'" in capsys.readouterr().err
+def test_another_shell_is_refused() -> None:
+    done = typed("completion", "csh")
+    assert done.code == 2
+    assert "'csh' is not one of 'bash', 'zsh', 'fish'" in done.err

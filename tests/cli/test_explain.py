@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from commands import typed
 from convexcnn.cli import explain as explain_command
 from convexcnn.cli import explained
-from convexcnn.cli.application import main
 from convexcnn.explain import METHODS
 from convexcnn.models import save_model
 from small import stripes
 from tiny_models import convex
 
 CLASSES = ("across", "down", "oblique")
-Explain = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +34,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def explain(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Explain:
-    """Type `convexcnn explain run ...` in that folder."""
+@pytest.fixture(autouse=True)
+def in_that_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
 
-    def type_command(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main(["explain", "run", *arguments])
-        output = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, output.out, output.err
 
-    return type_command
-
-
-def test_a_picture_is_explained_and_figures_are_written(explain: Explain, tmp_path: Path) -> None:
+def test_a_picture_is_explained_and_figures_are_written(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    code, printed, _ = explain("picture.png", "--out", str(out), "--json")
-    assert code == 0
-    (found,) = json.loads(printed)["explanations"]
+    done = typed("explain", "run", "picture.png", "--out", out, "--json")
+    assert done.code == 0
+    (found,) = done.json()["explanations"]
     assert found["image"] == "picture.png"
     assert found["label"] is None
     assert set(found["maps"]) == set(METHODS)
@@ -71,11 +56,12 @@ def test_a_picture_is_explained_and_figures_are_written(explain: Explain, tmp_pa
         assert figure.width > 5 * 200
 
 
-def test_test_images_are_explained_for_a_class(explain: Explain) -> None:
-    options = ("--data", "data.npz", "--test-index", "2", "--test-index", "0")
-    code, printed, _ = explain(*options, "--method", "gradcam", "--target", "down", "--json")
-    assert code == 0
-    result = json.loads(printed)
+def test_test_images_are_explained_for_a_class() -> None:
+    images = ("--data", "data.npz", "--test-index", "2", "--test-index", "0")
+    options = ("--method", "gradcam", "--target", "down", "--json")
+    done = typed("explain", "run", *images, *options)
+    assert done.code == 0
+    result = done.json()
     assert result["methods"] == ["gradcam"]
     assert [entry["image"] for entry in result["explanations"]] == ["test image 2", "test image 0"]
     assert [entry["label"] for entry in result["explanations"]] == ["oblique", "across"]
@@ -83,21 +69,20 @@ def test_test_images_are_explained_for_a_class(explain: Explain) -> None:
     assert result["explanations"][0]["intercept"] is None
 
 
-def test_people_get_a_table(explain: Explain) -> None:
-    code, printed, _ = explain("picture.png", "--method", "contributions")
-    assert code == 0
-    assert "highest scores" in printed
-    assert "picture.png" in printed
+def test_people_get_a_table() -> None:
+    done = typed("explain", "run", "picture.png", "--method", "contributions")
+    assert done.code == 0
+    assert "highest scores" in done.out
+    assert "picture.png" in done.out
 
 
-def test_faithfulness_is_a_table_with_a_floor(explain: Explain) -> None:
+def test_faithfulness_is_a_table_with_a_floor() -> None:
     options = ("--data", "data.npz", "--faithfulness", "6", "--method", "contributions")
-    code, printed, err = explain(*options)
-    assert code == 0
-    assert "random" in printed
-    assert "faithfulness" in err
-    code, printed, _ = explain(*options, "--json")
-    table = json.loads(printed)["faithfulness"]
+    done = typed("explain", "run", *options)
+    assert done.code == 0
+    assert "random" in done.out
+    assert "faithfulness" in done.err
+    table = typed("explain", "run", *options, "--json").json()["faithfulness"]
     assert table["images"] == 6
     assert [row["method"] for row in table["table"]] == ["contributions", "random"]
 
@@ -114,12 +99,10 @@ def test_faithfulness_is_a_table_with_a_floor(explain: Explain) -> None:
         (("picture.png", "--block", "1"), 2, "has one block; leave out --block"),
     ],
 )
-def test_wrong_use_says_what_to_do(
-    explain: Explain, arguments: tuple[str, ...], code: int, words: str
-) -> None:
-    found, printed, err = explain(*arguments)
-    assert (found, printed) == (code, "")
-    assert words in err
+def test_wrong_use_says_what_to_do(arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = typed("explain", "run", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert words in done.err
 
 
 def test_methods_are_those_of_the_library() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from convexcnn.cli.application import main
+from commands import typed
 from convexcnn.models import save_model
 from small import stripes
 from tiny_models import convex, layerwise
@@ -25,37 +25,30 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return int(exit_.value.code or 0), output.out, output.err
-
-
 @pytest.mark.parametrize("to", ["torch", "onnx"])
-def test_export_writes_a_file_and_says_how_it_was_verified(to, saved, tmp_path, capsys) -> None:
+def test_export_writes_a_file_and_says_how_it_was_verified(to, saved, tmp_path) -> None:
     if to == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(package, reason="the extra onnx is not installed")
     out = tmp_path / "model.file"
-    code, printed, said = run(capsys, "export", saved, out, "--to", to, "--json")
-    assert code == 0
-    result = json.loads(printed)
+    done = typed("export", saved, out, "--to", to, "--json")
+    assert done.code == 0
+    result = done.json()
     assert result["classes"] == NAMES.tolist()
     assert result["bytes"] == out.stat().st_size
     assert result["verified"]["largest"] < 1e-5
-    assert "Verified on" in said
-    code, _, said = run(capsys, "export", saved, out, "--to", to)
-    assert (code, "--overwrite" in said) == (1, True)
-    code, printed, _ = run(capsys, "export", saved, out, "--to", to, "--overwrite")
-    assert code == 0
-    assert printed.startswith(f"Written: {out}")
-    assert "takes float32 n x 1x8x8" in printed
+    assert "Verified on" in done.err
+    done = typed("export", saved, out, "--to", to)
+    assert (done.code, "--overwrite" in done.err) == (1, True)
+    done = typed("export", saved, out, "--to", to, "--overwrite")
+    assert done.code == 0
+    assert done.out.startswith(f"Written: {out}")
+    assert "takes float32 n x 1x8x8" in done.out
 
 
-def test_the_program_labels_as_predict_does(saved, tmp_path, capsys) -> None:
+def test_the_program_labels_as_predict_does(saved, tmp_path) -> None:
     out = tmp_path / "model.pt2"
-    run(capsys, "export", saved, out, "--to", "torch", "--pixels", "uint8")
+    typed("export", saved, out, "--to", "torch", "--pixels", "uint8")
     names: dict[str, str] = {"classes.json": ""}
     program = torch.export.load(out, extra_files=names).module()
     labels = np.array(json.loads(names["classes.json"]))
@@ -64,21 +57,21 @@ def test_the_program_labels_as_predict_does(saved, tmp_path, capsys) -> None:
     assert (labels[scores.argmax(1).numpy()] == NAMES[LABELS]).mean() > 0.9
 
 
-def test_what_cannot_be_exported_is_named(saved, tmp_path, capsys) -> None:
+def test_what_cannot_be_exported_is_named(saved, tmp_path) -> None:
     for arguments, message in [
         ([saved, tmp_path / "no" / "x", "--to", "torch"], "there is no folder"),
         ([saved, tmp_path / "x", "--to", "tflite"], "'tflite' is not one of"),
         ([saved, tmp_path / "x"], "Missing option '--to'"),
         ([tmp_path / "none", tmp_path / "x", "--to", "torch"], "there is no such run"),
     ]:
-        code, _, said = run(capsys, "export", *arguments)
-        assert code in (1, 2)
-        assert message in said
+        done = typed("export", *arguments)
+        assert done.code in (1, 2)
+        assert message in done.err
         assert not (tmp_path / "x").exists()
 
 
-def test_a_stack_is_exported(tmp_path, capsys) -> None:
+def test_a_stack_is_exported(tmp_path) -> None:
     model = layerwise(certificates=False).fit(IMAGES, LABELS)
     save_model(model, tmp_path)
-    code, _, said = run(capsys, "export", tmp_path, tmp_path / "x.pt2", "--to", "torch")
-    assert (code, said.startswith("Verified")) == (0, True)
+    done = typed("export", tmp_path, tmp_path / "x.pt2", "--to", "torch")
+    assert (done.code, done.err.startswith("Verified")) == (0, True)

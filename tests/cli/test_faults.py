@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from convexcnn.cli.application import main
+from commands import Done, typed
 from small import stripes
 
 STACK = ["--model", "layerwise", "--n-gates", "3", "--no-certificate"]
@@ -36,11 +36,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fit(data: Path | str, out: Path, *options: str) -> int:
-    with pytest.raises(SystemExit) as exit_:
-        main(["fit", str(data), "--out", str(out), *options])
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code
+def fit(data: Path, out: Path, *options: str) -> Done:
+    return typed("fit", data, "--out", out, *options)
 
 
 @contextmanager
@@ -54,77 +51,71 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_named_and_leaves_no_run(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_full_disk_is_named_and_leaves_no_run(data: Path, tmp_path: Path) -> None:
     with files_of_at_most(5000):
-        assert fit(data, tmp_path / "run", *TWO_LAYER) == 1
-    assert "File too large" in capsys.readouterr().err
+        done = fit(data, tmp_path / "run", *TWO_LAYER)
+    assert done.code == 1
+    assert "File too large" in done.err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_takes_no_finished_block_of_a_stack(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert fit(data, tmp_path / "whole", *STACK) == 0
+def test_a_full_disk_takes_no_finished_block_of_a_stack(data: Path, tmp_path: Path) -> None:
+    assert fit(data, tmp_path / "whole", *STACK).code == 0
     with files_of_at_most(5000):  # reached by the log, in block 2
-        assert fit(data, tmp_path / "run", *STACK) == 1
-    assert "File too large" in capsys.readouterr().err
+        done = fit(data, tmp_path / "run", *STACK)
+    assert done.code == 1
+    assert "File too large" in done.err
     assert not (tmp_path / "run").exists()
     kept = {path.name for path in (tmp_path / "run.partial" / "blocks").iterdir()}
     assert "block1.safetensors" in kept
     assert not any(name.startswith(".") for name in kept)
-    assert fit(data, tmp_path / "run", *STACK) == 0
-    assert "Continuing" in capsys.readouterr().err
+    done = fit(data, tmp_path / "run", *STACK)
+    assert done.code == 0
+    assert "Continuing" in done.err
     found, expected = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "whole"))
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name], tensor)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_small_disk_is_named_and_leaves_no_run(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_small_disk_is_named_and_leaves_no_run(data: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("root may not mount a small disk here")
     try:
-        assert fit(data, disk / "run", *TWO_LAYER) == 1
-        assert "No space left on device" in capsys.readouterr().err
+        done = fit(data, disk / "run", *TWO_LAYER)
+        assert done.code == 1
+        assert "No space left on device" in done.err
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.filterwarnings("always:block 1 that was kept")
-def test_a_damaged_block_is_named_and_trained_again(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_damaged_block_is_named_and_trained_again(data: Path, tmp_path: Path) -> None:
     with files_of_at_most(5000):
-        assert fit(data, tmp_path / "run", *STACK) == 1
+        assert fit(data, tmp_path / "run", *STACK).code == 1
     block = tmp_path / "run.partial" / "blocks" / "block1.safetensors"
     block.write_bytes(block.read_bytes()[:-100])
-    assert fit(data, tmp_path / "run", *STACK) == 0
-    error = capsys.readouterr().err
-    assert "Warning: block 1 that was kept in" in error
-    assert "is damaged" in error
+    done = fit(data, tmp_path / "run", *STACK)
+    assert done.code == 0
+    assert "Warning: block 1 that was kept in" in done.err
+    assert "is damaged" in done.err
 
 
 def test_half_a_line_of_the_log_does_not_spoil_the_report(data: Path, tmp_path: Path) -> None:
     with files_of_at_most(5000):
-        assert fit(data, tmp_path / "run", *STACK) == 1
+        assert fit(data, tmp_path / "run", *STACK).code == 1
     with (tmp_path / "run.partial" / "metrics.jsonl").open("a") as log:
         log.write('{"phase": "blo')
-    assert fit(data, tmp_path / "run", *STACK) == 0
+    assert fit(data, tmp_path / "run", *STACK).code == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["phase"] for line in lines)
 
 
-def test_the_shards_of_a_run_may_have_damaged_images(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_shards_of_a_run_may_have_damaged_images(tmp_path: Path) -> None:
     images, labels = stripes(40)
     with tarfile.open(tmp_path / "set-000000.tar", "w") as archive:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -136,13 +127,16 @@ def test_the_shards_of_a_run_may_have_damaged_images(
                 info.size = len(part)
                 archive.addfile(info, io.BytesIO(part))
     shards = tmp_path / "set-000000.tar"
-    assert fit(shards, tmp_path / "run", *TWO_LAYER) == 1
-    assert f"{shards}: 7.png: cannot be read as an image" in capsys.readouterr().err
-    assert fit(shards, tmp_path / "run", *TWO_LAYER, "--skip-bad") == 0
-    assert f"Skipped: {shards}: 7.png" in capsys.readouterr().err
+    done = fit(shards, tmp_path / "run", *TWO_LAYER)
+    assert done.code == 1
+    assert f"{shards}: 7.png: cannot be read as an image" in done.err
+    done = fit(shards, tmp_path / "run", *TWO_LAYER, "--skip-bad")
+    assert done.code == 0
+    assert f"Skipped: {shards}: 7.png" in done.err
     shards.unlink()
-    assert fit(shards, tmp_path / "other", *TWO_LAYER) == 1
-    assert "no data set, folder or file" in capsys.readouterr().err
+    done = fit(shards, tmp_path / "other", *TWO_LAYER)
+    assert done.code == 1
+    assert "no data set, folder or file" in done.err
 
 
 def fit_in_process(data: Path, out: Path, budget: float, *options: str) -> dict[str, int]:

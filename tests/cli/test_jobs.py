@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convexcnn.cli.application import main
+from commands import typed
 from jobs import LONG, finished, start
 from small import stripes
 
@@ -50,28 +50,21 @@ def result_of(run: Path) -> dict:
     ],
 )
 def test_commands_of_one_process_are_refused(
-    words: list[str],
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as exit_:
-        main(words)
-    assert exit_.value.code == 2
-    assert said in capsys.readouterr().err
+    done = typed(*words)
+    assert done.code == 2
+    assert said in done.err
 
 
-def test_a_broken_launcher_is_named(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_launcher_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (JOB | {"RANK": "2"}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as exit_:
-        main(["fit", "digits", "--out", "run"])
-    assert exit_.value.code == 2
-    assert "RANK is '2' and WORLD_SIZE '2'" in capsys.readouterr().err
+    done = typed("fit", "digits", "--out", "run")
+    assert done.code == 2
+    assert "RANK is '2' and WORLD_SIZE '2'" in done.err
 
 
 @pytest.mark.slow

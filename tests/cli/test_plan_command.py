@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from convexcnn.cli.application import main
+from commands import typed
 from convexcnn.cli.fit import command as fit
 from convexcnn.cli.plan import NOT_PLANNED, scaled
 from convexcnn.cli.plan import command as plan
@@ -29,21 +27,6 @@ def no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "block_cost", lambda block, geometry, device: cost)
 
 
-def finish(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit_:
-        main(["plan", *arguments])
-    assert isinstance(exit_.value.code, int)
-    captured = capsys.readouterr()
-    return exit_.value.code, captured.out, captured.err
-
-
-def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    code, out, _ = finish(capsys, *arguments, "--json")
-    assert code == 0
-    found: dict[str, Any] = json.loads(out)
-    return found
-
-
 def test_it_has_the_options_of_fit() -> None:
     theirs = {parameter.name for parameter in fit.params}
     mine = [parameter.name for parameter in plan.params]
@@ -51,48 +34,47 @@ def test_it_has_the_options_of_fit() -> None:
     assert len(mine) == len(set(mine))
 
 
-def test_a_table_and_its_sums(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = finish(capsys, "cifar10", "--n-gates", "16")
-    assert code == 0
-    assert not err
+def test_a_table_and_its_sums() -> None:
+    done = typed("plan", "cifar10", "--n-gates", "16")
+    assert done.code == 0
+    assert not done.err
     for words in ("statistics", "certificate", "Solver: direct", "Peak memory:", "Disk:", "Time:"):
-        assert words in out
+        assert words in done.out
 
 
-def test_settings_come_from_a_file_and_options(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_settings_come_from_a_file_and_options(tmp_path: Path) -> None:
     config = tmp_path / "settings.toml"
     config.write_text('model = "layerwise"\nblocks = "vgg11"\nlimit = 5000\n')
-    found = planned(capsys, "cifar10", "--config", str(config), "--blocks", "small")
-    assert found["data"]["n_train"] == 5000
-    assert {phase["block"] for phase in found["phases"]} == {None, 1, 2, 3, 4}
+    done = typed("plan", "cifar10", "--config", config, "--blocks", "small", "--json")
+    assert done.code == 0
+    assert done.json()["data"]["n_train"] == 5000
+    assert {phase["block"] for phase in done.json()["phases"]} == {None, 1, 2, 3, 4}
 
 
-def test_imagenet_without_having_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_imagenet_without_having_it() -> None:
     words = [*NUMBERS, "--classes", "1000", "--model", "layerwise", "--blocks", "imagenet"]
     words += ["--memory-gb", "1000"]
-    found = planned(capsys, *words, *H100)
+    done = typed("plan", *words, *H100, "--json")
+    assert done.code == 0
+    found = done.json()
     assert found["hardware"]["gpus"] == 8
     assert found["data"]["files"] == 1_330_000
     assert found["flops"] > 1e16
 
 
-def test_a_program_whose_steps_are_not_foreseen_says_so(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_program_whose_steps_are_not_foreseen_says_so() -> None:
     words = ["digits", "--formulation", "relu", "--regulariser", "group", "--n-gates", "2"]
-    code, out, err = finish(capsys, *words)
-    assert code == 0
-    assert "at least" in out
-    assert "lower bound" in err
+    done = typed("plan", *words)
+    assert done.code == 0
+    assert "at least" in done.out
+    assert "lower bound" in done.err
 
 
-def test_nothing_is_trained_or_written(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_trained_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    planned(capsys, "cifar10", "--model", "layerwise", "--budget", "10")
+    done = typed("plan", "cifar10", "--model", "layerwise", "--budget", "10", "--json")
+    assert done.code == 0
+    assert done.json()
     assert not list(tmp_path.iterdir())
 
 
@@ -114,14 +96,12 @@ def test_nothing_is_trained_or_written(
         (["digits", "--out", "run"], "No such option"),
     ],
 )
-def test_wrong_use_is_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
-) -> None:
-    code, out, err = finish(capsys, *arguments)
-    assert code == 2
-    assert not out
-    assert len(err.strip().splitlines()) == 1
-    assert words in err
+def test_wrong_use_is_one_line(arguments: list[str], words: str) -> None:
+    done = typed("plan", *arguments)
+    assert done.code == 2
+    assert not done.out
+    assert len(done.err.strip().splitlines()) == 1
+    assert words in done.err
 
 
 @pytest.mark.parametrize(
@@ -134,19 +114,17 @@ def test_wrong_use_is_one_line(
         ("baselines = 5", "baselines is 5; give names"),
     ],
 )
-def test_what_fit_would_refuse_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, words: str
-) -> None:
+def test_what_fit_would_refuse_is_refused(tmp_path: Path, setting: str, words: str) -> None:
     (tmp_path / "settings.toml").write_text(setting)
-    code, out, err = finish(capsys, "digits", "--config", str(tmp_path / "settings.toml"))
-    assert (code, out) == (2, "")
-    assert words in err
+    done = typed("plan", "digits", "--config", tmp_path / "settings.toml")
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
 
 
-def test_data_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = finish(capsys, "cifar11")
-    assert code == 1
-    assert "did you mean cifar10" in err
+def test_data_that_is_not_there() -> None:
+    done = typed("plan", "cifar11")
+    assert done.code == 1
+    assert "did you mean cifar10" in done.err
 
 
 @pytest.mark.parametrize(

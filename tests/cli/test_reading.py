@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from convexcnn.cli.application import main
+from commands import typed
 from convexcnn.cli.run_folder import write_json, write_toml
 from convexcnn.cli.trained import reading_of
 from convexcnn.data import load_dataset
@@ -20,8 +18,6 @@ from tiny_models import convex
 
 READING = {"image_size": 8, "seed": 3, "skip_bad": True}
 NOT_GIVEN = {"image_size": None, "seed": None, "skip_bad": False}
-
-Finish = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def finish(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Finish:
-    """Type a command in that folder."""
+@pytest.fixture(autouse=True)
+def in_that_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-
-    def type_command(*arguments: str) -> dict[str, Any]:
-        with pytest.raises(SystemExit) as exit_:
-            main([*arguments, "--json"])
-        output = capsys.readouterr()
-        assert exit_.value.code == 0, output.err
-        value = json.loads(output.out)
-        assert isinstance(value, dict)
-        return value
-
-    return type_command
 
 
 def fingerprint(folder: Path, seed: int) -> str:
@@ -63,35 +45,34 @@ def fingerprint(folder: Path, seed: int) -> str:
 
 
 @pytest.mark.parametrize("run", ["run", "both/models/gated"])
-def test_evaluate_sets_aside_what_the_run_set_aside(run: str, finish: Finish, folder: Path) -> None:
-    found = finish("evaluate", run, "data.npz")["data"]
-    assert found["fingerprint"] == fingerprint(folder, 3)
-    other = finish("evaluate", run, "data.npz", "--seed", "0")["data"]
-    assert other["fingerprint"] == fingerprint(folder, 0) != found["fingerprint"]
+def test_evaluate_sets_aside_what_the_run_set_aside(run: str, folder: Path) -> None:
+    done = typed("evaluate", run, "data.npz", "--json")
+    assert done.code == 0, done.err
+    found = done.json()["data"]["fingerprint"]
+    assert found == fingerprint(folder, 3)
+    done = typed("evaluate", run, "data.npz", "--seed", "0", "--json")
+    assert done.code == 0, done.err
+    assert done.json()["data"]["fingerprint"] == fingerprint(folder, 0) != found
 
 
-def test_explain_takes_test_images_that_the_run_did_not_train_on(
-    finish: Finish, folder: Path
-) -> None:
-    arguments = ("--data", "data.npz", "--method", "gradcam", "--target", "0")
+def test_explain_takes_test_images_that_the_run_did_not_train_on(folder: Path) -> None:
+    arguments = ("--data", "data.npz", "--method", "gradcam", "--target", "0", "--json")
     words = [word for index in range(4) for word in ("--test-index", str(index))]
-    found = finish("explain", "run", *arguments, *words)["explanations"]
+    done = typed("explain", "run", *arguments, *words)
+    assert done.code == 0, done.err
     test = load_dataset(folder / "data.npz", seed=3, image_size=8).test
     assert test is not None
     train = load_dataset(folder / "data.npz", seed=3, image_size=8).train
     scores = convex(betas=0.1).fit(train.images, train.labels).scores(test.images[:4])
-    assert [entry["score"] for entry in found] == pytest.approx(scores[:, 0].tolist(), abs=1e-4)
+    found = [entry["score"] for entry in done.json()["explanations"]]
+    assert found == pytest.approx(scores[:, 0].tolist(), abs=1e-4)
 
 
-def test_bad_pictures_are_left_out_only_where_that_is_asked_for(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
+def test_bad_pictures_are_left_out_only_where_that_is_asked_for() -> None:
     Path("bad.png").write_bytes(b"no picture")
-    with pytest.raises(SystemExit) as exit_:
-        main(["explain", "run", "bad.png", "--data", "data.npz", "--test-index", "0"])
-    assert exit_.value.code == 1
-    assert "bad.png" in capsys.readouterr().err
+    done = typed("explain", "run", "bad.png", "--data", "data.npz", "--test-index", "0")
+    assert done.code == 1
+    assert "bad.png" in done.err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convexcnn.cli.application import main
+from commands import typed
 from small import stripes
 
 LEARNED = ("model.safetensors", "config.json", "filters.safetensors")
@@ -19,9 +19,7 @@ KINDS = {
 
 
 def train(data: Path, out: Path, *options: str) -> dict[str, bytes]:
-    with pytest.raises(SystemExit) as exit_:
-        main(["fit", str(data), "--out", str(out), *options])
-    assert exit_.value.code == 0
+    assert typed("fit", data, "--out", out, *options).code == 0
     return {name: (out / name).read_bytes() for name in LEARNED}
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from convexcnn.cli.application import main
+from commands import typed
 from small import stripes
 
 STACK = ["--model", "layerwise", "--n-gates", "3"]
@@ -30,24 +30,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def finish(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in arguments])
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code
-
-
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert finish("fit", data, "--out", out, *STACK) == 0
+    assert typed("fit", data, "--out", out, *STACK).code == 0
     return out
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, Any]:
-    capsys.readouterr()
-    code = finish(*arguments, "--json")
-    return code, json.loads(capsys.readouterr().out)
 
 
 def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
@@ -86,65 +73,61 @@ def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
     assert page.count("Optimal among") == 4
 
 
-def test_fit_prints_every_block(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert finish("fit", data, "--out", tmp_path / "run", *STACK, "--augment", "none") == 0
-    output = capsys.readouterr()
-    assert "heads so far" in output.out
-    assert "Certificate of block 2: optimal among heads on these 3 neurons, given" in output.out
-    assert "block 2: network that lends neurons" in output.err
+def test_fit_prints_every_block(data: Path, tmp_path: Path) -> None:
+    done = typed("fit", data, "--out", tmp_path / "run", *STACK, "--augment", "none")
+    assert done.code == 0
+    assert "heads so far" in done.out
+    assert "Certificate of block 2: optimal among heads on these 3 neurons, given" in done.out
+    assert "block 2: network that lends neurons" in done.err
 
 
 def test_the_settings_of_a_run_repeat_it(data: Path, trained: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    assert finish("fit", data, "--out", again, "--config", trained / "config.toml") == 0
+    assert typed("fit", data, "--out", again, "--config", trained / "config.toml").code == 0
     name = "model.safetensors"
     assert (again / name).read_bytes() == (trained / name).read_bytes()
 
 
-def test_evaluate_and_predict_take_stacks(
-    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_evaluate_and_predict_take_stacks(data: Path, trained: Path, tmp_path: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
-    code, found = printed(capsys, "evaluate", trained, data)
-    assert code == 0
-    assert found["accuracy"] == result["test"]["accuracy"]
-    assert found["loss"] == pytest.approx(result["test"]["loss"], rel=1e-4)
+    done = typed("evaluate", trained, data, "--json")
+    assert done.code == 0
+    assert done.json()["accuracy"] == result["test"]["accuracy"]
+    assert done.json()["loss"] == pytest.approx(result["test"]["loss"], rel=1e-4)
     Image.fromarray(stripes(3)[0][0, 0]).save(tmp_path / "picture.png")
-    code, found = printed(capsys, "predict", trained, tmp_path / "picture.png")
-    assert code == 0
-    assert 0 < found["predictions"][0]["probability"] <= 1
+    done = typed("predict", trained, tmp_path / "picture.png", "--json")
+    assert done.code == 0
+    assert 0 < done.json()["predictions"][0]["probability"] <= 1
 
 
-def test_certify_proves_every_block_again(
-    data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_certify_proves_every_block_again(data: Path, trained: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
-    code, found = printed(capsys, "certify", trained, data)
-    assert (code, found["problems"]) == (0, [])
+    done = typed("certify", trained, data, "--json")
+    found = done.json()
+    assert (done.code, found["problems"]) == (0, [])
     certificates = [block["certificate"] for block in found["blocks"]]
     assert found["recorded"] == [block["certificate"] for block in result["blocks"]]
     for one, other in zip(certificates, found["recorded"], strict=True):
         assert one["scope"] == other["scope"]
         assert one["primal"] == pytest.approx(other["primal"], rel=1e-5)
         assert one["relative_gap"] == pytest.approx(other["relative_gap"], abs=1e-5)
-    assert finish("certify", trained, data) == 0
-    assert "Block 2:\nCertificate: optimal among" in capsys.readouterr().out
+    done = typed("certify", trained, data)
+    assert done.code == 0
+    assert "Block 2:\nCertificate: optimal among" in done.out
 
 
 def test_changed_weights_of_a_block_are_found_out(
-    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: Path, trained: Path, tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(trained, changed)
     tensors = load_file(changed / "model.safetensors")
     tensors["block2.weights"] = tensors["block2.weights"] * np.float32(1.1)
     save_file(tensors, changed / "model.safetensors")
-    code, found = printed(capsys, "certify", changed, data)
-    assert code == 1
-    assert len(found["problems"]) == 1
-    assert "the gap of block 2 is" in found["problems"][0]
+    done = typed("certify", changed, data, "--json")
+    assert done.code == 1
+    (problem,) = done.json()["problems"]
+    assert "the gap of block 2 is" in problem
 
 
 def test_a_report_is_built_again(trained: Path, tmp_path: Path) -> None:
@@ -152,24 +135,19 @@ def test_a_report_is_built_again(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, copy)
     before = (copy / "report.html").read_bytes()
     (copy / "report.html").unlink()
-    assert finish("report", copy) == 0
+    assert typed("report", copy).code == 0
     assert (copy / "report.html").read_bytes() == before
 
 
-def test_without_certificates_and_test_images(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_without_certificates_and_test_images(tmp_path: Path) -> None:
     images, labels = stripes(60)
-    folder = tmp_path / "only"
-    folder.mkdir()
-    np.savez(folder / "data.npz", images=images, labels=labels)
-    code, found = printed(
-        capsys, "fit", folder / "data.npz", "--out", tmp_path / "run", *STACK, "--no-certificate"
-    )
-    assert code == 0
-    assert [block["certificate"] for block in found["blocks"]] == [None] * 4
-    code, again = printed(capsys, "certify", tmp_path / "run", folder / "data.npz")
-    assert (code, again["recorded"]) == (0, [None] * 4)
+    data, run = tmp_path / "data.npz", tmp_path / "run"
+    np.savez(data, images=images, labels=labels)
+    done = typed("fit", data, "--out", run, *STACK, "--no-certificate", "--json")
+    assert done.code == 0
+    assert [block["certificate"] for block in done.json()["blocks"]] == [None] * 4
+    done = typed("certify", run, data, "--json")
+    assert (done.code, done.json()["recorded"]) == (0, [None] * 4)
 
 
 BLOCKS = """
@@ -192,19 +170,18 @@ pooling = 1
 
 
 def test_blocks_with_settings_of_their_own_come_from_a_file_and_go_back_to_one(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "blocks.toml").write_text(BLOCKS, "utf-8")
-    run = tmp_path / "run"
-    code, found = printed(
-        capsys, "fit", data, "--out", run, "--config", tmp_path / "blocks.toml", "--seed", "3"
-    )
-    assert code == 0
+    config, run = tmp_path / "blocks.toml", tmp_path / "run"
+    config.write_text(BLOCKS, "utf-8")
+    done = typed("fit", data, "--out", run, "--config", config, "--seed", "3", "--json")
+    assert done.code == 0
+    found = done.json()
     kinds = [(block["strategy"], block["regulariser"], block["head"]) for block in found["blocks"]]
     assert kinds == [("dual", "nuclear", "neurons"), ("patches", "l2", "patches")]
     assert all(block["certificate"]["relative_gap"] <= 0.01 for block in found["blocks"])
     again = tmp_path / "again"
-    assert finish("fit", data, "--out", again, "--config", run / "config.toml") == 0
+    assert typed("fit", data, "--out", again, "--config", run / "config.toml").code == 0
     name = "model.safetensors"
     assert (again / name).read_bytes() == (run / name).read_bytes()
 
@@ -222,13 +199,13 @@ def test_blocks_with_settings_of_their_own_come_from_a_file_and_go_back_to_one(
     ],
 )
 def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, blocks: str, complaint: str
+    data: Path, tmp_path: Path, blocks: str, complaint: str
 ) -> None:
     config = tmp_path / "blocks.toml"
     config.write_text(f"model = 'layerwise'\n{blocks}\n", "utf-8")
-    code, found = printed(capsys, "fit", data, "--out", tmp_path / "run", "--config", config)
-    assert code == 2
-    assert complaint in found["error"]
+    done = typed("fit", data, "--out", tmp_path / "run", "--config", config, "--json")
+    assert done.code == 2
+    assert complaint in done.json()["error"]
     assert not (tmp_path / "run").exists()
 
 
@@ -243,27 +220,21 @@ def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
     ],
 )
 def test_options_that_cannot_work_are_wrong_use(
-    data: Path,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    options: list[str],
-    complaint: str,
+    data: Path, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
-    code, found = printed(capsys, "fit", data, "--out", tmp_path / "run", *options)
-    assert code == 2
-    assert complaint in found["error"]
+    done = typed("fit", data, "--out", tmp_path / "run", *options, "--json")
+    assert done.code == 2
+    assert complaint in done.json()["error"]
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [(), ("--block", "1"), ("--block", "2")])
-def test_test_images_are_explained(
-    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
-) -> None:
+def test_test_images_are_explained(data: Path, trained: Path, options: tuple[str, ...]) -> None:
     images = ("--data", data, "--test-index", "0", "--faithfulness", "2")
-    code, found = printed(
-        capsys, "explain", trained, *images, *options, "--method", "contributions"
-    )
-    assert code == 0
+    method = ("--method", "contributions", "--json")
+    done = typed("explain", trained, *images, *options, *method)
+    assert done.code == 0
+    found = done.json()
     assert found["block"] == (int(options[1]) if options else None)
     (explanation,) = found["explanations"]
     total = explanation["maps"]["contributions"]["sum"] + explanation["intercept"]
@@ -272,21 +243,15 @@ def test_test_images_are_explained(
     assert set(found["faithfulness"]["table"][0]["randomised"]) == {"heads", "blocks"}
 
 
-def test_a_block_that_is_not_there_is_named(
-    data: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_block_that_is_not_there_is_named(data: Path, trained: Path) -> None:
     images = ("--data", data, "--test-index", "0", "--block", "5")
-    code, found = printed(capsys, "explain", trained, *images)
-    assert code == 2
-    assert "the stack has blocks 1 to 4" in found["error"]
+    done = typed("explain", trained, *images, "--json")
+    assert done.code == 2
+    assert "the stack has blocks 1 to 4" in done.json()["error"]
 
 
 def test_an_interrupted_run_goes_on_after_its_finished_blocks(
-    data: Path,
-    trained: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    data: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupt(event: dict[str, Any]) -> None:
         if event["phase"] == "block 2: whitening":
@@ -295,17 +260,17 @@ def test_an_interrupted_run_goes_on_after_its_finished_blocks(
     fit = ["fit", data, "--out", tmp_path / "run", *STACK]
     with monkeypatch.context() as patch:
         patch.setattr("convexcnn.cli.console._plain_progress", lambda _: interrupt)
-        assert finish(*fit) == 1
-    assert "run the same command again to continue" in capsys.readouterr().err
+        done = typed(*fit)
+    assert done.code == 1
+    assert "run the same command again to continue" in done.err
     assert not (tmp_path / "run").exists()
-    assert finish(*fit, "--augment", "none") == 1
-    assert (
-        "holds an unfinished run with other settings (augment flip+crop)" in capsys.readouterr().err
-    )
-    assert finish(*fit) == 0
-    output = capsys.readouterr()
-    assert "Continuing the unfinished run" in output.err
-    assert "block 1: gates" not in output.err
+    done = typed(*fit, "--augment", "none")
+    assert done.code == 1
+    assert "holds an unfinished run with other settings (augment flip+crop)" in done.err
+    done = typed(*fit)
+    assert done.code == 0
+    assert "Continuing the unfinished run" in done.err
+    assert "block 1: gates" not in done.err
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         path.name for path in trained.iterdir()
     }
@@ -314,7 +279,7 @@ def test_an_interrupted_run_goes_on_after_its_finished_blocks(
 
 
 def test_a_killed_run_is_resumed_by_its_own_settings(
-    data: Path, trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    data: Path, trained: Path, tmp_path: Path
 ) -> None:
     """`kill -9` while block 2 or 3 is under way; the same gates and weights in the end."""
     run = tmp_path / "run"
@@ -331,38 +296,36 @@ def test_a_killed_run_is_resumed_by_its_own_settings(
             time.sleep(0.01)
         process.kill()
     assert not run.exists()
-    assert finish("fit", data, "--out", run, "--resume") == 0
-    assert "Continuing the unfinished run" in capsys.readouterr().err
+    done = typed("fit", data, "--out", run, "--resume")
+    assert done.code == 0
+    assert "Continuing the unfinished run" in done.err
     found, expected = (load_file(path / "model.safetensors") for path in (run, trained))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name], tensor)
-    assert finish("fit", data, "--out", tmp_path / "other", "--resume") == 1
-    assert "no unfinished run to resume" in capsys.readouterr().err
+    done = typed("fit", data, "--out", tmp_path / "other", "--resume")
+    assert done.code == 1
+    assert "no unfinished run to resume" in done.err
 
 
 def test_a_run_interrupted_before_a_block_is_finished_leaves_nothing(
-    data: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupt(event: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("convexcnn.cli.console._plain_progress", lambda _: interrupt)
-    assert finish("fit", data, "--out", tmp_path / "run", *STACK) == 1
-    assert "nothing was saved" in capsys.readouterr().err
+    done = typed("fit", data, "--out", tmp_path / "run", *STACK)
+    assert done.code == 1
+    assert "nothing was saved" in done.err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_budget_ends_a_stack(
-    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_budget_ends_a_stack(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    code, found = printed(capsys, "fit", data, "--out", run, *STACK, "--budget", "1e-6")
-    assert code == 0
-    assert len(found["blocks"]) == 1
-    assert found["settings"]["budget"] == 1e-6
-    code, found = printed(capsys, "certify", run, data)
-    assert (code, len(found["blocks"])) == (0, 1), found
+    done = typed("fit", data, "--out", run, *STACK, "--budget", "1e-6", "--json")
+    assert done.code == 0
+    assert len(done.json()["blocks"]) == 1
+    assert done.json()["settings"]["budget"] == 1e-6
+    done = typed("certify", run, data, "--json")
+    assert (done.code, len(done.json()["blocks"])) == (0, 1), done.out
