@@ -132,9 +132,9 @@ def test_a_budget_is_spent() -> None:
 def test_slow_heads_leave_a_budget_fewer_steps() -> None:
     class SlowHeads(Unit):
         def head_rates(self, classes: int) -> HeadRates:
-            return HeadRates(self.rate, self.rate / 1000)
+            return HeadRates(self.rate, self.rate / 10)
 
-    survey, model = replace(SMALL, n_train=20_000), LayerwiseConvexCNN(budget=10)
+    survey, model = replace(SMALL, n_train=20_000), LayerwiseConvexCNN(budget=20)
     fast, slow = (make_plan(model, survey, machine(1e12)) for machine in (Unit, SlowHeads))
     first = [next(p for p in found.phases if p.name == "gates") for found in (fast, slow)]
     assert first[0].flops > first[1].flops > 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from convexcnn.models import Block, time_plan
 from convexcnn.models.time_plan import (
+    BEGUN,
+    FEWEST_EPOCHS,
     MOST_EPOCHS,
     MOST_STEPS,
     SPARE,
@@ -90,6 +94,26 @@ def test_a_block_that_would_not_end_in_time_is_not_begun(clock):
     assert not found.leaves_no_time_for(3)
     clock[0] = SPARE * 120 - 0.99 * fixed(range(3, 4))
     assert found.leaves_no_time_for(3)
+
+
+def test_blocks_for_which_too_few_steps_are_left_are_not_planned(clock):
+    slow = [COSTS[0], replace(COSTS[1], descent=2e-3), COSTS[2]]
+    found, end = TimePlan(1.5, slow, images=10_000, views=2, classes=10), SPARE * 90
+    least = FEWEST_EPOCHS * 10_000 * (2e-3 + COSTS[0].passing)
+    assert (end - fixed(range(1, 3))) / 2 < least
+    alone = (end - fixed(range(1, 2))) / (256 * COSTS[0].descent)
+    assert found.steps(1, 7, 256) == int(alone)
+    clock[0] = end - fixed(range(2, 3)) - 0.9 * BEGUN * least
+    assert found.leaves_no_time_for(2)
+    clock[0] = end - fixed(range(2, 3)) - 1.1 * BEGUN * least
+    assert not found.leaves_no_time_for(2)
+
+
+def test_blocks_whose_neurons_are_not_learned_leave_their_share(clock):
+    given = [COSTS[0], replace(COSTS[1], descends=False), COSTS[2]]
+    found = TimePlan(1.0, given, images=10_000, views=2, classes=10)
+    half = (SPARE * 60 - fixed(range(1, 4))) / 2
+    assert found.steps(1, 7, 100) * 100 * COSTS[0].descent == pytest.approx(half, rel=0.01)
 
 
 def test_there_are_no_more_epochs_than_are_worth_their_time(clock):

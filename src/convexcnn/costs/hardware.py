@@ -161,6 +161,7 @@ class GivenGPUs:
             passing / self.gpus,
             responses / self.gpus,
             geometry.n_cells * neurons,
+            descends=shape.block.descends,
         )
 
     def head_rates(self, classes: int) -> HeadRates:

@@ -28,14 +28,12 @@ from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.neuron_columns import as_filters, dual_neurons
 from convexcnn.models.neuron_network import BATCH, NeuronDescent, default_steps, descent_dtype
+from convexcnn.models.stack_settings import LEARNED
 from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import get_regulariser
 from convexcnn.solvers.result import PhaseClock
-
-LEARNED = ("sgd", "lookahead", "dual")
-"""Strategies of gates that go through the images for a number of steps."""
 
 PIXELS_REGULARISATION, MAPS_REGULARISATION = 3e-2, 5.0
 """Variance, relative to the mean, below which a direction is not blown up: in maps it is noise."""

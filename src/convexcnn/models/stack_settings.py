@@ -16,6 +16,9 @@ from convexcnn.programs.regularisers import REGULARISERS
 BLOCK_GATES = ("gaussian", "patches", "dual", "sgd", "lookahead")
 """Strategies that a block can take its gates from."""
 
+LEARNED = ("sgd", "lookahead", "dual")
+"""Those that go through the images for a number of steps, if the head is on neurons."""
+
 HEADS = ("neurons", "patches")
 """What the head of a block is linear in."""
 
@@ -118,6 +121,11 @@ class Block:
     def geometry(self, shape: Shape) -> PatchGeometry:
         """Where the patches of maps (channels, height, width) lie, and the cells of the head."""
         return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
+
+    @property
+    def descends(self) -> bool:
+        """Whether its neurons are learned for as long as there is time."""
+        return self.head == "neurons" and self.gates in LEARNED and self.epochs is None
 
     @property
     def width(self) -> int:

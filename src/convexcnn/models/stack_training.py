@@ -145,8 +145,9 @@ class StackTraining:
         return replace(block, scaler=maps.scaler, seconds=seconds), maps
 
     def _goes_on(self, number: int) -> bool:
-        """Whether there is time for a block, by the clock of the first process."""
-        late = self.plan.leaves_no_time_for(number)
+        """Whether there is time for a block, by the clock of the first process, or it was begun."""
+        begun = self.checkpoint is not None and self.checkpoint.planned(number)
+        late = not begun and self.plan.leaves_no_time_for(number)
         return self.pixels.processes.tell(b"%d" % late) == b"0"
 
     def _callback_of(self, number: int) -> Callback | None:

@@ -31,6 +31,12 @@ OVERHEAD = 8.0
 MOST_EPOCHS, MOST_STEPS = 40.0, 4000
 """More than both of them are not worth their time: few images take more epochs."""
 
+FEWEST_STEPS, FEWEST_EPOCHS = 200, 2.0
+"""Less than the smaller of them is not worth the rest of a block."""
+
+BEGUN = 0.5
+"""Part of that time with which a block is begun that was planned when there seemed to be more."""
+
 PROBED_STEPS = 3
 PROBED_IMAGES = 64
 PROBED_ROWS, PROBED_FEATURES = 8192, 1024
@@ -71,6 +77,7 @@ class BlockCost:
         responses: seconds per view of one image.
         features: of its head, cells g.
         evaluations: of its objective that solving the head takes, all betas together.
+        descends: whether minutes decide how long its neurons are learned.
     """
 
     descent: float
@@ -78,6 +85,7 @@ class BlockCost:
     responses: float
     features: int
     evaluations: int = EVALUATIONS * len(HEAD_PATH)
+    descends: bool = True
 
     @classmethod
     def of(cls, block: Block, geometry: PatchGeometry, device: str, *, last: bool) -> BlockCost:
@@ -107,7 +115,8 @@ class BlockCost:
         passing = mean_seconds(get_through, 1, device) / BATCH
         responses = mean_seconds(respond, 1, device) / PROBED_IMAGES
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
-        return cls(step / BATCH, passing, responses, features.n_features, evaluations)
+        shared = step / BATCH, passing, responses, features.n_features
+        return cls(*shared, evaluations, descends=block.descends)
 
     def fixed_seconds(self, images: int, views: int, classes: int, rates: HeadRates) -> float:
         """Foreseen time of everything but descent."""
@@ -203,16 +212,17 @@ class TimePlan:
         return self.spent + time.perf_counter() - self._start
 
     def leaves_no_time_for(self, number: int) -> bool:
-        """Whether a block would not end within the budget, whatever it is trained for."""
+        """Whether a block would not end within the budget, or not be learned for long enough."""
         if self.minutes is None:
             return False
-        least = self._fixed(self.costs[number - 1])
-        return self.elapsed + least > SPARE * 60 * self.minutes
+        enough = BEGUN * self._least(number, min(BATCH, self.images))
+        return self._left(number, number) < enough
 
     def steps(self, number: int, default: int, batch: int) -> int:
         """Steps of descent of a block: so that all blocks from it on get as many seconds.
 
-        Early blocks are cheap and fit too little, late ones are dear and soon fit too much.
+        Early blocks are cheap and fit too little, late ones are dear and soon fit too much. Blocks
+        at the end for which there is too little time are not counted.
 
         Args:
             number: of the block, from 1.
@@ -221,14 +231,41 @@ class TimePlan:
         """
         if self.minutes is None:
             return default
-        to_come = self.costs[number - 1 :]
-        fixed = [self._fixed(cost) for cost in to_come]
-        left = SPARE * 60 * self.minutes - self.elapsed - sum(fixed)
-        per_image = to_come[0].descent
+        affordable = self._share(number, self._last(number, batch)) / self._step(number, batch)
+        most = max(MOST_STEPS, MOST_EPOCHS * self.images / batch)
+        return max(1, math.floor(min(affordable, most)))
+
+    def _last(self, number: int, batch: int) -> int:
+        """The last block for which there is time enough, if all from a block to it get as much."""
+        for last in range(len(self.costs), number, -1):
+            share, blocks = self._share(number, last), range(number, last + 1)
+            if all(share >= self._least(block, batch) for block in blocks):
+                return last
+        return number
+
+    def _share(self, number: int, last: int) -> float:
+        """Seconds of descent of every block between two of them, both counted, that descends."""
+        descending = sum(cost.descends for cost in self.costs[number - 1 : last])
+        return self._left(number, last) / max(1, descending)
+
+    def _left(self, number: int, last: int) -> float:
+        """Seconds that are left for the descent of all blocks between two of them."""
+        assert self.minutes is not None
+        fixed = sum(self._fixed(cost) for cost in self.costs[number - 1 : last])
+        return SPARE * 60 * self.minutes - self.elapsed - fixed
+
+    def _least(self, number: int, batch: int) -> float:
+        """Seconds of descent without which a block is not worth the rest of it."""
+        if not self.costs[number - 1].descends:
+            return 0.0
+        fewest = min(FEWEST_STEPS, FEWEST_EPOCHS * self.images / batch)
+        return fewest * self._step(number, batch)
+
+    def _step(self, number: int, batch: int) -> float:
+        """Seconds of a step of descent of a block."""
+        per_image = self.costs[number - 1].descent
         if number == 1 or self.views > 1:
             per_image += self.loading
         if self.views > 1:
             per_image += sum(before.passing for before in self.costs[: number - 1])
-        affordable = left / len(to_come) / (batch * per_image)
-        most = max(MOST_STEPS, MOST_EPOCHS * self.images / batch)
-        return max(1, math.floor(min(affordable, most)))
+        return batch * per_image
