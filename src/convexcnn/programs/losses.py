@@ -45,7 +45,9 @@ class CrossEntropyLoss(Loss):
         return torch.logsumexp(scores, 1).sum() - (scores * targets).sum()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.softmax(scores, 1) - targets
+        # torch.softmax takes four times as long where the scores of a class are contiguous
+        chances = (scores - torch.logsumexp(scores, 1, keepdim=True)).exp_()
+        return chances - targets
 
 
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (SquaredLoss, CrossEntropyLoss)}

@@ -39,7 +39,7 @@ ROWS_PER_FEATURE = 8
 GRAM_BLOCK = 512
 """Columns of C that are made at once."""
 
-SUM_BLOCK = 1024
+SUM_BLOCK = 8192
 """Rows that are summed in the precision of Phi; sums of blocks are float64."""
 
 LEAST_CURVATURE = 0.01
@@ -121,7 +121,7 @@ class _Data:
     Args:
         phi: Phi - mean, (n, m).
         mean: (m,); zero if nothing is centred. Of more images than these, if they were restricted.
-        targets: Y, (n, k).
+        targets: Y, (n, k), a class contiguous.
         gram: C, (m, m), of which only the lower blocks are filled.
         shape: (cells, g, d).
         cross: Y' phi, (k, m).
@@ -164,6 +164,7 @@ class _Data:
         gram = _gram(phi, rows, processes)
         nothing = mean.new_empty(0)
         sums = nothing, nothing, nothing, rows, processes
+        targets = targets.double().T.contiguous().T  # as scores are
         return cls(phi, mean, targets, gram, shape, *sums).first(len(phi))
 
     def first(self, rows: int) -> _Data:
@@ -331,8 +332,8 @@ class _Descent:
         return max(LEAST_CURVATURE, spread / max(1, chances.shape[1] - 1))
 
     def _scores(self, weights: Tensor, bias: Tensor) -> Tensor:
-        """(n, k); this order of the factors is the fast one."""
-        return (weights @ self.data.phi.T).T.double() + bias
+        """(n, k), a class contiguous: this order of the factors is the fast one."""
+        return (weights @ self.data.phi.T).double().add_(bias[:, None]).T
 
     def forget(self) -> None:
         """Start L-BFGS anew from the lowest point."""
