@@ -10,6 +10,8 @@ import torch
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.lbfgs import LBFGS
 from convexcnn.solvers.optimum import Optimum, Status
+from convexcnn.solvers.path import PATIENCE
+from convexcnn.solvers.result import best_point
 from convexcnn.solvers.warm_path import BetaSolver, WarmPath
 from small import GEOMETRIES, single_features, stripe_stream
 
@@ -41,6 +43,20 @@ class GivesUp(BetaSolver):
             )
 
         return at_beta
+
+
+def test_a_path_that_ends_early_leaves_small_betas_out_once_they_do_not_help():
+    train, validation = stripe_stream(160, size=7), stripe_stream(60, seed=1, size=7)
+    features = single_features(GEOMETRIES["even cells"], 4)
+    betas = [10.0 ** (1 - i) for i in range(9)]
+    path = WarmPath(LBFGS(1e-3), KIND, betas, refit=False)
+    assert not path.ends_early
+    every = path.solve(features, train, validation).path
+    path.ends_early = True
+    found = path.solve(features, train, validation).path
+    assert [point.beta for point in found] == betas[: len(found)]
+    assert PATIENCE < len(found) < len(betas) == len(every)
+    assert best_point(found) is found[-1 - PATIENCE]
 
 
 @pytest.mark.parametrize(("largest", "chosen"), [(3.0, 3.0), (1e-9, 1e-3), (1e9, 1e-3)])

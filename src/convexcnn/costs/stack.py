@@ -13,7 +13,13 @@ from convexcnn.costs.two_layer import gates as lent_gates
 from convexcnn.costs.work import BlockShape, FeatureShape, Hardware, Phase, Work
 from convexcnn.data.survey import DataSurvey
 from convexcnn.models.augmentation import AUGMENTATIONS
-from convexcnn.models.block_training import HEAD_PATH, WHITENING_NUMBERS, block_solver, problem_size
+from convexcnn.models.block_training import (
+    HEAD_PATH,
+    SOLVED_BETAS,
+    WHITENING_NUMBERS,
+    block_solver,
+    problem_size,
+)
 from convexcnn.models.gates import lending_epochs
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.memory_plan import MAPS_SHARE
@@ -147,11 +153,11 @@ class StackPlan:
             self._whitening(geometry, kept, maps.held),
             self._lent(number, shape, kept, maps.held),
             Phase("responses", (pass_, carried(writing)), stays),
-            *self._head(shape, stays, HEAD_PATH, m),
+            *self._head(shape, stays, HEAD_PATH[:SOLVED_BETAS], m),
         ]
         thin = 4.0 * n * k * m
         compared = 2 * 2.0 * rows.train * k * m if block.gates in LENT else 0.0
-        problem = self._problem(shape, None, m, HEAD_PATH)
+        problem = self._problem(shape, None, m, HEAD_PATH[:SOLVED_BETAS])
         scored = replace(problem.thin(1, k), flops=thin + compared)
         phases.append(Phase("accuracy", (scored, carried(8.0 * rows.train * m)), stays))
         if self.certificate:

@@ -30,8 +30,11 @@ RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
 NORM_SOLVER = "admm"
 """Of heads on known features with any other regulariser: it too sees them from a stream."""
 
-HEAD_PATH = tuple(10.0 ** (-2 - i / 2) for i in range(5))
+HEAD_PATH = tuple(10.0 ** (-1.5 - i / 2) for i in range(9))
 """Default betas of a head on known features with l2, relative to their mean variance."""
+
+SOLVED_BETAS = 6
+"""Of them, about, before held-out images have had enough: late blocks want large ones."""
 
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
@@ -125,7 +128,9 @@ class BlockTask:
             block = replace(block, betas=default_betas)
         # Shares differ by an image, and hosts by their memory; all have to choose the same.
         memory_gb = self.stream.processes.least(self.memory.solver_gb)
-        return block_solver(block, size.with_gates(gates), memory_gb)
+        solver, reason = block_solver(block, size.with_gates(gates), memory_gb)
+        solver.ends_early |= self.block.betas is None
+        return solver, reason
 
 
 @dataclass(frozen=True)

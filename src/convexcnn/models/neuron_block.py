@@ -63,7 +63,11 @@ class NeuronBlock(TrainedBlock):
     def maps(self, images: Tensor) -> Tensor:
         """ReLU responses max(0, x_l . a_i + c_i), down-sampled."""
         features = self.features
-        return self.maps_of(features.responses(images))
+        pieces = [
+            self.maps_of(features.responses(piece))
+            for piece in torch.split(images, features.block_size)
+        ]
+        return torch.cat(pieces)
 
     def maps_of(self, responses: Tensor) -> Tensor:
         """Its maps from the responses (n, g, rows, columns) that its features are pooled from."""

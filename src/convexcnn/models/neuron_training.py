@@ -185,11 +185,16 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapS
     for rows, images in every_view(stream):
         maps, pooled, place = [], [], slice(rows.start - own.start, rows.stop - own.start)
         for number, view in enumerate(images, 1):
-            responses = features.responses(view)
-            pooled.append(features.pool(responses).cpu().numpy()[:, :, None, None])
+            pieces, made = [], []
+            for piece in torch.split(view, features.block_size):
+                responses = features.responses(piece)
+                pieces.append(features.pool(responses))
+                if store is not None:
+                    made.append(block.maps_of(responses))
+            pooled.append(torch.cat(pieces).cpu().numpy()[:, :, None, None])
             phi[number][place] = pooled[-1]
             if store is not None:
-                maps.append(block.maps_of(responses))
+                maps.append(torch.cat(made))
         if store is not None:
             store.write(rows, maps)
         phi[0][place] = np.stack(pooled[: 1 + stream.mirror]).mean(0)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from convexcnn.models.block_training import HEAD_PATH
+from convexcnn.data.preprocess import ImageScaler
+from convexcnn.models.block_training import SOLVED_BETAS
+from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_network import BATCH, descent_dtype
 from convexcnn.models.stack_settings import Block
+from convexcnn.models.trained_block import downsampled
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
 from convexcnn.patches.stream import ImageStream
@@ -22,8 +25,11 @@ from convexcnn.timing import mean_seconds, rate
 SPARE = 0.95
 """Part of the budget that is planned; the rest is for what cannot be foreseen."""
 
-EVALUATIONS = 60
+EVALUATIONS = 50
 """Of a head's objective and gradient per beta, by quasi-Newton steps, its certificate included."""
+
+LOSS = 200
+"""Features whose products take as long as the loss of an image and its gradient."""
 
 OVERHEAD = 8.0
 """Seconds of a block that are in no other figure, whitening above all."""
@@ -38,7 +44,6 @@ BEGUN = 0.5
 """Part of that time with which a block is begun that was planned when there seemed to be more."""
 
 PROBED_STEPS = 3
-PROBED_IMAGES = 64
 PROBED_ROWS, PROBED_FEATURES = 8192, 1024
 
 
@@ -74,7 +79,7 @@ class BlockCost:
     Args:
         descent: seconds per image and epoch of the network that lends its neurons.
         passing: seconds per image that descent of a later block takes to get through this one.
-        responses: seconds per view of one image.
+        responses: seconds per view of one image, from its stored maps to those of the next block.
         features: of its head, cells g.
         evaluations: of its objective that solving the head takes, all betas together.
         descends: whether minutes decide how long its neurons are learned.
@@ -84,7 +89,7 @@ class BlockCost:
     passing: float
     responses: float
     features: int
-    evaluations: int = EVALUATIONS * len(HEAD_PATH)
+    evaluations: int = EVALUATIONS * SOLVED_BETAS
     descends: bool = True
 
     @classmethod
@@ -103,17 +108,26 @@ class BlockCost:
         features = NeuronFeatures(geometry, *neurons)
         rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
 
+        channels = geometry.image_shape[0]
+        scaler, stored = ImageScaler((0.0,) * channels, (1.0,) * channels), images.half()
+        written = torch.empty(
+            BATCH, *block.next_shape(geometry, block.n_gates), dtype=torch.float16
+        ).contiguous(memory_format=torch.channels_last)
+
         def get_through() -> None:
             for piece in torch.split(rough, rough_features.block_size):
                 rough_features.responses(piece).add_(1)
 
         def respond() -> None:
-            found = features.responses(images[:PROBED_IMAGES])
-            features.pool(found)
-            found.half().cpu()
+            views = torch.split(standardise(stored, scaler), features.block_size)
+            for view, kept in zip(views, torch.split(written, features.block_size), strict=True):
+                found = features.responses(view)
+                features.pool(found)
+                if not last:
+                    kept.copy_(downsampled(found, block.downsample))
 
         passing = mean_seconds(get_through, 1, device) / BATCH
-        responses = mean_seconds(respond, 1, device) / PROBED_IMAGES
+        responses = mean_seconds(respond, 1, device) / BATCH
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
         shared = step / BATCH, passing, responses, features.n_features
         return cls(*shared, evaluations, descends=block.descends)
@@ -122,14 +136,14 @@ class BlockCost:
         """Foreseen time of everything but descent."""
         rows = images * views
         gram = self.features**2 / rates.large
-        evaluated = self.evaluations * 4 * classes * self.features / rates.thin
+        evaluated = self.evaluations * 4 * classes * (self.features + LOSS) / rates.thin
         return rows * (self.responses + gram + evaluated) + OVERHEAD
 
 
 def n_betas(block: Block) -> int:
-    """How many weights of the regulariser a head is solved for."""
+    """How many weights of the regulariser a head is solved for, about."""
     if block.betas is None:
-        return len(HEAD_PATH)
+        return SOLVED_BETAS
     return 1 if isinstance(block.betas, (int, float)) else len(block.betas)
 
 

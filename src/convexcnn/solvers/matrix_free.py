@@ -149,7 +149,7 @@ class MatrixFree(PathSolver):
             if validation is not None:
                 biases = torch.stack([_bias(train, moments, v) for v in solved])
                 measure_path(features, validation, solved, biases, points)
-                if self.betas is None and path.index(best_point(path)) < len(path) - PATIENCE:
+                if self.ends_early and path.index(best_point(path)) < len(path) - PATIENCE:
                     break
         clock.lap("path")
         beta, held_out, streams, left = betas[0], None, [train], self.max_iterations - passes

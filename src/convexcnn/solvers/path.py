@@ -63,6 +63,8 @@ class PathSolver(ABC):
         refit: bool = True,
     ) -> None:
         self.betas = betas
+        self.ends_early = betas is None
+        """Whether the path ends once held-out images have had enough."""
         self.tolerance = tolerance
         self.chunk = chunk
         self.refit = refit

@@ -181,7 +181,7 @@ class WarmPath(PathSolver):
             if optimum.status is Status.OPTIMAL:
                 solved.append(path[-1])
             best = optimum if best_point(solved or path) is path[-1] else best
-            if self.betas is None and path.index(best_point(path)) < len(path) - PATIENCE:
+            if self.ends_early and path.index(best_point(path)) < len(path) - PATIENCE:
                 break
         clock.lap("path")
         assert optimum is not None
