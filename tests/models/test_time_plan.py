@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from convexcnn.models import Block, time_plan
+from convexcnn.models.block_training import SOLVED_BETAS
 from convexcnn.models.time_plan import (
     BEGUN,
     FEWEST_EPOCHS,
@@ -135,9 +136,9 @@ def test_a_head_with_more_betas_or_classes_takes_longer():
     one = BlockCost.of(
         Block(n_gates=4, betas=1e-3), PatchGeometry((3, 8, 8), 3, 1, 1, 2), "cpu", last=True
     )
-    five = BlockCost(one.descent, one.passing, one.responses, one.features)
-    assert one.evaluations * 5 == five.evaluations
-    few, many = (five.fixed_seconds(1000, 2, classes, HeadRates()) for classes in (10, 100))
+    several = BlockCost(one.descent, one.passing, one.responses, one.features)
+    assert one.evaluations * SOLVED_BETAS == several.evaluations
+    few, many = (several.fixed_seconds(1000, 2, classes, HeadRates()) for classes in (10, 100))
     assert one.fixed_seconds(1000, 2, 10, HeadRates()) < few < many
 
 
