@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from convexcnn.errors import RunError
 from convexcnn.models import time_plan as module
 from convexcnn.models.block_checkpoint import DamagedCheckpoint
 from small import stripes
-from tiny_models import layerwise
+from tiny_models import TINY_NEURONS, layerwise
 
 IMAGES, LABELS = stripes(60)
 
@@ -137,3 +138,17 @@ def test_a_budget_ends_the_stack_after_a_block(monkeypatch, tmp_path):
     longer = layerwise(budget=1000.0, checkpoint=tmp_path).fit(IMAGES, LABELS)
     assert len(longer.blocks_) == 3
     np.testing.assert_array_equal(longer.scores(IMAGES), whole.scores(IMAGES))
+
+
+def test_a_block_that_was_begun_is_finished_though_its_time_is_over(monkeypatch, tmp_path):
+    blocks = [replace(block, epochs=None) for block in TINY_NEURONS]
+    settings = {"blocks": [*blocks, blocks[-1]], "budget": 60.0, "checkpoint": tmp_path}
+
+    def interrupt(event):
+        if event["phase"] == "block 2: network that lends neurons":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layerwise(**settings, callback=interrupt).fit(IMAGES, LABELS)
+    monkeypatch.setattr(module.TimePlan, "leaves_no_time_for", lambda plan, number: True)
+    assert len(layerwise(**settings).fit(IMAGES, LABELS).blocks_) == 2

@@ -136,6 +136,7 @@ class StackPlan:
     ) -> tuple[list[Phase], _Maps]:
         """Whitening, descent, one pass for responses and maps, the head, its certificate."""
         block, geometry, k = shape.block, shape.geometry, self.survey.n_classes
+        betas = HEAD_PATH[:SOLVED_BETAS]
         rows, n, m = self.rows, self.survey.n_train, geometry.n_cells * block.n_gates
         pixels = _numbers_of(geometry)
         kept = rows.train // rows.views
@@ -153,11 +154,11 @@ class StackPlan:
             self._whitening(geometry, kept, maps.held),
             self._lent(number, shape, kept, maps.held),
             Phase("responses", (pass_, carried(writing)), stays),
-            *self._head(shape, stays, HEAD_PATH[:SOLVED_BETAS], m),
+            *self._head(shape, stays, betas, m),
         ]
         thin = 4.0 * n * k * m
         compared = 2 * 2.0 * rows.train * k * m if block.gates in LENT else 0.0
-        problem = self._problem(shape, None, m, HEAD_PATH[:SOLVED_BETAS])
+        problem = self._problem(shape, None, m, betas)
         scored = replace(problem.thin(1, k), flops=thin + compared)
         phases.append(Phase("accuracy", (scored, carried(8.0 * rows.train * m)), stays))
         if self.certificate:

@@ -29,7 +29,7 @@ from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.neuron_columns import as_filters, dual_neurons
 from convexcnn.models.neuron_network import BATCH, NeuronDescent, default_steps, descent_dtype
 from convexcnn.models.stack_settings import LEARNED
-from convexcnn.patches.responses import KnownFeatures
+from convexcnn.patches.responses import KnownFeatures, NeuronFeatures
 from convexcnn.patches.whiten import PatchTransform, fit_triangular_whitening
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import get_regulariser
@@ -183,22 +183,29 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapS
             in_memory=task.memory.keeps(needed),
         )
     for rows, images in every_view(stream):
-        maps, pooled, place = [], [], slice(rows.start - own.start, rows.stop - own.start)
-        for number, view in enumerate(images, 1):
-            pieces, made = [], []
-            for piece in torch.split(view, features.block_size):
-                responses = features.responses(piece)
-                pieces.append(features.pool(responses))
-                if store is not None:
-                    made.append(block.maps_of(responses))
-            pooled.append(torch.cat(pieces).cpu().numpy()[:, :, None, None])
-            phi[number][place] = pooled[-1]
-            if store is not None:
-                maps.append(torch.cat(made))
+        place = slice(rows.start - own.start, rows.stop - own.start)
+        found = [_pooled_and_maps(block, features, view, last=task.last) for view in images]
+        pooled = [of_view.cpu().numpy()[:, :, None, None] for of_view, _ in found]
+        for part, of_view in zip(phi[1:], pooled, strict=True):
+            part[place] = of_view
         if store is not None:
+            maps = [of_view for _, of_view in found if of_view is not None]
             store.write(rows, maps)
         phi[0][place] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
     return list(phi), None if store is None else store.stream()
+
+
+def _pooled_and_maps(
+    block: NeuronBlock, features: NeuronFeatures, images: Tensor, *, last: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Phi and the maps of images, from responses that stay in cache; no maps of the last block."""
+    pooled, maps = [], []
+    for piece in torch.split(images, features.block_size):
+        responses = features.responses(piece)
+        pooled.append(features.pool(responses))
+        if not last:
+            maps.append(block.maps_of(responses))
+    return torch.cat(pooled), None if last else torch.cat(maps)
 
 
 def known_stream(phi: Sequence[ImageRows], task: BlockTask, rows: NDArray[np.intp]) -> MapStream:

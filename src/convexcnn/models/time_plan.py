@@ -107,7 +107,6 @@ class BlockCost:
         neurons = [part.detach() for part in network.filters()]
         features = NeuronFeatures(geometry, *neurons)
         rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
-
         channels = geometry.image_shape[0]
         scaler, stored = ImageScaler((0.0,) * channels, (1.0,) * channels), images.half()
         written = torch.empty(

@@ -19,7 +19,6 @@ from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.linear_algebra.cg import ShiftedSystems
 from convexcnn.solvers.path import (
     CHUNK,
-    PATIENCE,
     TOLERANCE,
     PathSolver,
     measure_path,
@@ -149,7 +148,7 @@ class MatrixFree(PathSolver):
             if validation is not None:
                 biases = torch.stack([_bias(train, moments, v) for v in solved])
                 measure_path(features, validation, solved, biases, points)
-                if self.ends_early and path.index(best_point(path)) < len(path) - PATIENCE:
+                if self._has_enough(path):
                     break
         clock.lap("path")
         beta, held_out, streams, left = betas[0], None, [train], self.max_iterations - passes

@@ -16,7 +16,7 @@ from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.passes import feature_blocks, weighted_blocks
-from convexcnn.solvers.result import Callback, PathPoint, Solution
+from convexcnn.solvers.result import Callback, PathPoint, Solution, best_point
 
 TOLERANCE = 1e-6
 """Relative duality gap of the solution that is returned."""
@@ -64,7 +64,7 @@ class PathSolver(ABC):
     ) -> None:
         self.betas = betas
         self.ends_early = betas is None
-        """Whether the path ends once held-out images have had enough."""
+        """Whether a solver that takes beta after beta ends once held-out images have had enough."""
         self.tolerance = tolerance
         self.chunk = chunk
         self.refit = refit
@@ -98,6 +98,10 @@ class PathSolver(ABC):
     def handles(self, kind: ProgramKind) -> bool:
         """Whether this solver can solve programs of a kind; ridge regression, unless it says so."""
         return kind.is_ridge
+
+    def _has_enough(self, path: list[PathPoint]) -> bool:
+        """Whether the best of the points so far lies so far back that the path ends here."""
+        return self.ends_early and path.index(best_point(path)) < len(path) - PATIENCE
 
     def _check_choice(self, train: ImageStream, validation: ImageStream | None) -> None:
         betas = self.betas

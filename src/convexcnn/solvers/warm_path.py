@@ -19,7 +19,7 @@ from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm, get_regulariser
 from convexcnn.solvers.optimum import Optimum, Status
 from convexcnn.solvers.passes import feature_scale
-from convexcnn.solvers.path import DEFAULT_PATH, PATIENCE, PathSolver, scores_of
+from convexcnn.solvers.path import DEFAULT_PATH, PathSolver, scores_of
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 
 AtBeta = Callable[[float, Optimum | None], Optimum]
@@ -181,7 +181,7 @@ class WarmPath(PathSolver):
             if optimum.status is Status.OPTIMAL:
                 solved.append(path[-1])
             best = optimum if best_point(solved or path) is path[-1] else best
-            if self.ends_early and path.index(best_point(path)) < len(path) - PATIENCE:
+            if self._has_enough(path):
                 break
         clock.lap("path")
         assert optimum is not None
