@@ -1,4 +1,4 @@
-"""Neurons that are learned for the next block, too."""
+"""Neurons that are learned for the blocks after them, too."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def make(last: bool = False, **settings):
 def test_both_heads_learn_and_all_filters_keep_unit_norm(downsample):
     network = make(downsample=downsample)
     images, targets = STREAM.block(slice(None))
-    before = [part.detach().clone() for part in (network.directions, network.second)]
+    before = [rows.detach().clone() for rows in network.unit_rows]
     NeuronDescent(network, STREAM, generator()).run(60)
     with torch.no_grad():
         scores = network.both_scores(images)
     for part in scores:
         assert (part.argmax(1) == targets.argmax(1)).double().mean() > 0.9
-    for old, rows in zip(before, (network.directions, network.second), strict=True):
+    for old, rows in zip(before, network.unit_rows, strict=True):
         assert not torch.allclose(old, rows)
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
 

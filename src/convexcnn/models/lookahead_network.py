@@ -1,7 +1,7 @@
-"""A network that learns the neurons of a block for the block after it, too.
+"""A network that learns the neurons of a block for the blocks after it, too.
 
-One more convolution and a head of its own stand on the maps of the block while its filters are
-learned, and are thrown away afterwards: the auxiliary network with k = 2 of Belilovsky, Eickenberg
+Further convolutions and a head of their own stand on the maps of the block while its filters are
+learned, and are thrown away afterwards: the auxiliary network with k = 3 of Belilovsky, Eickenberg
 & Oyallon (2019, section 3), beside the head with k = 1 that the convex program takes the place of.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm, conv2d, cross_entropy
+from torch.nn.functional import avg_pool2d, batch_norm, conv2d, cross_entropy
 
 from convexcnn.models.neuron_network import SMOOTHING, NeuronNetwork
 from convexcnn.models.stack_settings import Block
@@ -18,15 +18,49 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import cell_averages
 from convexcnn.patches.whiten import PatchTransform
 
-WIDTH = 128
-"""Neurons of the further convolution."""
+WIDTHS = 128, 256
+"""Neurons of the further convolutions."""
+
+HALVED_FROM = 8
+"""Rows and columns from which maps are halved before all of them but the first."""
 
 OWN_SHARE = 0.5
-"""Weight of the loss of the block's own head beside that of the further one."""
+"""Weight of the loss of the block's own head beside that of the last one."""
+
+
+class FurtherConvolution:
+    """3x3 neurons between two batch normalisations and ReLU, on the maps of a block or another one.
+
+    Args:
+        geometry: where its patches lie.
+        width: number of neurons.
+        generator: initial filters.
+        device: where they are learned.
+    """
+
+    def __init__(
+        self,
+        geometry: PatchGeometry,
+        width: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self.geometry = geometry
+        rows = torch.randn(width, geometry.patch_dim, generator=generator)
+        self.rows = (rows / rows.norm(dim=1, keepdim=True)).to(device)
+        self.gain, self.shift = torch.ones(width, device=device), torch.zeros(width, device=device)
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Responses (n, width, rows, columns) to maps, halved before if they are twice as large."""
+        if maps.shape[2:] != self.geometry.image_shape[1:]:
+            maps = avg_pool2d(maps, 2)
+        filters = self.rows.view(len(self.rows), -1, 3, 3)
+        responses = conv2d(maps, _as(maps, filters), padding=1)
+        return batch_norm(responses, None, None, self.gain, self.shift, training=True).relu_()
 
 
 class LookaheadNetwork(NeuronNetwork):
-    """Two hidden layers: the neurons of a block, and 3x3 neurons on the maps they make.
+    """The neurons of a block as the first of several hidden layers.
 
     Args:
         block: settings: width and what happens to its maps.
@@ -46,25 +80,24 @@ class LookaheadNetwork(NeuronNetwork):
     ) -> None:
         super().__init__(geometry, transform, block.n_gates, n_classes, generator)
         self.downsample = block.downsample
-        self.next = next_geometry(block, geometry)
         device = self.directions.device
-        second = torch.randn(WIDTH, self.next.patch_dim, generator=generator)
-        self.second = (second / second.norm(dim=1, keepdim=True)).to(device)
-        self.gain, self.shift = torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device)
-        self.next_head = torch.zeros(n_classes, self.next.n_cells * WIDTH, device=device)
-        self.next_bias = torch.zeros(n_classes, device=device)
+        places = zip(further_geometries(block, geometry), WIDTHS, strict=True)
+        self.further = [FurtherConvolution(*place, generator, device) for place in places]
+        pooled = self.further[-1].geometry.n_cells * WIDTHS[-1]
+        self.further_head = torch.zeros(n_classes, pooled, device=device)
+        self.further_bias = torch.zeros(n_classes, device=device)
 
     @property
     def parameters(self) -> list[Tensor]:
-        further = [self.second, self.gain, self.shift, self.next_head, self.next_bias]
-        return [*super().parameters, *further]
+        layers = [part for layer in self.further for part in (layer.rows, layer.gain, layer.shift)]
+        return [*super().parameters, *layers, self.further_head, self.further_bias]
 
     @property
     def unit_rows(self) -> list[Tensor]:
-        return [*super().unit_rows, self.second]
+        return [*super().unit_rows, *(layer.rows for layer in self.further)]
 
     def both_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (n, k) of the block's own head, and of the one behind the further convolution."""
+        """Scores (n, k) of the block's own head, and of the one behind further convolutions."""
         filters, thresholds = self.filters()
         place = {"stride": self.geometry.stride, "padding": self.geometry.padding}
         responses = conv2d(
@@ -73,10 +106,10 @@ class LookaheadNetwork(NeuronNetwork):
         weights, bias = self.own_head()
         own = torch.addmm(bias, _pool(responses, self.geometry), weights.T)
         maps = batch_norm(downsampled(responses, self.downsample), None, None, training=True)
-        further = conv2d(maps, _as(images, self.second.view(WIDTH, -1, 3, 3)), padding=1)
-        further = batch_norm(further, None, None, self.gain, self.shift, training=True).relu_()
-        pooled = _pool(further, self.next)
-        return own, torch.addmm(self.next_bias, pooled, self.next_head.T)
+        for layer in self.further:
+            maps = layer(maps)
+        pooled = _pool(maps, self.further[-1].geometry)
+        return own, torch.addmm(self.further_bias, pooled, self.further_head.T)
 
     def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own, further = self.both_scores(images)
@@ -86,10 +119,17 @@ class LookaheadNetwork(NeuronNetwork):
         return OWN_SHARE * own_loss + further_loss, own_loss, own
 
 
-def next_geometry(block: Block, geometry: PatchGeometry) -> PatchGeometry:
-    """Where the patches and cells of the further convolution lie, on the maps of a block."""
-    shape = block.next_shape(geometry, block.n_gates)
-    return PatchGeometry(shape, 3, 1, 1, min(block.pooling, *shape[1:]))
+def further_geometries(block: Block, geometry: PatchGeometry) -> list[PatchGeometry]:
+    """Where patches and cells of further convolutions lie, on the maps of a block or each other."""
+    channels, height, width = block.next_shape(geometry, block.n_gates)
+    found: list[PatchGeometry] = []
+    for neurons in WIDTHS:
+        if found and min(height, width) >= HALVED_FROM:
+            height, width = height // 2, width // 2
+        cells = min(block.pooling, height, width)
+        found.append(PatchGeometry((channels, height, width), 3, 1, 1, cells))
+        channels = neurons
+    return found
 
 
 def network_of(
