@@ -37,9 +37,9 @@ class Block:
         padding: zeros around the maps, in pixels.
         n_gates: number of gates, g.
         gates: ``gaussian``, ``patches``, ``sgd`` or ``dual``, as for ConvexConvClassifier; or
-            ``lookahead`` (head ``neurons``): learned together with one more convolution on the
-            maps, which is thrown away, so that they serve the next block, too; in the last block,
-            ``sgd``.
+            ``lookahead`` (head ``neurons``): learned together with two more convolutions on
+            the maps, which are thrown away, so that they serve later blocks, too; in the last
+            block, ``sgd``.
         head: ``neurons``: V_i is a multiple of gate i, so that the head is linear in the pooled
             ReLU responses of the gates, and all of them are channels of the next maps.
             ``patches``: V_i is free, so that the head is linear in whole gated patches; g d
