@@ -112,9 +112,11 @@ def test_a_step_of_a_block(neurons: int) -> None:
     assert found == pytest.approx(expected + counts.neuron_step(EVEN, neurons), rel=0.02)
 
 
+@pytest.mark.parametrize("lookahead", [1, 2])
 @pytest.mark.parametrize("downsample", ["none", "average"])
-def test_a_step_of_a_block_that_looks_ahead(downsample: str) -> None:
-    block, raw = Block(n_gates=8, gates="lookahead", downsample=downsample), EVEN.patch_dim
+def test_a_step_of_a_block_that_looks_ahead(downsample: str, lookahead: int) -> None:
+    raw = EVEN.patch_dim
+    block = Block(n_gates=8, gates="lookahead", lookahead=lookahead, downsample=downsample)
     transform = PatchTransform(torch.zeros(raw), torch.eye(raw), 1.0)
     generator = torch.Generator().manual_seed(0)
     network = network_of(block, EVEN, transform, CLASSES, generator, last=False)

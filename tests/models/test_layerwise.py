@@ -312,6 +312,7 @@ CASES = [
     ({"tolerance": "small"}, "tolerance is 'small'; give a number or None"),
     ({"blocks": [{"downsample": "least"}]}, "downsample 'least' is not known"),
     ({"blocks": [{"n_neurons": 0}]}, "n_neurons is 0; give at least 1"),
+    ({"blocks": [{"lookahead": 3}]}, "lookahead is 3; give 1 or 2 convolutions"),
     ({"blocks": [{"whiten": 0}]}, "whiten is 0; keep at least 1 direction, or None"),
     ({"blocks": [{"betas": [0.1, 0.0]}]}, r"betas is \[0\.1, 0\.0\]; give positive numbers"),
     ({"blocks": [{"betas": []}]}, r"betas is \[\]; give positive numbers"),

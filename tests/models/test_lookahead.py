@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from convexcnn.errors import SettingError
 from convexcnn.models import Block
-from convexcnn.models.lookahead_network import LookaheadNetwork, network_of
+from convexcnn.models.lookahead_network import (
+    WIDTHS,
+    LookaheadNetwork,
+    further_layers,
+    network_of,
+)
 from convexcnn.models.neuron_network import NeuronDescent
 from convexcnn.patches.whiten import fit_triangular_whitening
 from small import generator, stripe_stream, stripes
@@ -25,9 +32,11 @@ def make(last: bool = False, **settings):
     return network_of(block, geometry, transform, STREAM.n_classes, generator(), last=last)
 
 
+@pytest.mark.parametrize("lookahead", [1, 2])
 @pytest.mark.parametrize("downsample", DOWNSAMPLINGS)
-def test_both_heads_learn_and_all_filters_keep_unit_norm(downsample):
-    network = make(downsample=downsample)
+def test_both_heads_learn_and_all_filters_keep_unit_norm(downsample, lookahead):
+    network = make(downsample=downsample, lookahead=lookahead)
+    assert len(network.further) == lookahead
     images, targets = STREAM.block(slice(None))
     before = [rows.detach().clone() for rows in network.unit_rows]
     NeuronDescent(network, STREAM, generator()).run(60)
@@ -58,6 +67,16 @@ def test_the_further_head_moves_the_neurons():
         loss = torch.nn.functional.cross_entropy(further, targets)
     (gradient,) = torch.autograd.grad(loss, network.directions)
     assert gradient.norm() > 1e-4
+
+
+@pytest.mark.parametrize("n_gates", [6, 8])
+def test_large_maps_are_halved_before_the_second_further_convolution(n_gates):
+    block = Block(n_gates=n_gates, gates="lookahead", lookahead=2)
+    for side, second in ((16, 8), (9, 4), (8, 4), (7, 7), (1, 1)):
+        block = replace(block, pooling=min(2, side))
+        layers = further_layers(block, block.geometry((3, side, side)))
+        shapes = [geometry.image_shape for geometry, _ in layers]
+        assert shapes == [(n_gates, side, side), (WIDTHS[0], second, second)]
 
 
 def test_the_last_block_has_nothing_to_look_to():

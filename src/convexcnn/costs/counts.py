@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from convexcnn.costs.work import FeatureShape
-from convexcnn.models.lookahead_network import WIDTHS, further_geometries
+from convexcnn.models.lookahead_network import further_layers
 from convexcnn.models.stack_settings import Block
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.solvers.lbfgs import GRAM_BLOCK, ROWS_PER_FEATURE
@@ -100,9 +100,9 @@ def orthogonalised(rows: int, columns: int) -> float:
 
 def lookahead_descent(block: Block, geometry: PatchGeometry, classes: int) -> float:
     """What further convolutions add to that: forwards, and backwards to filters and maps."""
-    further = further_geometries(block, geometry)
-    convolved = sum(map(neuron_passing, further, WIDTHS))
-    top, width = further[-1], WIDTHS[-1]
+    further = further_layers(block, geometry)
+    convolved = sum(neuron_passing(*layer) for layer in further)
+    top, width = further[-1]
     pooled = product(top.n_cells, patches(top), width)
     return 3 * (convolved + pooled + product(1, top.n_cells * width, classes))
 
@@ -118,8 +118,8 @@ def block_step(block: Block, geometry: PatchGeometry) -> float:
     own = neuron_step(geometry, block.n_gates)
     if block.gates != "lookahead":
         return own
-    further = zip(WIDTHS, further_geometries(block, geometry), strict=True)
-    return own + sum(orthogonalised(width, layer.patch_dim) for width, layer in further)
+    further = further_layers(block, geometry)
+    return own + sum(orthogonalised(width, layer.patch_dim) for layer, width in further)
 
 
 def gram(rows: float, size: int, band: int = statistics.BAND) -> float:

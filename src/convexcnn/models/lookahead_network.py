@@ -1,8 +1,9 @@
 """A network that learns the neurons of a block for the blocks after it, too.
 
 Further convolutions and a head of their own stand on the maps of the block while its filters are
-learned, and are thrown away afterwards: the auxiliary network with k = 3 of Belilovsky, Eickenberg
-& Oyallon (2019, section 3), beside the head with k = 1 that the convex program takes the place of.
+learned, and are thrown away afterwards: the auxiliary network with k = 2 or 3 of Belilovsky,
+Eickenberg & Oyallon (2019, section 3), beside the head with k = 1 that the convex program takes the
+place of.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from convexcnn.patches.responses import cell_averages
 from convexcnn.patches.whiten import PatchTransform
 
 WIDTHS = 128, 256
-"""Neurons of the further convolutions."""
+"""Neurons of the further convolutions, of which a block takes the first one or both."""
 
 HALVED_FROM = 8
 """Rows and columns from which maps are halved before all of them but the first."""
@@ -81,9 +82,9 @@ class LookaheadNetwork(NeuronNetwork):
         super().__init__(geometry, transform, block.n_gates, n_classes, generator)
         self.downsample = block.downsample
         device = self.directions.device
-        places = zip(further_geometries(block, geometry), WIDTHS, strict=True)
-        self.further = [FurtherConvolution(*place, generator, device) for place in places]
-        pooled = self.further[-1].geometry.n_cells * WIDTHS[-1]
+        layers = further_layers(block, geometry)
+        self.further = [FurtherConvolution(*layer, generator, device) for layer in layers]
+        pooled = self.further[-1].geometry.n_cells * len(self.further[-1].rows)
         self.further_head = torch.zeros(n_classes, pooled, device=device)
         self.further_bias = torch.zeros(n_classes, device=device)
 
@@ -119,15 +120,18 @@ class LookaheadNetwork(NeuronNetwork):
         return OWN_SHARE * own_loss + further_loss, own_loss, own
 
 
-def further_geometries(block: Block, geometry: PatchGeometry) -> list[PatchGeometry]:
-    """Where patches and cells of further convolutions lie, on the maps of a block or each other."""
+def further_layers(block: Block, geometry: PatchGeometry) -> list[tuple[PatchGeometry, int]]:
+    """Where patches and cells of further convolutions lie, and how many neurons each has.
+
+    The first sees the maps of the block, each other one those of the one before.
+    """
     channels, height, width = block.next_shape(geometry, block.n_gates)
-    found: list[PatchGeometry] = []
-    for neurons in WIDTHS:
+    found: list[tuple[PatchGeometry, int]] = []
+    for neurons in WIDTHS[: block.lookahead]:
         if found and min(height, width) >= HALVED_FROM:
             height, width = height // 2, width // 2
         cells = min(block.pooling, height, width)
-        found.append(PatchGeometry((channels, height, width), 3, 1, 1, cells))
+        found.append((PatchGeometry((channels, height, width), 3, 1, 1, cells), neurons))
         channels = neurons
     return found
 

@@ -37,9 +37,10 @@ class Block:
         padding: zeros around the maps, in pixels.
         n_gates: number of gates, g.
         gates: ``gaussian``, ``patches``, ``sgd`` or ``dual``, as for ConvexConvClassifier; or
-            ``lookahead`` (head ``neurons``): learned together with two more convolutions on
+            ``lookahead`` (head ``neurons``): learned together with further convolutions on
             the maps, which are thrown away, so that they serve later blocks, too; in the last
             block, ``sgd``.
+        lookahead: how many of these convolutions there are, 1 or 2.
         head: ``neurons``: V_i is a multiple of gate i, so that the head is linear in the pooled
             ReLU responses of the gates, and all of them are channels of the next maps.
             ``patches``: V_i is free, so that the head is linear in whole gated patches; g d
@@ -73,6 +74,7 @@ class Block:
     padding: int = 1
     n_gates: int = 48
     gates: str = "sgd"
+    lookahead: int = 1
     head: str = "neurons"
     n_neurons: int = 128
     downsample: str = "none"
@@ -89,6 +91,8 @@ class Block:
         for name in ("n_gates", "n_neurons"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.lookahead not in (1, 2):
+            raise SettingError(f"lookahead is {self.lookahead}; give 1 or 2 convolutions")
         for name in ("epochs", "tolerance"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -144,12 +148,15 @@ class Block:
 Blocks = str | Sequence[Block | Mapping[str, Any]]
 
 
-def _convolutions(widths: Sequence[int], halved: Sequence[int]) -> tuple[Block, ...]:
+def _convolutions(
+    widths: Sequence[int], halved: Sequence[int], lookahead: int = 1
+) -> tuple[Block, ...]:
     """Blocks of 3x3 filters; maps are halved after the blocks with these numbers."""
     return tuple(
         Block(
             n_gates=width,
             gates="lookahead",
+            lookahead=lookahead,
             downsample="average" if number in halved else "none",
         )
         for number, width in enumerate(widths, 1)
@@ -158,7 +165,9 @@ def _convolutions(widths: Sequence[int], halved: Sequence[int]) -> tuple[Block, 
 
 PRESETS: dict[str, tuple[Block, ...]] = {
     "small": _convolutions((64, 128, 256, 512), halved=(1, 2, 3)),
-    "vgg11": _convolutions((64, 128, 256, 256, 512, 512, 512, 512), halved=(1, 2, 4, 6)),
+    "vgg11": _convolutions(
+        (64, 128, 256, 256, 512, 512, 512, 512), halved=(1, 2, 4, 6), lookahead=2
+    ),
     "imagenet": (
         Block(8, 4, 2, n_gates=64, gates="lookahead", downsample="average"),
         *_convolutions((128, 256, 512), halved=(1, 2)),
