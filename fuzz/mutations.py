@@ -85,6 +85,8 @@ def change_json(content: bytes, chance: random.Random) -> bytes | None:
         return None
     places: list[tuple[Any, Any]] = []
     _collect(root, places)
+    if not places:
+        return None
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         holder, key = chance.choice(places)
         if not _has(holder, key):

@@ -31,6 +31,9 @@ CLAIM = "No reader answers a hostile file with anything but a documented error."
 SLICE_SECONDS = 300.0
 """A worker is started afresh after so long, so that its memory cannot creep up."""
 
+MOST_DEATHS = 10
+"""Workers of one reader that may end before their time; then something is wrong with them."""
+
 
 def environment() -> dict[str, str]:
     """One thread, and the modules of this tree."""
@@ -58,8 +61,8 @@ def fuzz(name: str, minutes: float, folder: Path, engine: str) -> dict[str, Any]
         if code != 0:
             (findings / f"ended-{int(time.time())}.txt").write_text(output[-5000:], "utf-8")
             ended.append(code)
-            if not done.get("executions"):
-                break  # it cannot even start
+            if not done.get("executions") or len(ended) == MOST_DEATHS:
+                break
     return {
         **totals,
         "processor_minutes": spent / 60,

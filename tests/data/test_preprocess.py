@@ -81,7 +81,23 @@ def test_what_is_no_image_is_refused(X, image_shape, complaint):
         as_images(X, image_shape)
 
 
-@pytest.mark.parametrize("image_shape", [(12,), (1, 2, 3, 4), (0, 4, 6), (-3, 4, 6)])
+@pytest.mark.parametrize(
+    "image_shape",
+    [
+        *(
+            (12,),
+            (1, 2, 3, 4),
+            (0, 4, 6),
+            (-3, 4, 6),
+            12,
+            (),
+            "346",
+            (3, 4.0, 6),
+            (3, 2**30, 2**30),
+        ),
+        *((-1, 4), (-1, 2**50, 6)),
+    ],
+)
 def test_an_impossible_image_shape_is_a_wrong_setting(image_shape):
     with pytest.raises(SettingError, match="must be"):
         as_images(RGB.reshape(5, -1), image_shape)

@@ -105,6 +105,19 @@ def test_a_damaged_block_is_named_and_training_goes_on_from_the_one_before(damag
     np.testing.assert_array_equal(model.scores(IMAGES), whole.scores(IMAGES))
 
 
+@pytest.mark.filterwarnings("ignore::convexcnn.models.block_checkpoint.DamagedCheckpoint")
+def test_a_folder_in_place_of_a_block_is_named_and_others_beside_it_stay(tmp_path):
+    interrupt_in(2, tmp_path)
+    (tmp_path / "block1.json").unlink()
+    (tmp_path / "block1.json").mkdir()
+    (tmp_path / "block1.json kept aside").mkdir()
+    with pytest.raises(RunError, match=r"block1\.json is damaged and cannot be removed .*yourself"):
+        layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+    (tmp_path / "block1.json").rmdir()
+    layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS)
+    assert (tmp_path / "block1.json kept aside").is_dir()
+
+
 def test_a_disk_that_fills_up_while_a_block_is_kept_leaves_no_half_block(monkeypatch, tmp_path):
     interrupt_in(2, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}

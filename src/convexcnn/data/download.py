@@ -116,7 +116,14 @@ def unpack(archive: Path, folder: Path) -> None:
         try:
             with tarfile.open(archive, "r:gz") as tar:
                 _extract_bounded(tar, Path(workspace))
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except (
+            tarfile.TarError,
+            EOFError,
+            OSError,
+            OverflowError,
+            ValueError,
+            zlib.error,
+        ) as error:
             raise DataError(
                 f"{archive.name}: cannot be unpacked ({error}); nothing was kept. Fetch it again"
             ) from error

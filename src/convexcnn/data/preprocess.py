@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +18,9 @@ from convexcnn.errors import DataError, SettingError
 
 CHUNK = 1024
 """Images handled at once: temporaries stay small."""
+
+MOST_NUMBERS = 2**40
+"""No image has more, and no array that stands for one can be as large as the processor counts."""
 
 
 def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
@@ -38,7 +44,8 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
     """
     images = _as_pixels(X)
-    if image_shape is not None and image_shape[:1] in ((-1,), [-1]):
+    image_shape = None if image_shape is None else _whole_numbers(image_shape)
+    if image_shape is not None and image_shape[:1] == (-1,):
         images = _with_channels(images, image_shape)
         check_finite(images, "X")
         return images
@@ -73,6 +80,20 @@ def channels_first(images: Images) -> Images:
     return images
 
 
+def _whole_numbers(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an image as integers, if it can be one."""
+    try:
+        numbers = tuple(operator.index(number) for number in image_shape)
+    except TypeError:
+        numbers = ()
+    if not numbers or math.prod(map(abs, numbers)) > MOST_NUMBERS:
+        raise SettingError(
+            f"image_shape={reprlib.repr(image_shape)} must be (channels, height, width), "
+            "(height, width, channels) or (height, width), all whole numbers"
+        )
+    return numbers
+
+
 def _with_channels(images: Images, image_shape: Sequence[int]) -> Images:
     """Flattened images to (n, channels, height, width), with as many channels as that makes."""
     size = int(np.prod(image_shape[1:]))
@@ -93,7 +114,7 @@ def _expected_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
             f"image_shape={tuple(image_shape)} must be (channels, height, width), "
             "(height, width, channels) or (height, width), all positive"
         )
-    return channels_first(np.empty((1, *image_shape), np.uint8)).shape[1:]
+    return channels_first(np.broadcast_to(np.uint8(0), (1, *image_shape))).shape[1:]
 
 
 def _unflatten(images: Images, image_shape: Sequence[int] | None) -> Images:

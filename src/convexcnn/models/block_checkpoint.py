@@ -27,7 +27,7 @@ from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.models.whole_files import read_tensors
 from convexcnn.patches.stream import ImageStream
 
-NUMBER = re.compile(r"block(\d+)\.")
+NUMBER = re.compile(r"block(\d+)\.(json|safetensors)")
 
 
 class DamagedCheckpoint(UserWarning):
@@ -153,9 +153,15 @@ class BlockCheckpoint:
             stacklevel=2,
         )
         for path in self.folder.glob("block*"):
-            found = NUMBER.match(path.name)
-            if found is not None and int(found[1]) >= number:
+            found = NUMBER.fullmatch(path.name)
+            if found is None or int(found[1]) < number:
+                continue
+            try:
                 path.unlink(missing_ok=True)
+            except OSError as why:
+                raise RunError(
+                    f"{path} is damaged and cannot be removed ({why.strerror}); remove it yourself"
+                ) from why
 
     def load(self, number: int, settings: Block, stream: ImageStream) -> BlockOutcome | None:
         """Return a block that was saved, and its scores of all images; None if none was.
