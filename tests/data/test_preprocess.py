@@ -84,18 +84,17 @@ def test_what_is_no_image_is_refused(X, image_shape, complaint):
 @pytest.mark.parametrize(
     "image_shape",
     [
-        *(
-            (12,),
-            (1, 2, 3, 4),
-            (0, 4, 6),
-            (-3, 4, 6),
-            12,
-            (),
-            "346",
-            (3, 4.0, 6),
-            (3, 2**30, 2**30),
-        ),
-        *((-1, 4), (-1, 2**50, 6)),
+        (12,),
+        (1, 2, 3, 4),
+        (0, 4, 6),
+        (-3, 4, 6),
+        12,
+        (),
+        "346",
+        (3, 4.0, 6),
+        (3, 2**30, 2**30),
+        (-1, 4),
+        (-1, 2**50, 6),
     ],
 )
 def test_an_impossible_image_shape_is_a_wrong_setting(image_shape):
