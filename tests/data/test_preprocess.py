@@ -175,8 +175,8 @@ def test_the_number_of_channels_may_be_left_open():
     [
         (np.zeros((4, 7)), (-1, 2, 2), r"for flattened images \(n, channels \* 4\)"),
         (np.zeros((4, 1, 2, 2)), (-1, 2, 2), "for flattened images"),
-        (np.zeros((4, 4)), (-1, 4), r"must be \(-1, height, width\)"),
-        (np.zeros((4, 4)), (-1, -2, -2), r"must be \(-1, height, width\)"),
+        (np.zeros((4, 4)), (-1, 4), r"or \(-1, height, width\)"),
+        (np.zeros((4, 4)), (-1, -2, -2), r"or \(-1, height, width\)"),
     ],
 )
 def test_channels_that_do_not_fit_are_refused(X, image_shape, message):

@@ -44,7 +44,7 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
     """
     images = _as_pixels(X)
-    image_shape = None if image_shape is None else _whole_numbers(image_shape)
+    image_shape = None if image_shape is None else _shape_of_image(image_shape)
     if image_shape is not None and image_shape[:1] == (-1,):
         images = _with_channels(images, image_shape)
         check_finite(images, "X")
@@ -80,25 +80,26 @@ def channels_first(images: Images) -> Images:
     return images
 
 
-def _whole_numbers(image_shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of an image as integers, if it can be one."""
+def _shape_of_image(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """``image_shape`` as integers, if it can be the shape of an image."""
     try:
         numbers = tuple(operator.index(number) for number in image_shape)
     except TypeError:
         numbers = ()
-    if not numbers or math.prod(map(abs, numbers)) > MOST_NUMBERS:
+    sides = numbers[1:] if numbers[:1] == (-1,) else numbers
+    too_many = math.prod(map(abs, numbers)) > MOST_NUMBERS
+    if len(numbers) not in (2, 3) or len(sides) < 2 or min(sides) < 1 or too_many:
         raise SettingError(
             f"image_shape={reprlib.repr(image_shape)} must be (channels, height, width), "
-            "(height, width, channels) or (height, width), all whole numbers"
+            "(height, width, channels) or (height, width), all positive whole numbers, or "
+            "(-1, height, width)"
         )
     return numbers
 
 
 def _with_channels(images: Images, image_shape: Sequence[int]) -> Images:
     """Flattened images to (n, channels, height, width), with as many channels as that makes."""
-    size = int(np.prod(image_shape[1:]))
-    if len(image_shape) != 3 or size < 1 or min(image_shape[1:]) < 1:
-        raise SettingError(f"image_shape={tuple(image_shape)} must be (-1, height, width)")
+    size = math.prod(image_shape[1:])
     if images.ndim != 2 or not images.shape[1] or images.shape[1] % size:
         raise DataError(
             f"X has shape {images.shape}, and image_shape={tuple(image_shape)} is for flattened "
@@ -109,11 +110,6 @@ def _with_channels(images: Images, image_shape: Sequence[int]) -> Images:
 
 def _expected_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
     """What image_shape means as (channels, height, width)."""
-    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
-        raise SettingError(
-            f"image_shape={tuple(image_shape)} must be (channels, height, width), "
-            "(height, width, channels) or (height, width), all positive"
-        )
     return channels_first(np.broadcast_to(np.uint8(0), (1, *image_shape))).shape[1:]
 
 
