@@ -91,9 +91,12 @@ def test_cells_hold_the_patches_of_the_reference(geometry):
         ({"filter_size": 0}, "filter_size is 0; give a positive integer"),
         ({"filter_size": 3, "stride": 0}, "stride is 0"),
         ({"filter_size": 3, "padding": -1}, "padding is -1"),
+        ({"filter_size": 3, "padding": 9}, "padding is 9; give 0 to 8 pixels"),
+        ({"filter_size": 3, "stride": 9}, "stride 9 is larger than the 8x6 image .* at most 8"),
+        ({"filter_size": 3, "stride": 11, "padding": 1}, "stride 11 .* at most 10"),
         ({"filter_size": 3, "cells": 0}, "cells is 0"),
         ({"filter_size": 3, "cells": 5}, "pooling 5 asks for more cells .* 6x4 grid"),
-        ({"filter_size": 3, "stride": 9, "cells": 2}, "1x1 grid"),
+        ({"filter_size": 3, "stride": 8, "cells": 2}, "1x1 grid"),
     ],
 )
 def test_what_does_not_fit_is_a_wrong_setting(settings, complaint):

@@ -7,6 +7,7 @@ Source: LeCun, Cortes & Burges, *The MNIST database* (the idx format); Xiao, Ras
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -131,8 +132,8 @@ def _read_idx(file: IO[bytes] | gzip.GzipFile, path: Path, axes: int) -> Images:
     if len(header) < 4 + 4 * axes:
         raise DataError(f"{path}: truncated within its header; {REPAIR}")
     shape = struct.unpack(f">{axes}I", header[4:])
-    size = int(np.prod(shape, dtype=object))
-    check_fits(size, str(path))
+    size = math.prod(shape)
+    check_fits(math.prod(max(1, side) for side in shape), str(path))  # empty ones too
     values = bytearray()  # grows with what is there, not with what the header claims
     while part := file.read(min(READ_AT_ONCE, size - len(values))):
         values += part

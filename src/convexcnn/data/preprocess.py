@@ -44,7 +44,7 @@ def as_images(X: Any, image_shape: Sequence[int] | None = None) -> Images:
         DataError: X is not numeric, has another shape, or has NaN or infinite pixels.
     """
     images = _as_pixels(X)
-    image_shape = None if image_shape is None else _shape_of_image(image_shape)
+    image_shape = None if image_shape is None else shape_of_image(image_shape)
     if image_shape is not None and image_shape[:1] == (-1,):
         images = _with_channels(images, image_shape)
         check_finite(images, "X")
@@ -80,8 +80,12 @@ def channels_first(images: Images) -> Images:
     return images
 
 
-def _shape_of_image(image_shape: Sequence[int]) -> tuple[int, ...]:
-    """``image_shape`` as integers, if it can be the shape of an image."""
+def shape_of_image(image_shape: Sequence[int]) -> tuple[int, ...]:
+    """``image_shape`` as integers, if it can be the shape of an image.
+
+    Raises:
+        SettingError: it can not.
+    """
     try:
         numbers = tuple(operator.index(number) for number in image_shape)
     except TypeError:

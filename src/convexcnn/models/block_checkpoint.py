@@ -18,7 +18,7 @@ from torch import Tensor
 from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.rows import row_blocks
 from convexcnn.distributed import ALONE, Processes
-from convexcnn.errors import DataError, RunError
+from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.files import Write, sealed, unsealed, write_together
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import BlockOutcome
@@ -28,6 +28,9 @@ from convexcnn.models.whole_files import read_tensors
 from convexcnn.patches.stream import ImageStream
 
 NUMBER = re.compile(r"block(\d+)\.(json|safetensors)")
+
+DAMAGES = ArithmeticError, LookupError, TypeError, ValueError
+"""What a description that is not what was written raises."""
 
 
 class DamagedCheckpoint(UserWarning):
@@ -80,7 +83,7 @@ class BlockCheckpoint:
         try:
             description = unsealed(content, path)
             found, steps = description["fingerprint"], int(description["steps"])
-        except (LookupError, TypeError, ValueError, RunError) as error:
+        except (*DAMAGES, RunError) as error:
             self._give_up(number, error)
             return None
         if found != self.fingerprint:
@@ -184,7 +187,7 @@ class BlockCheckpoint:
             description = unsealed(content, path)
             if description["fingerprint"] == self.fingerprint:
                 return self._restored(number, settings, stream, description)
-        except (OSError, LookupError, TypeError, ValueError, RunError, DataError) as error:
+        except (*DAMAGES, OSError, ConvexcnnError) as error:
             self._give_up(number, error)
             return None
         raise self._foreign(path)

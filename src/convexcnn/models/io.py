@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from convexcnn import __version__
-from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.preprocess import ImageScaler, shape_of_image
 from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.files import write_text, write_together
 from convexcnn.models.base import ImageClassifier
@@ -169,7 +169,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageC
     model.class_names = tuple(str(name) for name in description["class_names"])
     if model.class_names:
         model.column_names()  # every label has its name
-    channels, height, width = (int(size) for size in description["image_shape"])
+    channels, height, width = shape_of_image(description["image_shape"])
     model.image_shape_ = (channels, height, width)
     model.n_features_in_ = channels * height * width
     model.scaler_ = ImageScaler.from_dict(description["scaler"])

@@ -24,12 +24,12 @@ class PatchGeometry:
         image_shape: (channels, height, width) in pixels.
         filter_size: side of the square filter, in pixels.
         stride: distance between neighbouring patches, in pixels.
-        padding: zeros added on every side, in pixels.
+        padding: zeros added on every side, in pixels; no more than the image has.
         cells: pooling cells per side, a; 1 is global average pooling.
 
     Raises:
-        SettingError: if the filter is larger than the padded image, or there are more cells than
-            patches along an axis.
+        SettingError: if the filter or its stride is larger than the padded image, the padding
+            larger than the image, or there are more cells than patches along an axis.
     """
 
     image_shape: tuple[int, int, int]
@@ -42,13 +42,21 @@ class PatchGeometry:
         for name in ("filter_size", "stride", "cells"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; give a positive integer")
-        if self.padding < 0:
-            raise SettingError(f"padding is {self.padding}; give 0 or more pixels")
         _, height, width = self.image_shape
+        if not 0 <= self.padding <= max(height, width):
+            raise SettingError(
+                f"padding is {self.padding}; give 0 to {max(height, width)} pixels, as many "
+                f"as the {height}x{width} image has along its longer side"
+            )
         if self.filter_size > min(height, width) + 2 * self.padding:
             raise SettingError(
                 f"filter_size {self.filter_size} is larger than the {height}x{width} image with "
                 f"padding {self.padding}; choose at most {min(height, width) + 2 * self.padding}"
+            )
+        if self.stride > max(height, width) + 2 * self.padding:
+            raise SettingError(
+                f"stride {self.stride} is larger than the {height}x{width} image with padding "
+                f"{self.padding}; choose at most {max(height, width) + 2 * self.padding}"
             )
         if self.cells > min(self.grid):
             raise SettingError(
