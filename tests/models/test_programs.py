@@ -19,6 +19,7 @@ from convexcnn.programs.program import Program
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import PathSolver
+from convexcnn.solvers.result import best_point
 from convexcnn.solvers.warm_path import WarmPath
 from small import stripes
 from tiny_models import convex
@@ -117,10 +118,9 @@ def test_a_smaller_tolerance_leaves_a_smaller_gap():
 @pytest.mark.parametrize("regulariser", ["group", "nuclear"])
 def test_validation_chooses_from_the_path_of_a_norm(regulariser):
     model = convex(regulariser=regulariser).fit(IMAGES, LABELS)
-    best = max(point["validation"]["accuracy"] for point in model.path_)
-    assert model.beta_ == max(
-        point["beta"] for point in model.path_ if point["validation"]["accuracy"] == best
-    )
+    chosen = best_point(model.solution_.path, round(0.1 * len(LABELS)))
+    assert model.beta_ == chosen.beta
+    assert model.path_ == [point.to_dict() for point in model.solution_.path]
     assert model.temperature_ != 1
 
 

@@ -14,6 +14,7 @@ from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
 from convexcnn.solvers.registry import RIDGE_SOLVERS
+from convexcnn.solvers.result import best_point
 from convexcnn.solvers.sgd import SGD
 from small import one_hot, stripes
 from tiny_models import convex
@@ -140,10 +141,8 @@ def test_only_what_can_be_certified_is():
 
 def test_beta_is_chosen_from_the_path_by_validation(trained):
     model = trained["convex"]
-    best = max(point["validation"]["accuracy"] for point in model.path_)
-    chosen = [point for point in model.path_ if point["validation"]["accuracy"] == best]
     assert len(model.path_) == 13
-    assert model.beta_ == max(point["beta"] for point in chosen)
+    assert model.beta_ == best_point(model.solution_.path, round(0.1 * len(LABELS))).beta
     assert all(point["train"]["loss"] > 0 for point in model.path_)
 
 

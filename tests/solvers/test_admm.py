@@ -17,6 +17,7 @@ from convexcnn.solvers.admm import ADMM
 from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.metric import GramMetric, KernelMetric, Metric
 from convexcnn.solvers.optimum import Optimum, Status
+from convexcnn.solvers.result import best_point
 from convexcnn.solvers.warm_path import WarmPath
 from small import GEOMETRIES, generator, single_features, stripe_stream
 
@@ -116,8 +117,7 @@ def test_a_path_chooses_by_held_out_images() -> None:
     train, held_out = MANY.subset(slice(0, 120)), MANY.subset(slice(120, None))
     solution = WarmPath(ADMM(1e-3), kind).solve(features(), train, held_out)
     assert solution.relative_gap <= 1e-3
-    chosen = max(solution.path, key=lambda p: (p.validation["accuracy"], p.beta))
-    assert solution.beta == chosen.beta
+    assert solution.beta == best_point(solution.path, len(held_out.labels)).beta
     assert solution.held_out_scores is not None
     assert solution.held_out_scores.shape == (40, 3)
     objectives = [point.train["objective"] for point in solution.path]

@@ -116,7 +116,7 @@ def test_a_path_is_solved_chosen_from_and_solved_again_on_all_rows(solver, mirro
             reference.squared_loss(scores, held_targets), rel=1e-3
         )
         assert point.validation["accuracy"] == pytest.approx(accuracy)
-    assert solution.beta == best_point(solution.path).beta
+    assert solution.beta == best_point(solution.path, len(held_out.labels)).beta
     assert_optimal(solution, *explicit(features, train, held_out))
 
 
@@ -290,7 +290,7 @@ def test_a_default_path_ends_once_the_held_out_images_have_had_enough(monkeypatc
     monkeypatch.setattr(matrix_free, "TOGETHER", 2)
     path = MatrixFree().solve(features, noise, held_out).path
     assert len(path) < len(DEFAULT_PATH)
-    best = best_point(path)
+    best = best_point(path, len(held_out.labels))
     assert path.index(best) >= PATIENCE
     assert path[-1].beta > path[0].beta
 
@@ -324,12 +324,30 @@ def test_memory_grows_with_what_each_solver_keeps():
     assert direct.needed_gb(10**6, 5000, 10) < kernel.needed_gb(10**6, 5000, 10)
 
 
-def test_ties_in_accuracy_go_to_the_largest_beta():
-    path = [
-        PathPoint(beta, validation={"accuracy": accuracy, "loss": 0.0})
-        for beta, accuracy in [(1.0, 0.5), (0.1, 0.7), (0.3, 0.7), (0.01, 0.6)]
-    ]
-    assert best_point(path).beta == 0.3
+def path_point(beta: float, accuracy: float, loss: float) -> PathPoint:
+    return PathPoint(beta, validation={"accuracy": accuracy, "loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "held_out", "chosen"),
+    [
+        ([0.5, 0.7, 0.7, 0.6], [0, 0, 0, 0], 10**6, 1),
+        ([0.5, 0.7, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2], 10**6, 2),
+        ([0.83, 0.81, 0.85], [0.2, 0.1, 0.4], 48, 0),
+        ([0.83, 0.81, 0.85], [0.2, 0.1, 0.4], 10, 1),
+        ([0.83, 0.81, 0.85], [0.2, 0.1, 0.4], 1000, 2),
+        ([0.83, 0.81, 0.85], [0.2, 0.21, 0.2015], 10, 2),
+        ([0.9, 1.0], [0.1, 0.2], 10, 1),
+    ],
+    ids=["ties", "loss of ties", "near", "all near", "none near", "same loss", "perfect"],
+)
+def test_the_smallest_loss_of_those_about_as_accurate_is_chosen(
+    accuracies, losses, held_out, chosen
+):
+    points = map(path_point, (1.0, 0.3, 0.1, 0.01), accuracies, losses)
+    path = list(points)
+    assert best_point(path, held_out) is path[chosen]
+    assert best_point(path[::-1], held_out) is path[chosen]
 
 
 def test_measures_are_means_over_images():

@@ -16,6 +16,7 @@ from convexcnn.programs.program import Program
 from convexcnn.solvers.interior_point import InteriorPoint
 from convexcnn.solvers.lbfgs import LBFGS, _Data, _factor
 from convexcnn.solvers.optimum import Optimum, Status
+from convexcnn.solvers.result import best_point
 from convexcnn.solvers.warm_path import WarmPath
 from cvxpy_oracle import tiny_program
 from small import GEOMETRIES, generator, single_features, stripe_stream
@@ -172,7 +173,6 @@ def test_a_path_chooses_by_held_out_images() -> None:
     solution = WarmPath(LBFGS(1e-4), LOGISTIC).solve(features(), train, held_out)
     assert solution.solver == "lbfgs"
     assert solution.relative_gap <= 1e-4
-    chosen = max(solution.path, key=lambda p: (p.validation["accuracy"], p.beta))
-    assert solution.beta == chosen.beta
+    assert solution.beta == best_point(solution.path, len(held_out.labels)).beta
     objectives = [point.train["objective"] for point in solution.path]
     assert objectives == sorted(objectives, reverse=True)

@@ -93,7 +93,7 @@ class Direct(PathSolver):
         if validation is not None:
             biases = torch.stack([statistics.intercept(v) for v in weights])
             measure_path(features, validation, weights, biases, path)
-            chosen = best_point(path)
+            chosen = best_point(path, len(validation.labels))
             at, beta = path.index(chosen), chosen.beta
             held_out = scores_of(features, validation, weights[at], biases[at])
             best = weights[at]

@@ -90,7 +90,7 @@ class Kernel(PathSolver):
             held_targets = (targets[n_train:] / scale)[plain]
             for point, point_scores in zip(path, scores, strict=True):
                 point.validation = squared_measures(point_scores, held_targets, validation.weights)
-            chosen = best_point(path)
+            chosen = best_point(path, len(validation.labels))
             beta, held_out = chosen.beta, scores[path.index(chosen)]
             dual = duals[path.index(chosen)]
         if validation is None or not self.refit:

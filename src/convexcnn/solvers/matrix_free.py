@@ -148,12 +148,13 @@ class MatrixFree(PathSolver):
             if validation is not None:
                 biases = torch.stack([_bias(train, moments, v) for v in solved])
                 measure_path(features, validation, solved, biases, points)
-                if self._has_enough(path):
+                if self._has_enough(path, validation):
                     break
         clock.lap("path")
         beta, held_out, streams, left = betas[0], None, [train], self.max_iterations - passes
         if validation is not None:
-            beta, left = best_point(path).beta, self.max_iterations
+            beta = best_point(path, len(validation.labels)).beta
+            left = self.max_iterations
             streams = [train, validation] if self.refit else [train]
             bias = _bias(train, moments, weights[beta])
             held_out = scores_of(features, validation, weights[beta], bias)

@@ -31,7 +31,7 @@ PATH_VECTORS = 110
 """Vectors per class that a path holds at most: a Lanczos basis and a solution per beta."""
 
 PATIENCE = 2
-"""Points of a default path that may fall below the best validation accuracy before it ends."""
+"""Points of a default path that may follow the best one before it ends."""
 
 DEFAULT_PATH = tuple(10.0 ** (-3 + i / 3) for i in range(13))
 """Default betas, relative to the mean variance of a feature."""
@@ -99,9 +99,10 @@ class PathSolver(ABC):
         """Whether this solver can solve programs of a kind; ridge regression, unless it says so."""
         return kind.is_ridge
 
-    def _has_enough(self, path: list[PathPoint]) -> bool:
+    def _has_enough(self, path: list[PathPoint], validation: ImageStream) -> bool:
         """Whether the best of the points so far lies so far back that the path ends here."""
-        return self.ends_early and path.index(best_point(path)) < len(path) - PATIENCE
+        best = best_point(path, len(validation.labels))
+        return self.ends_early and path.index(best) < len(path) - PATIENCE
 
     def _check_choice(self, train: ImageStream, validation: ImageStream | None) -> None:
         betas = self.betas

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,12 @@ from convexcnn.solvers.optimum import Status
 
 Callback = Callable[[dict[str, Any]], None]
 """Receives one JSON-able event per logged step or finished phase."""
+
+MARGIN = 0.5
+"""Standard errors by which the accuracy of a beta may fall short of the best one's."""
+
+SAME_LOSS = 1.01
+"""Losses whose ratio is smaller count as the same."""
 
 
 @dataclass
@@ -59,9 +66,27 @@ class Solution:
     reason: str = ""
 
 
-def best_point(path: list[PathPoint]) -> PathPoint:
-    """The point with the highest validation accuracy; the largest beta of several that tie."""
-    return max(path, key=lambda point: (point.validation["accuracy"], point.beta))
+def best_point(path: Sequence[PathPoint], held_out: int) -> PathPoint:
+    """The point of the smallest validation loss among those that are as accurate as the best.
+
+    As accurate means within half the standard error of the best accuracy a on so many images,
+    sqrt(a (1 - a) / n) / 2: neighbours on a path err on much the same images, so that their
+    difference is less uncertain than either of them. Losses that differ by a hundredth are the
+    same; then accuracy decides.
+
+    Args:
+        path: points with ``loss`` and ``accuracy`` of the same held-out images.
+        held_out: number of these, n.
+
+    Returns:
+        The point; the largest beta of several that tie.
+    """
+    accuracy = max(point.validation["accuracy"] for point in path)
+    least = accuracy - MARGIN * math.sqrt(accuracy * (1 - accuracy) / held_out)
+    near = [point for point in path if point.validation["accuracy"] >= least]
+    most = SAME_LOSS * min(point.validation["loss"] for point in near)
+    near = [point for point in near if point.validation["loss"] <= most]
+    return max(near, key=lambda point: (point.validation["accuracy"], point.beta))
 
 
 class PhaseClock:

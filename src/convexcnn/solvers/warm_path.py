@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -166,30 +167,27 @@ class WarmPath(PathSolver):
             at_beta = self.solver.restrict(at_beta, self.kind, features, [train], callback)
         clock.lap("preparation")
         path: list[PathPoint] = []
-        solved: list[PathPoint] = []
-        optimum: Optimum | None = None
-        best: Optimum | None = None
+        optima: list[Optimum] = []
         scores: list[Tensor] = []
+        optimum: Optimum | None = None
         for beta in betas:
             optimum = at_beta(beta, optimum)
-            best = best or optimum
+            optima.append(replace(optimum, multipliers=None))  # which are as large as the data
             path.append(PathPoint(beta, {"objective": optimum.history[-1]["primal"]}))
             if validation is None:
                 continue
             scores.append(held_out_scores(self.kind, features, validation, optimum))
             path[-1].validation = self._measures(scores[-1], validation)
-            if optimum.status is Status.OPTIMAL:
-                solved.append(path[-1])
-            best = optimum if best_point(solved or path) is path[-1] else best
-            if self._has_enough(path):
+            if self._has_enough(path, validation):
                 break
         clock.lap("path")
-        assert optimum is not None
-        assert best is not None
-        beta, held_out = betas[0], None
+        at, held_out = 0, None
         if validation is not None:
-            chosen = best_point(solved or path)
-            beta, held_out = chosen.beta, scores[path.index(chosen)]
+            ends = zip(path, optima, strict=True)
+            solved = [point for point, end in ends if end.status is Status.OPTIMAL]
+            at = path.index(best_point(solved or path, len(validation.labels)))
+            held_out = scores[at]
+        beta, best = path[at].beta, optima[at]
         if refit:
             best = at_beta_of_all(beta, optimum)
             clock.lap("refit")
