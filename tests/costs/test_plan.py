@@ -195,7 +195,7 @@ def test_imagenet_is_planned_for_gpus_without_having_it() -> None:
             assert work.kind in HOST
             return 1.0
 
-    model = LayerwiseConvexCNN(blocks="imagenet", memory_gb=1000)
+    model = LayerwiseConvexCNN(blocks="imagenet", memory_gb=400)
     plans = [make_plan(model, MILLION, GivenGPUs(g, 989.0, 3350.0, Host())) for g in (1, 8)]
     assert plans[0].seconds > plans[1].seconds
     assert plans[0].flops == plans[1].flops > 1e16

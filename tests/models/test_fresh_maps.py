@@ -31,7 +31,7 @@ def task_of(model, **changes) -> BlockTask:
     pixels = model.training_stream(IMAGES, LABELS)
     split, first = model._held_out(pixels), model.blocks_[0]
     memory = MemoryPlan.of(None, IMAGES)
-    maps = freeze(first, pixels, split, memory)
+    maps = freeze(first, pixels.paired(), split, memory)
     return BlockTask(
         Block(),
         replace(pixels, **changes),
@@ -84,4 +84,14 @@ def test_everything_else_is_as_stored(model):
     stored, expected = task.train.block(rows)
     assert torch.equal(images, stored)
     assert torch.equal(targets, expected)
-    assert torch.equal(fresh.view(rows, images, 3), task.train.view(rows, images, 3))
+    assert torch.equal(fresh.view(rows, images, 1), task.train.view(rows, images, 1))
+    assert (task.pixels.views, fresh.views) == (4, 2)
+
+
+def test_a_first_block_descends_on_shifted_images_that_its_program_does_not_see(model):
+    task = task_of(model)
+    first = replace(task, earlier=(), stream=task.pixels.paired())
+    assert len(first.train) == 2 * len(task.split.kept)
+    fresh = first.descent_stream()
+    assert (fresh.mirror, fresh.shifts) == (True, 1)
+    np.testing.assert_array_equal(fresh.labels, first.train.labels)

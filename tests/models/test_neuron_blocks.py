@@ -36,7 +36,7 @@ def model() -> LayerwiseConvexCNN:
 
 def phi_of(model: LayerwiseConvexCNN, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Features and one-hot targets of a block's training rows, by plain convolutions in float64."""
-    stream = model.training_stream(IMAGES, LABELS)
+    stream = model.training_stream(IMAGES, LABELS).paired()
     split = model._held_out(stream)
     for block in model.blocks_[: number - 1]:
         stream = freeze(block, stream, split, MemoryPlan.of(None, IMAGES))

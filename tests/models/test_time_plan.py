@@ -39,7 +39,7 @@ def clock(monkeypatch):
 
 
 def plan(minutes: float | None) -> TimePlan:
-    return TimePlan(minutes, COSTS, images=10_000, views=2, classes=10)
+    return TimePlan(minutes, COSTS, images=10_000, views=2, augmented=True, classes=10)
 
 
 def fixed(numbers: range) -> float:
@@ -60,7 +60,7 @@ def test_all_blocks_get_as_many_seconds(clock):
 
 
 def test_what_a_block_leaves_goes_to_the_others(clock):
-    found = TimePlan(5.0, COSTS, images=10_000, views=2, classes=10)
+    found = TimePlan(5.0, COSTS, images=10_000, views=2, augmented=True, classes=10)
     share = (SPARE * 300 - fixed(range(1, 4))) / 3
     assert found.steps(1, 7, 100) == MOST_EPOCHS * 100
     clock[0] = MOST_EPOCHS * 10_000 * COSTS[0].descent + fixed(range(1, 2))
@@ -99,7 +99,7 @@ def test_a_block_that_would_not_end_in_time_is_not_begun(clock):
 
 def test_blocks_for_which_too_few_steps_are_left_are_not_planned(clock):
     slow = [COSTS[0], replace(COSTS[1], descent=2e-3), COSTS[2]]
-    found, end = TimePlan(1.5, slow, images=10_000, views=2, classes=10), SPARE * 90
+    found, end = TimePlan(1.5, slow, images=10_000, views=2, augmented=True, classes=10), SPARE * 90
     least = FEWEST_EPOCHS * 10_000 * (2e-3 + COSTS[0].passing)
     assert (end - fixed(range(1, 3))) / 2 < least
     alone = (end - fixed(range(1, 2))) / (256 * COSTS[0].descent)
@@ -112,15 +112,18 @@ def test_blocks_for_which_too_few_steps_are_left_are_not_planned(clock):
 
 def test_blocks_whose_neurons_are_not_learned_leave_their_share(clock):
     given = [COSTS[0], replace(COSTS[1], descends=False), COSTS[2]]
-    found = TimePlan(1.0, given, images=10_000, views=2, classes=10)
+    found = TimePlan(1.0, given, images=10_000, views=2, augmented=True, classes=10)
     half = (SPARE * 60 - fixed(range(1, 4))) / 2
     assert found.steps(1, 7, 100) * 100 * COSTS[0].descent == pytest.approx(half, rel=0.01)
 
 
 def test_there_are_no_more_epochs_than_are_worth_their_time(clock):
-    many = TimePlan(1e5, COSTS, images=100_000, views=2, classes=10)
+    many = TimePlan(1e5, COSTS, images=100_000, views=2, augmented=True, classes=10)
     assert many.steps(1, 7, 100) == MOST_EPOCHS * 1000
-    assert TimePlan(1e5, COSTS, images=500, views=2, classes=10).steps(1, 7, 100) == MOST_STEPS
+    assert (
+        TimePlan(1e5, COSTS, images=500, views=2, augmented=True, classes=10).steps(1, 7, 100)
+        == MOST_STEPS
+    )
 
 
 def test_costs_are_measured_without_touching_the_random_state():
@@ -148,11 +151,11 @@ def test_the_rates_of_heads_are_measured():
 
 
 def test_loading_counts_where_images_are_augmented_anew(clock):
-    slow = TimePlan(2.0, COSTS, images=10_000, views=2, classes=10, loading=1e-3)
+    slow = TimePlan(2.0, COSTS, images=10_000, views=2, augmented=True, classes=10, loading=1e-3)
     assert slow.steps(1, 7, 100) < plan(2.0).steps(1, 7, 100)
     assert slow.steps(2, 7, 100) < plan(2.0).steps(2, 7, 100)
     stored, quick = (
-        TimePlan(2.0, COSTS, images=10_000, views=1, classes=10, loading=loading)
+        TimePlan(2.0, COSTS, images=10_000, views=1, augmented=False, classes=10, loading=loading)
         for loading in (1e-3, 0.0)
     )
     assert stored.steps(1, 7, 100) < quick.steps(1, 7, 100)

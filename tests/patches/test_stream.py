@@ -135,6 +135,15 @@ def test_shifted_views_follow_in_the_same_order_and_stay_with_their_images():
     assert len(stream.plain()) == 30
 
 
+def test_pairs_are_images_and_mirror_images_or_else_shifted_ones():
+    stream = replace(stripe_stream(30), shifts=1)
+    assert stream.paired() is stream
+    both = replace(stream, mirror=True)
+    pairs = rows_of(both.paired().blocks(7))[0].view(30, 2, 1, 8, 8)
+    assert torch.equal(pairs, rows_of(both.blocks(7))[0].view(30, 4, 1, 8, 8)[:, :2])
+    assert torch.equal(pairs[:, 0].flip(3), pairs[:, 1])
+
+
 def test_an_image_is_shifted_by_its_offset():
     image = torch.arange(12.0).view(1, 1, 3, 4)
     (found,) = shifted(image, torch.tensor([[1, -2]]))[0]

@@ -78,7 +78,8 @@ class StackPlan:
         self.blocks = model.read_blocks(survey.image_shape)
         self.geometries = plan_geometries(self.blocks, survey.image_shape)
         self.augmentation = AUGMENTATIONS[model.augment]
-        self.rows = Rows.of(survey.n_train, self.augmentation.views, model.validation_fraction)
+        views = self.augmentation.paired.views
+        self.rows = Rows.of(survey.n_train, views, model.validation_fraction)
         k = survey.n_classes
         scores = len(self.blocks) * survey.n_train * k
         self.budget = 1e9 * memory_plan(model.memory_gb, survey, scores).usable_gb
@@ -91,7 +92,8 @@ class StackPlan:
             model.budget,
             costs,
             images=survey.n_train,
-            views=self.augmentation.views,
+            views=views,
+            augmented=self.augmentation.views > 1,
             classes=k,
             rates=rates,
             loading=loading,
@@ -222,7 +224,7 @@ class StackPlan:
 
     def _passed(self, number: int, images: float) -> list[Work]:
         """Newly augmented images on their way through the blocks before, if there are views."""
-        earlier = list(self._shapes())[: number - 1] if self.rows.views > 1 else []
+        earlier = list(self._shapes())[: number - 1] if self.time.augmented else []
         return [
             Work(
                 "passing",

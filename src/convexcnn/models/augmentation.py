@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Augmentation:
     def views(self) -> int:
         """Of every image, itself counted."""
         return (1 + self.mirror) * (1 + self.shifts)
+
+    @property
+    def paired(self) -> Augmentation:
+        """What the programs of stacks see: beside mirror images no shifted ones."""
+        return replace(self, shifts=0) if self.mirror else self
 
 
 AUGMENTATIONS = {

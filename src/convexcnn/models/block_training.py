@@ -59,9 +59,9 @@ class BlockTask:
 
     Args:
         block: settings.
-        pixels: all images.
+        pixels: all images, with the views that descent draws from.
         earlier: the blocks before, in their order.
-        stream: all images as the block sees them.
+        stream: all images as the program of the block sees them, in two views at most.
         split: which of them train.
         generator: source of every random choice.
         last: whether no block follows, so that no maps are needed.
@@ -94,11 +94,12 @@ class BlockTask:
         Args:
             dtype: precision of mini-batches of maps.
         """
-        train = self.train
-        if not isinstance(train, MapStream) or train.views == 1:
+        train, pixels = self.train, self.pixels.subset(self.split.kept)
+        if not isinstance(train, MapStream):
+            return pixels
+        if pixels.views == 1:
             return train
         stored = {f.name: getattr(train, f.name) for f in fields(train)}
-        pixels = self.pixels.subset(self.split.kept)
         return FreshMaps(**stored, pixels=pixels, earlier=self.earlier, dtype=dtype)
 
     @property

@@ -58,7 +58,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         tolerance: relative duality gap of every head, likewise.
         centre: whether every image loses its mean first.
         augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``. With mirror
-            images, scores are averaged over an image and its mirror image.
+            images, scores are averaged over an image and its mirror image, and programs see no
+            shifted ones; descent sees all.
         validation_fraction: part of the images that is held out, the same for all blocks: it
             chooses betas and weighs heads. Beyond that it only shares in the scale of pixels.
         certificates: whether every block is certified as soon as it is trained.
@@ -139,7 +140,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         _, channels, height, width = stream.images.shape
         blocks = self.read_blocks((channels, height, width))
         memory = self.memory_plan(stream, len(blocks))
-        geometries = check_blocks(blocks, stream, memory)
+        geometries = check_blocks(blocks, stream.paired(), memory)
         split = self._held_out(stream)
         training = StackTraining(
             blocks,
@@ -207,7 +208,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         Raises:
             DataError: images or labels of another kind than the model was trained on.
         """
-        stream = self.training_stream(X, y)
+        stream = self.training_stream(X, y).paired()
         memory, split = MemoryPlan.of(self.memory_gb, stream.images), self._held_out(stream)
         certificates = []
         with torch.no_grad(), fast_float32():

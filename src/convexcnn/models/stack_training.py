@@ -55,7 +55,7 @@ class StackTraining:
 
     Args:
         blocks: settings.
-        pixels: all images.
+        pixels: all images, with the views that descent draws from. Programs see two at most.
         split: which of them train.
         plan: how the budget is shared.
         memory: how the memory is shared.
@@ -77,7 +77,7 @@ class StackTraining:
         """Train all blocks that there is time for; finished ones of a checkpoint are taken over."""
         seeds = torch.randint(2**62, (len(self.blocks),), generator=generator).tolist()
         labels = self.pixels.labels[self.split.held_out]
-        stream, trained, heads = self.pixels, list[TrainedBlock](), list[Tensor]()
+        stream, trained, heads = self.pixels.paired(), list[TrainedBlock](), list[Tensor]()
         weights, together = torch.ones(1, dtype=torch.float64), torch.empty(0)
         for number, (block, seed) in enumerate(zip(self.blocks, seeds, strict=True), 1):
             outcome = self.checkpoint.load(number, block, stream) if self.checkpoint else None

@@ -167,7 +167,8 @@ class TimePlan:
         minutes: the budget; None for none.
         costs: of all blocks; of no account without a budget.
         images: of the stream, held-out ones counted.
-        views: of every image.
+        views: of every image that programs see.
+        augmented: whether descent sees other views, and takes them through all earlier blocks.
         classes: k.
         rates: of the products that heads are made of.
         loading: seconds that an image takes from its row to a mini-batch of views.
@@ -180,13 +181,14 @@ class TimePlan:
         *,
         images: int,
         views: int,
+        augmented: bool,
         classes: int,
         rates: HeadRates = REFERENCE,
         loading: float = 0.0,
     ) -> None:
         self.minutes, self.costs = minutes, costs
         self.images, self.views, self.classes, self.rates = images, views, classes, rates
-        self.loading, self.spent = loading, 0.0
+        self.augmented, self.loading, self.spent = augmented, loading, 0.0
         self._start = time.perf_counter()
 
     @classmethod
@@ -210,7 +212,8 @@ class TimePlan:
             minutes,
             costs,
             images=len(stream.images),
-            views=stream.views,
+            views=stream.paired().views,
+            augmented=stream.views > 1,
             classes=stream.n_classes,
             rates=rates,
             loading=loading,
@@ -277,8 +280,8 @@ class TimePlan:
     def _step(self, number: int, batch: int) -> float:
         """Seconds of a step of descent of a block."""
         per_image = self.costs[number - 1].descent
-        if number == 1 or self.views > 1:
+        if number == 1 or self.augmented:
             per_image += self.loading
-        if self.views > 1:
+        if self.augmented:
             per_image += sum(before.passing for before in self.costs[: number - 1])
         return batch * per_image

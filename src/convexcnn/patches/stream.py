@@ -223,6 +223,10 @@ class ImageStream:
         cuts = self.cuts or self.processes.cuts(len(self.images))
         return tuple(np.searchsorted(chosen, cuts).tolist())
 
+    def paired(self) -> ImageStream:
+        """The images in two views at most: beside their mirror images no shifted ones."""
+        return replace(self, shifts=0) if self.mirror else self
+
     def plain(self) -> ImageStream:
         """The images alone, without further views."""
         return replace(self, mirror=False, shifts=0)
