@@ -338,8 +338,18 @@ def path_point(beta: float, accuracy: float, loss: float) -> PathPoint:
         ([0.83, 0.81, 0.85], [0.2, 0.1, 0.4], 1000, 2),
         ([0.83, 0.81, 0.85], [0.2, 0.21, 0.2015], 10, 2),
         ([0.9, 1.0], [0.1, 0.2], 10, 1),
+        ([1.0, 1.0, 1.0], [1e-3, -1e-9, 1e-9], 10, 1),
     ],
-    ids=["ties", "loss of ties", "near", "all near", "none near", "same loss", "perfect"],
+    ids=[
+        "ties",
+        "loss of ties",
+        "near",
+        "all near",
+        "none near",
+        "same loss",
+        "perfect",
+        "rounding",
+    ],
 )
 def test_the_smallest_loss_of_those_about_as_accurate_is_chosen(
     accuracies, losses, held_out, chosen

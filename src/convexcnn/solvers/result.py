@@ -84,7 +84,8 @@ def best_point(path: Sequence[PathPoint], held_out: int) -> PathPoint:
     accuracy = max(point.validation["accuracy"] for point in path)
     least = accuracy - MARGIN * math.sqrt(accuracy * (1 - accuracy) / held_out)
     near = [point for point in path if point.validation["accuracy"] >= least]
-    most = SAME_LOSS * min(point.validation["loss"] for point in near)
+    smallest = min(point.validation["loss"] for point in near)
+    most = max(smallest, SAME_LOSS * smallest)  # rounding can take it below zero
     near = [point for point in near if point.validation["loss"] <= most]
     return max(near, key=lambda point: (point.validation["accuracy"], point.beta))
 
