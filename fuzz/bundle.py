@@ -88,7 +88,8 @@ def zipped(members: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
+            text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            archive.writestr(zipfile.ZipInfo(text), content)
     return buffer.getvalue()
 
 

@@ -108,6 +108,12 @@ def test_inputs_write_only_into_their_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
+def test_a_member_may_have_a_name_that_is_no_text(tmp_path):
+    bundle.write({"x.npz!a\udc85": b"1", "x.npz!b": b"2"}, tmp_path)
+    members = bundle.npz_parts("x.npz", (tmp_path / "x.npz").read_bytes())
+    assert members == {"x.npz!a\ufffd": b"1", "x.npz!b": b"2"}
+
+
 def test_parts_come_back_and_containers_are_sound(tmp_path):
     (sound,) = (CORPUS / "model").glob("sound-0")
     parts = bundle.parse(sound.read_bytes())

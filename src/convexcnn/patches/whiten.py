@@ -27,11 +27,18 @@ class PatchTransform:
         projection: (d_raw, r); its columns are the (whitened) directions kept. None keeps pixels
             as they are, without a matrix.
         constant: value of the appended coordinate; 0 leaves it out.
+
+    Raises:
+        ValueError: a constant that float32 does not hold.
     """
 
     mean: Tensor
     projection: Tensor | None
     constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not abs(self.constant) <= torch.finfo(torch.float32).max:
+            raise ValueError(f"constant is {self.constant}, which float32 does not hold")
 
     @property
     def dim(self) -> int:
