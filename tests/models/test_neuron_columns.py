@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from convexcnn.models import Block, LayerwiseConvexCNN, neuron_columns
+from convexcnn.models import Block, LayerwiseConvexCNN, neuron_columns, time_plan
 from small import generator, one_hot, stripes
 from tiny_models import ON_PATCHES, TINY_NEURONS
 from tiny_models import layerwise as stack
@@ -107,7 +107,8 @@ def test_ascents_end_at_steeper_neurons_than_a_thousand_random_ones(monkeypatch)
     assert rounds_of(events)[0]["slope"] == pytest.approx(float(slopes(first)), rel=0.1)
 
 
-def test_training_twice_and_on_a_checkpoint_gives_the_same_bits(tmp_path):
+def test_training_twice_and_on_a_checkpoint_gives_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_plan, "MOST_STEPS", 400)
     blocks = [replace(block, gates="dual", epochs=None) for block in TINY_NEURONS]
     settings = {"augment": "flip+crop", "budget": 60.0}
 
