@@ -10,6 +10,7 @@ Source: the opcode descriptions in Python's ``pickletools``.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,12 @@ class _Reader:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def read(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                break
-            self._step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # strange escapes in damaged text
+            for opcode, argument, _ in pickletools.genops(data):
+                if opcode.name == "STOP":
+                    break
+                self._step(opcode.name, argument)
         return self.stack.pop()
 
     def _step(self, opcode: str, argument: Any) -> None:
