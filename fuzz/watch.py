@@ -118,7 +118,8 @@ class Watch:
             path, _, flags = arguments
             nameless = isinstance(flags, int) and flags & NAMELESS == NAMELESS
             writes = isinstance(flags, int) and flags & WRITING and not nameless
-            if writes and not self._inside(path):
+            # a folder cannot be written; tempfile says so before it opens the nameless file in it
+            if writes and not self._inside(path) and not _is_folder(path):
                 self._touched.append(f"{path!r} for writing")
         elif event in CHANGES and arguments[-1] in (-1, None, *arguments[CHANGES[event]]):
             # a path relative to an open folder was judged when that folder was opened
@@ -135,6 +136,13 @@ class Watch:
             return True  # no path: nothing can be opened by it
         compiled = where.parent.name == "__pycache__"  # by the first import of a module
         return compiled or where == self._folder or self._folder in where.parents
+
+
+def _is_folder(path: object) -> bool:
+    try:
+        return os.path.isdir(path)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 _at_work: Watch | None = None
