@@ -62,6 +62,20 @@ def test_imagenet_without_having_it() -> None:
     assert found["flops"] > 1e16
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--n-gates", "2", "--filter-size", "3"],
+        ["--model", "layerwise", "--n-gates", "4", "--regulariser", "nuclear"],
+        ["--model", "layerwise", "--n-gates", "4", "--regulariser", "group"],
+    ],
+)
+def test_small_programs(options: list[str]) -> None:
+    done = typed("plan", "digits", *options)
+    assert done.code == 0, done.err
+    assert "Time:" in done.out
+
+
 def test_a_program_whose_steps_are_not_foreseen_says_so() -> None:
     words = ["digits", "--formulation", "relu", "--regulariser", "group", "--n-gates", "2"]
     done = typed("plan", *words)

@@ -200,6 +200,31 @@ def test_imagenet_is_planned_for_gpus_without_having_it() -> None:
     assert plans[0].seconds > plans[1].seconds
     assert plans[0].flops == plans[1].flops > 1e16
     assert plans[0].temporary_bytes > 1e11
+    assert plans[0].peak_memory < 400e9
+
+
+def test_nothing_to_do_takes_no_time_and_no_rate() -> None:
+    here = ThisMachine()
+    assert here.seconds(Work("products")) == 0.0
+    assert not here.rates
+
+
+def test_images_above_their_share_of_the_memory_lie_in_a_file() -> None:
+    held, stored = (
+        plan(ConvexConvClassifier(n_gates=4, memory_gb=memory_gb), survey)
+        for memory_gb in (60, 50)
+        for survey in [replace(SMALL, n_train=3_500_000, n_files=3_500_500)]
+    )
+    n_bytes = held.data.n_bytes
+    assert held.temporary_bytes == 0.0
+    assert stored.temporary_bytes == n_bytes
+    assert held.base - stored.base > n_bytes
+    in_place = plan(
+        ConvexConvClassifier(n_gates=4, memory_gb=50),
+        replace(SMALL, n_train=3_500_000, in_place=True),
+    )
+    assert in_place.temporary_bytes == 0.0
+    assert held.base - in_place.base > n_bytes
 
 
 @pytest.mark.parametrize(

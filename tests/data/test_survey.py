@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,22 @@ def archive(folder: Path) -> Path:
     images = np.zeros((20, 2, 5, 4), np.float32)
     np.savez(path, images=images, labels=np.arange(20) % 4)
     return path
+
+
+def arrays(folder: Path) -> Path:
+    np.save(folder / "images.npy", np.zeros((20, 5, 4), np.uint8))
+    np.save(folder / "labels.npy", np.arange(20) % 4)
+    return folder
+
+
+def test_an_array_is_read_where_it_lies(tmp_path: Path) -> None:
+    assert not survey_dataset(arrays(tmp_path)).in_memory(memory_gb=1e3)
+
+
+def test_files_above_a_fifth_of_the_memory_are_decoded_into_a_file(tmp_path: Path) -> None:
+    found = replace(survey_dataset(splits(tmp_path)), n_train=10**6)
+    assert found.in_memory(memory_gb=5.01e-9 * found.n_bytes)
+    assert not found.in_memory(memory_gb=4.99e-9 * found.n_bytes)
 
 
 @pytest.mark.parametrize("make", [table, splits, grey, archive])

@@ -94,12 +94,12 @@ class ThisMachine:
         return HeadRates.of(classes, self.device)
 
     def seconds(self, work: Work) -> float:
-        """Foreseen time."""
+        """Foreseen time; nothing takes none, whatever its kind."""
         if work.files:
             return work.files / self.rate(work.kind, work.shape)
-        if not work.flops:
-            return work.bytes / self.rate(work.kind)
-        return work.flops / self.rate(work.kind, work.shape)
+        if work.flops:
+            return work.flops / self.rate(work.kind, work.shape)
+        return work.bytes / self.rate(work.kind) if work.bytes else 0.0
 
     def describe(self) -> dict[str, Any]:
         """What it is, and every rate that was measured."""

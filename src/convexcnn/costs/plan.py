@@ -120,7 +120,8 @@ def make_plan(
     Raises:
         SettingError: settings that `fit` would refuse too.
     """
-    base, temporary, solver = _base(survey), 0.0, None
+    memory_gb = None if isinstance(model, NonConvexConvClassifier) else model.memory_gb
+    in_memory, temporary, solver = survey.in_memory(memory_gb), 0.0, None
     if isinstance(model, LayerwiseConvexCNN):
         stack = StackPlan(model, survey, hardware, certificate=certificate)
         phases, name = stack.phases(), "layerwise"
@@ -139,28 +140,30 @@ def make_plan(
         shape = feature_shape(model, survey, model.n_filters)
         cells = shape.geometry.n_cells
         numbers = model.n_filters * (shape.dim + cells * survey.n_classes)
+    stored = 0.0 if in_memory or survey.in_place else float(survey.n_bytes)
     return Plan(
         data=survey,
         model=name,
-        phases=(_reading(survey), *phases),
+        phases=(_reading(survey, in_memory), *phases),
         hardware=hardware,
-        base=base,
+        base=_base(survey, in_memory),
         run_bytes=4.0 * numbers + REPORT_BYTES,
-        temporary_bytes=temporary,
+        temporary_bytes=temporary + stored,
         solver=solver,
     )
 
 
-def _base(survey: DataSurvey) -> float:
-    """Python and libraries as they are now, room to work in, and the images."""
-    training = COPIES * survey.n_train + survey.n_test
-    return resident_bytes() + WORKSPACE + training * survey.pixels * survey.item_bytes
+def _base(survey: DataSurvey, in_memory: bool) -> float:
+    """Python and libraries as they are now, room to work in, and the images that stay in memory."""
+    images = COPIES * survey.n_train + survey.n_test if in_memory else 0
+    return resident_bytes() + WORKSPACE + images * survey.pixels * survey.item_bytes
 
 
-def _reading(survey: DataSurvey) -> Phase:
+def _reading(survey: DataSurvey, in_memory: bool) -> Phase:
     """Image files are decoded; arrays are read, and checked twice by a fingerprint."""
     work = [carried(4.0 * survey.n_bytes)]
     if survey.n_files:
         shape = survey.files, survey.image_shape[1:]
         work.append(Work("decoding", files=survey.n_files, shape=shape, divides=False))
-    return Phase("data", tuple(work), float(survey.n_bytes))
+    streamed = not in_memory and (survey.in_place or survey.n_files)
+    return Phase("data", tuple(work), 0.0 if streamed else float(survey.n_bytes))

@@ -9,7 +9,6 @@ from convexcnn.certificates.further_neuron import ASCENT_IMAGES, MEASURED, PASSE
 from convexcnn.costs import counts, solving
 from convexcnn.costs.problem import PROBED_ROWS, Problem, Rows, carried, dense, moved
 from convexcnn.costs.work import FeatureShape, Phase, Work, repeated
-from convexcnn.data.limits import DATA_SHARE, budget_bytes
 from convexcnn.data.survey import DataSurvey
 from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.block_classifier import WHITENING_IMAGES
@@ -114,9 +113,10 @@ def non_convex_phases(model: NonConvexConvClassifier, survey: DataSurvey) -> lis
 
 def memory_plan(memory_gb: float | None, survey: DataSurvey, scores: int = 0) -> MemoryPlan:
     """What a training may keep in memory: images beyond their share of the budget lie in a file."""
-    in_memory = survey.n_bytes <= DATA_SHARE * budget_bytes(memory_gb)
     train = survey.n_train * survey.pixels * survey.item_bytes
-    return MemoryPlan.beside_images(memory_gb, train if in_memory else 0, scores)
+    return MemoryPlan.beside_images(
+        memory_gb, train if survey.in_memory(memory_gb) else 0, scores
+    )
 
 
 def problem_size(shape: FeatureShape, rows: int, classes: int) -> ProblemSize:

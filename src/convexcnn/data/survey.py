@@ -14,6 +14,7 @@ from convexcnn.data.dataset import ImageDataset
 from convexcnn.data.decode import ImageFile, common_kind
 from convexcnn.data.folder import list_folder
 from convexcnn.data.idx import idx_set_in
+from convexcnn.data.limits import DATA_SHARE, budget_bytes
 from convexcnn.data.listing import LabelledFile, ReadOptions, divide
 from convexcnn.data.load import named_dataset, unknown_dataset
 from convexcnn.data.registry import DatasetInfo, dataset_registry
@@ -38,6 +39,7 @@ class DataSurvey:
         item_bytes: of one number in an image.
         n_files: image files to decode; 0 where images come as an array.
         files: some of them.
+        in_place: whether images are read from an array in a file of the user's.
 
     Raises:
         SettingError: a number that is not positive, or fewer than two classes.
@@ -51,6 +53,7 @@ class DataSurvey:
     item_bytes: int = 1
     n_files: int = 0
     files: tuple[ImageFile, ...] = ()
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         if min(self.image_shape) < 1:
@@ -76,6 +79,13 @@ class DataSurvey:
     def n_bytes(self) -> int:
         """Of all images in memory."""
         return (self.n_train + self.n_test) * self.pixels * self.item_bytes
+
+    def in_memory(self, memory_gb: float | None) -> bool:
+        """Whether ``load_dataset`` keeps the images in memory instead of a file."""
+        if self.in_place:
+            return False
+        as_they_came = memory_gb is None and not self.n_files
+        return as_they_came or self.n_bytes <= DATA_SHARE * budget_bytes(memory_gb)
 
     def describe(self) -> dict[str, Any]:
         """What it is, ready for JSON."""
@@ -140,7 +150,8 @@ def _of_path(given: str, options: ReadOptions) -> DataSurvey:
         if (idx := idx_set_in(path)) is not None:
             return _of_info(next(i for i in dataset_registry.values() if i.source is idx))
         if is_array_folder(path):
-            return _of_dataset(given, read_array_folder(path, options.seed))
+            arrays = _of_dataset(given, read_array_folder(path, options.seed))
+            return replace(arrays, in_place=True)
     if shards := shards_in(path):
         return _of_files(given, list_shards(shards), options)
     if path.is_dir():
