@@ -151,6 +151,18 @@ def test_held_out_scores_come_from_before_the_images_joined(solver, mirror):
     np.testing.assert_allclose(solution.held_out_scores, held_phi @ weights.T + bias, atol=2e-3)
 
 
+@EVERY_STREAM
+@EVERY_SOLVER
+def test_default_betas_are_multiples_of_the_mean_variance_of_a_feature(solver, mirror):
+    """Whichever solver is taken, in however many processes: the program is the same one."""
+    features, train, held_out = make_problem(mirror)
+    solution = solver(None, chunk=20).solve(features, train, held_out)
+    phi, _ = explicit(features, train)
+    expected = phi.var(0).mean() * np.array(DEFAULT_PATH)
+    betas = sorted(point.beta for point in solution.path)  # cg may end before the smallest
+    np.testing.assert_allclose(betas, sorted(expected)[-len(betas) :], rtol=1e-5)
+
+
 @EVERY_SOLVER
 @pytest.mark.parametrize("offset", [-0.3, 0.0, 0.2])
 def test_the_pilot_mean_is_for_rounding_only(solver, offset, monkeypatch):

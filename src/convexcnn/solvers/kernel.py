@@ -15,7 +15,7 @@ from torch import Tensor
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.linear_algebra.cholesky import CholeskyFactor, shifted_solutions
-from convexcnn.solvers.passes import weighted_blocks
+from convexcnn.solvers.passes import row_sum, weighted_blocks
 from convexcnn.solvers.path import (
     CHUNK,
     PATH_TOLERANCE,
@@ -64,10 +64,11 @@ class Kernel(PathSolver):
         clock = PhaseClock(callback)
         streams = [train] if validation is None else [train, validation]
         shift = pilot_mean(features, train)
-        kernel, targets, roots = self._kernel(features, streams, shift)
+        kernel, targets, roots, moment = self._kernel(features, streams, shift)
         clock.lap("kernel")
         n_train, total = len(train), train.total
-        variance = float(kernel.diagonal()[:n_train].mean()) * n_train / total
+        square = float(kernel.diagonal()[:n_train].double().sum())
+        variance = square / total - float((moment / total).square().sum())
         betas = relative_path(self.betas, variance, features)
         shifts = [beta * total for beta in betas]
         factor = CholeskyFactor(kernel, (min(shifts) * max(shifts)) ** 0.5)
@@ -126,22 +127,25 @@ class Kernel(PathSolver):
 
     def _kernel(
         self, features: GatedFeatures, streams: Sequence[ImageStream], shift: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The lower triangle of K, the targets (n, k) and s (n, 1) of all rows.
 
-        Phi is rebuilt for every band of rows: that is cheap beside the products of its blocks.
+        The last part is the sum (n_features,) of the weighted features of the first stream. Phi is rebuilt for every band of rows: that is cheap beside the products of its blocks.
         """
         size = sum(len(stream) for stream in streams)
         kernel = shift.new_empty(size, size)
         targets, roots = shift.new_empty(size, streams[0].n_classes), shift.new_empty(size, 1)
         half = max(1, self.chunk // 2)
+        moment = shift.new_zeros(features.n_features, dtype=torch.float64)
         for rows, band, y, root in weighted_blocks(features, streams, self.chunk, shift):
             targets[rows], roots[rows] = y, root
+            if rows.stop <= len(streams[0]):
+                moment += row_sum(root, band)
             for columns, phi, _, _ in weighted_blocks(features, streams, half, shift):
                 if columns.start >= rows.stop:
                     break
                 torch.mm(band, phi.T, out=kernel[rows, columns])
-        return kernel, targets, roots
+        return kernel, targets, roots, moment
 
 
 def _solve(
