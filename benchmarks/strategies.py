@@ -1,4 +1,4 @@
-"""Claim: where a block's gates come from decides its accuracy, and learned ones win at every depth.
+"""Claim: a block's gates decide its accuracy; those that descent learned win at every depth.
 
 The same stack on CIFAR-10, once per strategy of gates: same widths, images, views, seed and minutes
 at most. What learns (sgd, lookahead, dual) spends the minutes as the budget is shared among blocks;
@@ -120,7 +120,7 @@ def main() -> int:
     if arguments.table:
         print(table(json.loads(arguments.out.read_text("utf-8"))))
         return 0
-    record: Result = {"claim": __doc__.splitlines()[0], "strategies": {}}
+    record: Result = {"claim": __doc__.splitlines()[0].removeprefix("Claim: "), "strategies": {}}
     runs: dict[str, Path] = {}
     for strategy in arguments.strategies:
         runs[strategy], command = train(strategy, arguments)

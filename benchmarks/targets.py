@@ -254,7 +254,8 @@ def main() -> int:
         return finished.returncode
     result = json.loads((run / "result.json").read_text("utf-8"))
     checks = [target.check(result) for target in targets]
-    record = {"command": " ".join(["convexcnn", *command]), "targets": checks, **result}
+    named = [f"DATA/{word}" if word in FOLDERS else word for word in command]
+    record = {"command": " ".join(["convexcnn", *named]), "targets": checks, **result}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{arguments.name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     for check in checks:
