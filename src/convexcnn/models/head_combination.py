@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +34,15 @@ def choose_heads(scores: Tensor, labels: NDArray[np.int64], loss: str) -> Tensor
     return combined if accuracies[0] >= accuracies[1] else last
 
 
+def combination_loss(losses: Sequence[str]) -> str:
+    """The loss by which heads of these losses are weighed.
+
+    Scores of cross-entropy are no estimates of one-hot targets, so that squared errors would leave
+    out every head that was trained by it.
+    """
+    return "cross_entropy" if "cross_entropy" in losses else "squared"
+
+
 def best_combination(scores: Tensor, targets: Tensor, loss: str) -> Tensor:
     """Weigh heads so that the loss of their combination is smallest on images none trained on.
 
@@ -41,7 +52,8 @@ def best_combination(scores: Tensor, targets: Tensor, loss: str) -> Tensor:
         loss: ``squared`` or ``cross_entropy``.
 
     Returns:
-        w, (B,), float64, not negative, of sum one.
+        w, (B,), float64, not negative, of sum one. With cross-entropy no other ones have a smaller
+        loss when each are scaled by their best temperature; with squared loss, as they are.
     """
     return (
         _by_likelihood(scores, targets) if loss == "cross_entropy" else _by_squares(scores, targets)

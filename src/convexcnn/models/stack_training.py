@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.errors import SettingError
@@ -21,9 +23,10 @@ from convexcnn.models.block_training import (
     sizes_of,
 )
 from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
-from convexcnn.models.head_combination import choose_heads
+from convexcnn.models.head_combination import choose_heads, combination_loss
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_network import BATCH
+from convexcnn.models.probabilities import fit_temperature
 from convexcnn.models.stack_settings import Block, plan_geometries
 from convexcnn.models.time_plan import TimePlan
 from convexcnn.models.trained_block import TrainedBlock
@@ -89,9 +92,10 @@ class StackTraining:
                 self.plan.spent += sum(found.seconds.values())
             heads.append(outcome.scores.cpu())
             held_out = torch.stack(heads)[:, torch.from_numpy(self.split.held_out)]
-            weights = choose_heads(held_out, labels, block.loss)
+            loss = combination_loss([earlier.loss for earlier in self.blocks[:number]])
+            weights = choose_heads(held_out, labels, loss)
             together = torch.einsum("b,bnk->nk", weights.float(), held_out)
-            found.measures["stack"] = measure(together, labels, block.loss)
+            found.measures["stack"] = _calibrated(together, labels, loss)
             last = number == len(self.blocks) or not self._goes_on(number + 1)
             if not last:
                 found, stream = self._hand_on(number, replace(outcome, block=found), stream)
@@ -158,6 +162,13 @@ class StackTraining:
         return lambda event: callback(
             {**event, "phase": f"block {number}: {event['phase']}", "block": number}
         )
+
+
+def _calibrated(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:
+    """Loss and accuracy (n, k); with cross-entropy at the temperature of `predict_proba`."""
+    if loss == "cross_entropy":
+        scores = scores / fit_temperature(scores.numpy(), labels)
+    return measure(scores, labels, loss)
 
 
 def freeze(block: TrainedBlock, stream: ImageStream, split: Split, memory: MemoryPlan) -> MapStream:

@@ -130,7 +130,8 @@ class Kernel(PathSolver):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The lower triangle of K, the targets (n, k) and s (n, 1) of all rows.
 
-        The last part is the sum (n_features,) of the weighted features of the first stream. Phi is rebuilt for every band of rows: that is cheap beside the products of its blocks.
+        The last part is the sum (n_features,) of the weighted features of the first stream. Phi is
+        rebuilt for every band of rows: that is cheap beside the products of its blocks.
         """
         size = sum(len(stream) for stream in streams)
         kernel = shift.new_empty(size, size)
