@@ -16,17 +16,9 @@ from convexcnn.cli.application import main
 BLOCKS = [block for page in pages() for block in blocks(page)]
 TESTED = sorted({b.page for b in BLOCKS if b.language in RUNNABLE and not b.not_run})
 SLOW = {
-    "README.md": "trains on ten photographs",
-    "docs/certificates.md": "trains a classifier to certify",
     "docs/cli.md": "every command once, two trainings and a comparison",
-    "docs/estimators.md": "several trainings and two exports",
-    "docs/explain.md": "explains a block and a stack",
-    "docs/index.md": "trains a classifier",
     "docs/layerwise.md": "trains stacks and networks",
-    "docs/processes.md": "trains a classifier",
     "docs/scaling.md": "measures the machine",
-    "docs/paper.md": "the comparison of the paper",
-    "docs/tutorial.md": "a training and a stack",
 }
 
 
@@ -84,6 +76,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
     return lay_out
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in TESTED]
 )
