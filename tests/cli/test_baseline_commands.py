@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from commands import typed
-from convexcnn.cli.baseline_training import BASELINES
+from convexcnn.cli.baseline_training import BASELINES, GREEDY
 from convexcnn.models import EndToEndCNN, end_to_end
 from convexcnn.models import networks as networks_module
 from small import stripes
@@ -36,7 +36,7 @@ def test_a_stack_is_shown_beside_its_baselines(data: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     done = typed("fit", data, "--out", run, *STACK, "--baselines", "vgg11, alexnet")
     assert done.code == 0
-    assert "against back-propagation" in done.out
+    assert "against descent" in done.out
     assert "baseline vgg11" in done.err
     result = json.loads((run / "result.json").read_text())
     assert [entry["network"] for entry in result["baselines"]] == ["vgg11", "alexnet"]
@@ -58,6 +58,18 @@ def test_a_stack_is_shown_beside_its_baselines(data: Path, tmp_path: Path) -> No
     (run / "report.html").unlink()
     assert typed("report", run).code == 0
     assert (run / "report.html").read_text("utf-8") == page
+
+
+def test_the_same_blocks_by_sgd_are_a_baseline(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = typed("fit", data, "--out", run, *STACK, "--baselines", "greedy")
+    assert done.code == 0
+    (entry,) = json.loads((run / "result.json").read_text())["baselines"]
+    assert entry["network"] == "greedy"
+    assert len(entry["blocks"]) == 4  # all of `small`, whatever the budget left of the stack
+    assert all(0 <= accuracy <= 1 for accuracy in entry["blocks"])
+    assert entry["validation"]["accuracy"] == entry["blocks"][-1]
+    assert "the same blocks, greedily by SGD" in (run / "report.html").read_text("utf-8")
 
 
 def test_the_settings_of_a_run_name_its_baselines(data: Path, tmp_path: Path) -> None:
@@ -121,5 +133,5 @@ def test_options_that_cannot_work_are_wrong_use(
 
 
 def test_the_names_are_those_of_the_networks() -> None:
-    assert set(BASELINES) == set(networks_module.NETWORKS)
+    assert set(BASELINES) == {*networks_module.NETWORKS, GREEDY}
     assert EndToEndCNN().network in BASELINES

@@ -1,4 +1,4 @@
-"""Train usual networks beside a stack, for as many minutes: `fit --baselines`."""
+"""Train networks without convexity beside a stack, for as many minutes: `fit --baselines`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
-BASELINES = ("alexnet", "vgg11")
-"""The names of `models.networks.NETWORKS`, which would import torch for a page of help."""
+GREEDY = "greedy"
+"""The stack's own blocks, trained one after the other by SGD: `models.greedy`."""
+
+BASELINES = ("alexnet", "vgg11", GREEDY)
+"""`greedy` and the names of `models.networks.NETWORKS`, which would import torch for help."""
 
 PARTS = "baselines"
 """Folder of finished baselines inside an unfinished run."""
@@ -64,7 +67,8 @@ def train_baselines(
     Args:
         names: of the networks.
         dataset: the same as the stack's.
-        settings: the stack's: `budget`, `augment`, `validation_fraction`, `device`, `seed`.
+        settings: the stack's: `budget`, `augment`, `validation_fraction`, `device`, `seed`, and for
+            `greedy` its `blocks` and `n_gates`.
         folder: of the run.
         callback: called with every event.
         note: told why a network could not be trained; the run is worth keeping without it.
@@ -92,7 +96,6 @@ def train_baselines(
 def _train(
     name: str, dataset: ImageDataset, settings: Mapping[str, Any], callback: Callback
 ) -> Result:
-    from convexcnn.models import EndToEndCNN
     from convexcnn.models.evaluation import evaluate_model
 
     budget = float(settings["budget"])
@@ -102,8 +105,8 @@ def _train(
         step = min(round(event["seconds"]), total)
         callback({**event, "phase": f"baseline {name}", "step": step, "steps": total})
 
-    model = EndToEndCNN(
-        network=name,
+    model = _untrained(name, dataset.image_shape, settings)
+    model.set_params(
         budget=budget,
         augment="flip+crop" if "flip" in settings["augment"] else "crop",
         validation_fraction=settings["validation_fraction"],
@@ -117,10 +120,22 @@ def _train(
         for part, split in (("train", dataset.train), ("test", dataset.test))
         if split is not None
     }
-    return _entry(model, measured)
+    return _entry(name, model, measured)
 
 
-def _entry(model: EndToEndCNN, measured: Mapping[str, dict[str, float]]) -> Result:
+def _untrained(
+    name: str, image_shape: tuple[int, int, int], settings: Mapping[str, Any]
+) -> EndToEndCNN:
+    from convexcnn.models import EndToEndCNN, GreedyCNN
+    from convexcnn.models.stack_settings import read_blocks
+
+    if name != GREEDY:
+        return EndToEndCNN(network=name)
+    widths = {"n_gates": settings.get("n_gates")}
+    return GreedyCNN(blocks=read_blocks(settings["blocks"], widths, image_shape))
+
+
+def _entry(name: str, model: EndToEndCNN, measured: Mapping[str, dict[str, float]]) -> Result:
     """What `result.json` holds of a baseline."""
     recipe = model.recipe
     curve = [
@@ -128,7 +143,7 @@ def _entry(model: EndToEndCNN, measured: Mapping[str, dict[str, float]]) -> Resu
         for event in model.curve_
     ]
     return {
-        "network": model.network,
+        "network": name,
         "train": measured["train"],
         "validation": {"accuracy": model.validation_accuracy_},
         "test": measured.get("test"),
@@ -140,6 +155,7 @@ def _entry(model: EndToEndCNN, measured: Mapping[str, dict[str, float]]) -> Resu
         "batch_size": recipe.batch_size,
         "learning_rate": recipe.learning_rate,
         "curve": curve,
+        "blocks": getattr(model, "block_accuracies_", None),
     }
 
 
@@ -147,7 +163,7 @@ def show_baselines(result: Result, console: Console) -> None:
     """Print a line for the stack, and one for every network it is measured against."""
     if not result["baselines"]:
         return
-    columns = ["against back-propagation", "training images", "test images", "time", "epochs"]
+    columns = ["against descent", "training images", "test images", "time", "epochs"]
     blocks = sum(block["seconds"] for block in result["blocks"])
     rows = [["this stack", *_accuracies(result), duration(blocks), "-"]]
     rows += [

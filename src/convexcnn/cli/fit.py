@@ -138,8 +138,8 @@ POSITIVE = click.IntRange(min=1)
 @click.option(
     "--baselines",
     metavar="NAMES",
-    help="Also train alexnet or vgg11 (or both, with a comma) by back-propagation, each for "
-    "--budget minutes, and show it beside the stack.",
+    help="Also train alexnet or vgg11 by back-propagation, or the stack's own blocks by SGD, one "
+    "after the other (greedy); several with commas, each for --budget minutes, shown beside it.",
 )
 @click.option(
     "--memory-gb",

@@ -1,6 +1,7 @@
 """Classifiers: the convex two-layer CNN, its non-convex twin, stacks, baselines, and files."""
 
 from convexcnn.models.end_to_end import EndToEndCNN
+from convexcnn.models.greedy import GreedyCNN
 from convexcnn.models.hub import load_from_hub, push_to_hub
 from convexcnn.models.io import load_model, save_model
 from convexcnn.models.layerwise import LayerwiseConvexCNN
@@ -12,6 +13,7 @@ __all__ = [
     "Block",
     "ConvexConvClassifier",
     "EndToEndCNN",
+    "GreedyCNN",
     "LayerwiseConvexCNN",
     "NonConvexConvClassifier",
     "load_from_hub",

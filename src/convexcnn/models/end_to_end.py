@@ -21,7 +21,7 @@ from convexcnn.models.back_propagation import (
     stream_scores,
 )
 from convexcnn.models.base import ImageClassifier
-from convexcnn.models.networks import build_network
+from convexcnn.models.networks import Shape, build_network
 from convexcnn.models.restored import check_shapes
 from convexcnn.models.torch_module import Standardise
 from convexcnn.patches.stream import ImageStream
@@ -124,18 +124,11 @@ class EndToEndCNN(ImageClassifier):
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         train, held_out = self._split(stream) if self.validation_fraction else (stream, None)
         _, channels, height, width = stream.images.shape
-        recipe, device = self.recipe, torch.device(stream.device)
+        device = torch.device(stream.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self.random_state or 0)
-            network = build_network(self.network, (channels, height, width), stream.n_classes)
-            curve = descend(
-                network.to(device),
-                train,
-                held_out,
-                recipe,
-                generator=generator,
-                callback=self.callback,
-            )
+            network = self._build((channels, height, width), stream.n_classes)
+            curve = self._descend(network.to(device), train, held_out, generator)
         scores = None if held_out is None else stream_scores(network, held_out)
         labels = stream.labels if held_out is None else held_out.labels
         right = None
@@ -150,6 +143,22 @@ class EndToEndCNN(ImageClassifier):
             "temperature_": self._temperature(scores, labels),
             "n_train_": len(train.images),
         }
+
+    def _build(self, image_shape: Shape, k: int) -> nn.Module:
+        """The network with random weights, by torch's own generator."""
+        return build_network(self.network, image_shape, k)
+
+    def _descend(
+        self,
+        network: nn.Module,
+        train: ImageStream,
+        held_out: ImageStream | None,
+        generator: torch.Generator,
+    ) -> list[dict[str, Any]]:
+        """Train the network in place; return the events."""
+        return descend(
+            network, train, held_out, self.recipe, generator=generator, callback=self.callback
+        )
 
     def n_parameters(self) -> int:
         """Number of trained weights."""
@@ -179,7 +188,7 @@ class EndToEndCNN(ImageClassifier):
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         channels, height, width = self.image_shape_
         with torch.random.fork_rng([]):
-            network = build_network(self.network, (channels, height, width), len(self.classes_))
+            network = self._build((channels, height, width), len(self.classes_))
         expected = _numbers(network)
         check_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()})
         for name, tensor in expected.items():

@@ -21,6 +21,7 @@ from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.files import write_text, write_together
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.end_to_end import EndToEndCNN
+from convexcnn.models.greedy import GreedyCNN
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.model_card import CARD_START, model_card
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
@@ -38,6 +39,7 @@ MODELS: dict[str, type[ImageClassifier]] = {
     "NonConvexConvClassifier": NonConvexConvClassifier,
     "LayerwiseConvexCNN": LayerwiseConvexCNN,
     "EndToEndCNN": EndToEndCNN,
+    "GreedyCNN": GreedyCNN,
 }
 
 

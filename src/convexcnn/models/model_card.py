@@ -49,6 +49,8 @@ ABOUT = {
     "LayerwiseConvexCNN": "Every block is the optimum of a convex program, given the frozen maps "
     "of the block before: `model.certify(images, labels)` proves how near.",
     "EndToEndCNN": "It is a usual network, trained as a whole by back-propagation.",
+    "GreedyCNN": "It is a stack of blocks, each trained by stochastic gradients with a head of its "
+    "own, those before it frozen.",
     "NonConvexConvClassifier": "It is a two-layer network, trained by stochastic gradients.",
 }
 

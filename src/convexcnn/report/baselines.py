@@ -11,7 +11,7 @@ from convexcnn.report.formatting import UNKNOWN, count, duration, fixed, percent
 from convexcnn.report.line_chart import Line, LineChart
 from convexcnn.report.node import Node
 
-NAMES = {"alexnet": "AlexNet", "vgg11": "VGG-11"}
+NAMES = {"alexnet": "AlexNet", "vgg11": "VGG-11", "greedy": "the same blocks, greedily by SGD"}
 
 StackPoints = list[tuple[float, float]]
 """Minutes and accuracy of a stack after each of its blocks."""
