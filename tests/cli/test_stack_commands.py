@@ -192,7 +192,7 @@ def test_blocks_with_settings_of_their_own_come_from_a_file_and_go_back_to_one(
         ("blocks = 3", "blocks is 3; give a name, or a list of Block"),
         ("blocks = []", "blocks is empty; give at least one Block"),
         ("[blocks]\nn_gates = 3", "[blocks] is a table"),
-        ("[[blocks]]\n[[blocks]]\ncolour = 1", "block 2 is {'colour': 1}; give a Block, or"),
+        ("[[blocks]]\n[[blocks]]\ncolour = 1", "block 2: there is no setting 'colour'"),
         ("[[blocks]]\nn_gates = 'many'", "block 1: n_gates is 'many'; give a whole number"),
         ("[[blocks]]\nwhiten = -1", "block 1: whiten is -1; keep at least 1 direction"),
         ("[[blocks]]\nregulariser = 'l7'", "block 1: regulariser 'l7' is not known to a block"),
@@ -212,7 +212,15 @@ def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--model", "layerwise", "--filter-size", "3"], "no setting 'filter_size' with model lay"),
+        (
+            ["--model", "layerwise", "--filter-size", "3"],
+            "every block has its own",
+        ),
+        (["--model", "layerwise", "--solver", "cg"], "it is for model two-layer"),
+        (
+            ["--budget", "3"],
+            "with formulation gated; it is for model layerwise",
+        ),
         (["--model", "layerwise", "--beta", "0.1"], "no setting 'betas' with model layerwise"),
         (["--model", "layerwise", "--formulation", "relu"], "the blocks of layerwise are gated"),
         (["--blocks", "small"], "there is no setting 'blocks' with formulation gated"),

@@ -40,6 +40,7 @@ def ran() -> dict[str, Any]:
     return namespace
 
 
+@pytest.mark.timeout(600)
 def test_the_optimum_is_certified_and_a_network(ran: dict[str, Any]) -> None:
     certificate = ran["certificate"]
     assert certificate.relative_gap < 1e-7
@@ -48,6 +49,7 @@ def test_the_optimum_is_certified_and_a_network(ran: dict[str, Any]) -> None:
     assert ran["highest"] == pytest.approx(ran["lowest"], rel=1e-6)
 
 
+@pytest.mark.timeout(600)
 def test_starts_end_apart_and_none_below_the_bound(ran: dict[str, Any]) -> None:
     finite = ran["ends"][ran["ends"].isfinite()]
     assert finite.min() >= ran["certificate"].dual

@@ -63,6 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.timeout(600)
 def test_the_site_builds_and_loads_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
@@ -71,6 +72,7 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(site: Path) -> None:
             assert (page.parent / unquote(target.partition("?")[0])).is_file(), (page, target)
 
 
+@pytest.mark.timeout(600)
 def test_links_within_the_site_lead_somewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
@@ -78,6 +80,7 @@ def test_links_within_the_site_lead_somewhere(site: Path) -> None:
                 assert (page.parent / unquote(target)).exists(), f"{page.name} links {target}"
 
 
+@pytest.mark.timeout(600)
 def test_formulas_are_mathml_and_the_notebook_is_shown(site: Path) -> None:
     mathematics = (site / "mathematics.html").read_text(encoding="utf-8")
     assert mathematics.count("<math") > 50

@@ -298,7 +298,11 @@ CASES = [
     ),
     ({"blocks": []}, "blocks is empty; give at least one Block"),
     ({"blocks": [3]}, "block 1 is 3; give a Block, or a mapping of filter_size"),
-    ({"blocks": [{"colour": 3}]}, "block 1 is .*; give a Block, or a mapping"),
+    ({"blocks": [{"colour": 3}]}, "block 1: there is no setting 'colour'; there are filt"),
+    (
+        {"blocks": [{}, {"gate": "sgd"}]},
+        "block 2: .* no setting 'gate'; did you mean 'gates'",
+    ),
     ({"blocks": 3}, "blocks is 3; give a name, or a list of Block"),
     ({"blocks": [{"gates": "garden"}]}, "block 1: gates 'garden' is not known to a block; choose"),
     ({"blocks": [{"regulariser": "l7"}]}, "block 1: regulariser 'l7' is not known to a block"),

@@ -121,7 +121,7 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
         parameters["beta"] = _only(parameters.pop("betas"), formulation)
     for key in parameters:
         if key not in known:
-            raise SettingError(_unknown(key, what, [*known, *RUN_KEYS]))
+            raise SettingError(_unknown(key, model, what, [*known, *RUN_KEYS]))
     parameters = _raw_pixels(parameters)
     if isinstance(blocks := parameters.get("blocks"), list):
         parameters["blocks"] = [_raw_pixels(b) if isinstance(b, dict) else b for b in blocks]
@@ -195,7 +195,17 @@ def _only(betas: Any, formulation: str) -> Any:
     return values[0]
 
 
-def _unknown(key: str, what: str, known: list[str]) -> str:
+def _unknown(key: str, model: str, what: str, known: list[str]) -> str:
+    from convexcnn.models import Block
+
+    other = "two-layer" if model == "layerwise" else "layerwise"
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
+    if model == "layerwise" and key in Block.__dataclass_fields__:
+        hint = "every block has its own: give [[blocks]] in a file for --config"
+    elif key in _default_estimator(other, "gated").get_params():
+        hint = f"it is for model {other}: add --model {other}, or leave it out"
+    elif near:
+        hint = f"did you mean '{near[0]}'?"
+    else:
+        hint = f"there are {', '.join(sorted(known))}"
     return f"there is no setting '{key}' with {what}; {hint}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from convexcnn.errors import SettingError
@@ -241,14 +242,19 @@ def cut_down(blocks: Sequence[Block], image_shape: Shape) -> tuple[Block, ...]:
 def _read_block(number: int, block: Block | Mapping[str, Any]) -> Block:
     if isinstance(block, Block):
         return block
+    known = list(Block.__dataclass_fields__)
+    for name in block if isinstance(block, Mapping) else ():
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            raise SettingError(f"block {number}: there is no setting {name!r}; {hint}")
     try:
         return Block(**block)
     except SettingError as error:
         raise SettingError(f"block {number}: {error}") from error
     except TypeError as error:
         raise SettingError(
-            f"block {number} is {block!r}; give a Block, or a mapping of "
-            f"{', '.join(Block.__dataclass_fields__)}"
+            f"block {number} is {block!r}; give a Block, or a mapping of {', '.join(known)}"
         ) from error
 
 
