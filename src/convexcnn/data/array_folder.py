@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +23,8 @@ from convexcnn.errors import DataError
 
 IMAGES, LABELS, TEST = "images.npy", "labels.npy", "test_"
 LAYOUT = "write it with numpy.save(path, array)"
+MOST_HEADER_BYTES = 2**16
+"""Of the beginning of a file, in which its header must end."""
 CHANNELS_FIRST = 0, 3, 1, 2
 
 
@@ -39,16 +44,16 @@ class NpyRows(FileRows):
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
-            shape, dtype = _header(path, file)
+            shape, dtype, start = _header(path, file)
             whole = (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
-            super().__init__(file, whole, dtype, file.tell(), str(path))
+            super().__init__(file, whole, dtype, start, str(path))
         if dtype not in (np.uint8, np.float32) or len(shape) not in (3, 4) or 0 in shape[1:]:
             raise DataError(
                 f"{path}: holds {dtype} of shape {shape}; save images as uint8 or float32, "
                 "(n, channels, height, width), (n, height, width, channels) or (n, height, width)"
             )
         self._written = self._stamp()
-        needed = self.offset + len(self) * self.row_bytes
+        needed = self.offset + self.shape[0] * self.row_bytes
         if self._written[0] < needed:
             raise DataError(f"{path}: is cut off, {self._written[0]} bytes of {needed}; {LAYOUT}")
 
@@ -105,17 +110,20 @@ def read_array_folder(folder: Path, seed: int = 0) -> ImageDataset:
     )
 
 
-def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array whose file is read up to its first number."""
+def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape and type of an array, and the place of its first number in the file."""
     try:
-        version = npy.read_magic(file)
+        head = io.BytesIO(file.read(MOST_HEADER_BYTES))
+        version = npy.read_magic(head)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a .npy of a plain array ({error}); {LAYOUT}") from error
-    if fortran or dtype.hasobject or min(shape, default=0) < 0:
+        shape, fortran, dtype = read(head)
+    except Exception as error:  # numpy lets Python read the header, which raises nearly anything
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a .npy of a plain array ({reason}); {LAYOUT}") from error
+    sound = all(type(side) is int and 0 <= side <= sys.maxsize for side in shape)
+    if fortran or dtype.hasobject or not dtype.itemsize or not sound:
         raise DataError(f"{path}: is no plain array in C order; {LAYOUT}")
-    return shape, dtype
+    return shape, dtype, head.tell()
 
 
 def _images(path: Path) -> ImageRows:
@@ -131,10 +139,13 @@ def _images(path: Path) -> ImageRows:
 
 def _labels(path: Path) -> NDArray[Any]:
     with path.open("rb") as file:
-        shape, dtype = _header(path, file)
-        check_fits(int(np.prod(shape)) * dtype.itemsize, str(path))
+        shape, dtype, start = _header(path, file)
+        needed = math.prod(shape) * dtype.itemsize
+        if start + needed > os.fstat(file.fileno()).st_size:
+            raise DataError(f"{path}: is cut off; {LAYOUT}")
+        check_fits(needed, str(path))
+        file.seek(start)
         try:
-            labels: NDArray[Any] = np.fromfile(file, dtype, int(np.prod(shape)))
-            return labels.reshape(shape)
+            return np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
         except (ValueError, OSError) as error:
-            raise DataError(f"{path}: is cut off ({error}); {LAYOUT}") from error
+            raise DataError(f"{path}: cannot be read ({error}); {LAYOUT}") from error

@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from convexcnn.data.dataset import ImageDataset
 from convexcnn.data.decode import SUFFIXES
@@ -30,13 +31,20 @@ from convexcnn.errors import DataError
 
 MAX_IMAGE_BYTES = 200_000_000
 MAX_LABEL_BYTES = 1000
+MAX_HEADER_BYTES = 8192
+"""The longest header that goes before a member's own: far above any name."""
+
+FURTHER_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 END = 1024
 """Zeros at the end of every whole tar file."""
 
 LAYOUT = "write pairs KEY.jpg and KEY.cls, the class in the latter, as WebDataset does"
 AGAIN = "bring it back and start again"
 NUMBERED = re.compile(r"(?P<name>.*?)[-_]?(?P<number>\d+)$")
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +162,12 @@ def _expanded(path: Path) -> list[Path]:
     if found is None:
         return [path] if path.is_file() else []
     first, last = found.groups()
-    paths = [
-        path.with_name(RANGE.sub(str(number).zfill(len(first)), path.name, count=1))
-        for number in range(int(first), int(last) + 1)
-    ]
-    if missing := [shard for shard in paths if not shard.is_file()]:
-        raise DataError(f"{missing[0]}: this shard of {path.name} is missing; {AGAIN}")
+    paths = []
+    for number in range(int(first), int(last) + 1):
+        shard = path.with_name(RANGE.sub(str(number).zfill(len(first)), path.name, count=1))
+        if not shard.is_file():
+            raise DataError(f"{shard}: this shard of {path.name} is missing; {AGAIN}")
+        paths.append(shard)
     return paths
 
 
@@ -193,12 +201,12 @@ def _files_in(shard: Path) -> Iterator[LabelledFile]:
     labels: dict[str, str] = {}
     try:
         _check_end(shard)
-        with tarfile.open(shard, "r:") as archive:
+        with tarfile.open(shard, "r:", tarinfo=_CheckedHeader) as archive:
             for member in archive:
                 _sort_in(shard, archive, member, images, labels)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # tarfile raises nearly anything on damaged files
         raise DataError(
             f"{shard}: cannot be read as an uncompressed tar file ({error}); fetch or write it anew"
         ) from error
@@ -209,6 +217,29 @@ def _files_in(shard: Path) -> Iterator[LabelledFile]:
         raise DataError(f"{shard}: holds no images; {LAYOUT}")
     for key, image in images.items():
         yield LabelledFile(image, labels[key])
+
+
+class _CheckedHeader(tarfile.TarInfo):
+    """A header, refused where ``tarfile`` would loop, read gigabytes or end as if all were read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in a block.
+
+        Raises:
+            tarfile.ReadError: it is damaged, or says a size that no header has.
+            tarfile.HeaderError: the block is the zeros after the last member.
+        """
+        if buf and not buf.strip(b"\0"):
+            return super().frombuf(buf, encoding, errors)
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged header: {error}") from error
+        longest = MAX_HEADER_BYTES if header.type in FURTHER_HEADERS else sys.maxsize
+        if not 0 <= header.size <= longest:
+            raise tarfile.ReadError(f"a header says {header.size} bytes")
+        return header
 
 
 def _check_end(shard: Path) -> None:
@@ -228,6 +259,8 @@ def _sort_in(
     labels: dict[str, str],
 ) -> None:
     """Put an image or a class under its key: the name up to the first dot of its last part."""
+    if member.size < 0:
+        raise tarfile.ReadError(f"a header says {member.size} bytes")
     if not member.isreg() or member.issparse():
         return
     folder, _, last = member.name.rpartition("/")

@@ -7,6 +7,7 @@ the disk under one ends it with a signal instead of a message.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import tempfile
 import weakref
@@ -48,7 +49,7 @@ class FileRows:
         self.descriptor, self.name, self.offset = os.dup(file.fileno()), name, offset
         weakref.finalize(self, os.close, self.descriptor)
         self.shape, self.dtype = shape, np.dtype(dtype)
-        self.row_bytes = self.dtype.itemsize * int(np.prod(shape[1:]))
+        self.row_bytes = self.dtype.itemsize * math.prod(shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -119,7 +120,7 @@ class StoredRows(FileRows):
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, what: str, advice: str) -> None:
         folder = tempfile.gettempdir()
-        size = np.dtype(dtype).itemsize * int(np.prod(shape))
+        size = np.dtype(dtype).itemsize * math.prod(shape)
         try:
             with tempfile.TemporaryFile() as file:
                 super().__init__(file, shape, dtype, 0, f"the temporary file of {what} in {folder}")
@@ -186,7 +187,7 @@ def room_for(
         DataError: ``room`` is None, for all of the machine's memory, and they do not fit there.
         RunError: the disk has no room.
     """
-    size = np.dtype(dtype).itemsize * int(np.prod(shape))
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     if room is None:
         check_fits(size, what)
     in_memory = room is None or size <= room
