@@ -8,6 +8,8 @@ change of the content is not refused by the container's checksum before any read
     x.gz!                     compressed
     x.png!                    with the checksums of its chunks put right
     x.safetensors!header      and !data: with the length of the header before both
+    x.npy!header              and !data: the same
+    x.tar!                    with the checksums of its headers put right, and its end
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import gzip
 import io
 import re
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -24,6 +27,9 @@ from pathlib import Path, PurePosixPath
 SEPARATOR = re.compile(rb"(?:^|\n)@@ ([^\n]{1,300})\n")
 LONGEST_NAME, DEEPEST = 200, 6
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+NPY_SIGNATURE = b"\x93NUMPY\1\0"
+TAR_BLOCK, TAR_SIZE, TAR_CHECKSUM = 512, slice(124, 136), slice(148, 156)
+TAR_END = bytes(2 * TAR_BLOCK)
 
 Parts = dict[str, bytes]
 
@@ -77,7 +83,12 @@ def _contain(file: str, members: Parts) -> bytes:
     if file.endswith(".safetensors"):
         header = members.get("header", b"")
         return struct.pack("<Q", len(header)) + header + members.get("data", b"")
+    if file.endswith(".npy"):
+        header = members.get("header", b"")[:65535]
+        return NPY_SIGNATURE + struct.pack("<H", len(header)) + header + members.get("data", b"")
     content = members.get("", b"")
+    if file.endswith(".tar"):
+        return with_right_headers(content) + TAR_END
     if file.endswith(".gz"):
         return gzip.compress(content, 1, mtime=0)
     return with_right_checksums(content) if file.endswith(".png") else content
@@ -104,6 +115,30 @@ def with_right_checksums(png: bytes) -> bytes:
         struct.pack_into(">I", repaired, end, zlib.crc32(repaired[place + 4 : end]))
         place = end + 4
     return bytes(repaired)
+
+
+def with_right_headers(tar: bytes) -> bytes:
+    """A tar whose headers, found by the sizes they say, get the checksums of what is in them."""
+    repaired, place = bytearray(tar), 0
+    while 0 <= place <= len(repaired) - TAR_BLOCK:
+        block = repaired[place : place + TAR_BLOCK]
+        block[TAR_CHECKSUM] = b" " * 8
+        block[TAR_CHECKSUM] = b"%06o\0 " % sum(block)
+        repaired[place : place + TAR_BLOCK] = block
+        try:
+            size = max(0, tarfile.nti(block[TAR_SIZE]))
+        except tarfile.HeaderError:
+            size = 0
+        place += TAR_BLOCK + -(-size // TAR_BLOCK) * TAR_BLOCK
+    return bytes(repaired)
+
+
+def npy_parts(name: str, content: bytes) -> Parts:
+    """A .npy as its header and its data."""
+    start = len(NPY_SIGNATURE) + 2
+    (length,) = struct.unpack_from("<H", content, start - 2)
+    header, data = content[start : start + length], content[start + length :]
+    return {f"{name}!header": header, f"{name}!data": data}
 
 
 def safetensors_parts(name: str, content: bytes) -> Parts:

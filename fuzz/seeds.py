@@ -7,6 +7,7 @@ import json
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,85 @@ def folder() -> Seeds:
         split,
         {**tiny, "val/val_annotations.txt": annotations, **shown},
         {"a b/x y.png": small, "\u00fc/\u00e9.jpg": photo, "ash.txt": b"", ".hidden/x": b""},
+    )
+
+
+def tar_of(members: Mapping[str, bytes], form: int = tarfile.USTAR_FORMAT) -> bytes:
+    """A tar without the zeros at its end."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        length = tar.offset
+    return buffer.getvalue()[:length]
+
+
+def pairs(numbers: range, folder: str = "") -> bundle.Parts:
+    """Images of two classes as members of a shard."""
+    small = encoded("PNG", size=(4, 4))
+    found = {}
+    for number in numbers:
+        found |= {f"{folder}{number}.png": small, f"{folder}{number}.cls": b"%d" % (number % 2)}
+    return found
+
+
+def shards() -> Seeds:
+    few = tar_of(pairs(range(4)))
+    long = "\u00fc" * 60 + "/"
+    named = {"classes.txt": b"ash\nbeech\n", "notes.txt": b"x"}
+    return (
+        {"x.tar!": few},
+        {"train-0.tar!": few, "train-1.tar!": tar_of(pairs(range(2))), "test-0.tar!": few, **named},
+        {"train/0.tar!": few, "val/0.tar!": few},
+        {"x.tar!": tar_of(pairs(range(4), long), tarfile.PAX_FORMAT)},
+        {"x.tar!": tar_of(pairs(range(4), long), tarfile.GNU_FORMAT)},
+        {"x.tar": few + bundle.TAR_END},
+    )
+
+
+def looping_shards() -> Seeds:
+    """Shards whose headers say a negative size, or are cut off."""
+    few = tar_of(pairs(range(2)))
+    back = bytearray(tar_of({"x": b""}))
+    back[bundle.TAR_SIZE] = b"\xff" * 10 + b"\xfe\0"
+    return ({"x.tar!": few + back}, {"x.tar": few}, {"x.tar!": few + b"x" * 100})
+
+
+def arrays() -> Seeds:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 1, 3, 3), np.uint8), np.arange(8) % 2
+    words = np.asarray(CLASSES)[labels]
+    folders: tuple[dict[str, Any], ...] = (
+        {"images": images, "labels": labels},
+        {"images": images[:, 0], "labels": words},
+        {"images": (images / 255).astype(np.float32), "labels": labels.astype(np.float32)},
+        {"images": images.transpose(0, 2, 3, 1).copy(), "labels": labels[:, None].astype(">i2")},
+        {"images": images, "labels": labels, "test_images": images, "test_labels": labels},
+    )
+    seeds = []
+    for found in folders:
+        parts: bundle.Parts = {}
+        for name, array in found.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            parts |= bundle.npy_parts(f"{name}.npy", buffer.getvalue())
+        seeds.append(parts)
+    seeds[0]["classes.txt"] = b"ash\nbeech\n"
+    whole = written(lambda folder: bundle.write(seeds[2], folder))
+    return (*seeds, whole)
+
+
+def lying_arrays() -> Seeds:
+    """Arrays that would be larger than any machine, or whose header Python cannot parse."""
+    good = arrays()[1]
+    sides = (f"({6}, {2**32}, {2**32})", "(True, 3, 3)", f"({10**22}, 3, 3)")
+    headers = [f"{{'descr': '|u1', 'fortran_order': False, 'shape': {side}}}" for side in sides]
+    return tuple(
+        {**good, f"{name}.npy!header": text.encode()}
+        for name in ("images", "labels")
+        for text in (*headers, "((((", "'''", "{[]: 3}")
     )
 
 

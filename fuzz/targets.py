@@ -76,6 +76,11 @@ def read_folder(folder: Path) -> None:
     )
 
 
+def read_arrays(folder: Path) -> None:
+    (folder / "images.npy").touch()  # without it a folder is one of pictures
+    each(lambda: load_dataset(folder, limit=4, image_size=2), lambda: survey_dataset(folder))
+
+
 def read_pictures(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     each(
@@ -216,6 +221,12 @@ TAR_WORDS = (
     *(b"30 path=../../escaped\n", b"20 size=9999999\n", b"777777777777", bytes(512)),
 )
 
+SHARD_WORDS = (
+    *(*TAR_WORDS, b".cls", b".png", b".tar", b"train", b"test", b"16 size=-1024\n", b"X"),
+    *(b"\xff" * 10 + b"\xfe\0", b"\x80" + b"\xff" * 11, b"22 GNU.sparse.major=1\n"),
+    *(b"22 GNU.sparse.minor=0\n", b"25 GNU.sparse.map=0,1,2\n", b"21 hdrcharset=BINARY\n"),
+)
+
 TARGETS: dict[str, Target] = {
     "cifar-binary": Target(load_dataset, seeds.cifar_binary, seeds.cifar_binary_base),
     "cifar-pickle": Target(load_dataset, seeds.cifar_pickle, seeds.cifar_pickle_base, PICKLE_WORDS),
@@ -223,6 +234,8 @@ TARGETS: dict[str, Target] = {
     "npz": Target(lambda folder: load_dataset(folder / "x.npz"), seeds.npz, tokens=NPY_WORDS),
     "table": Target(read_table, seeds.table, seeds.pictures_base, (b"path", b"label", b"split")),
     "folder": Target(read_folder, seeds.folder, tokens=(b"train/", b"val/", b"images/", b".png")),
+    "shards": Target(read_folder, seeds.shards, tokens=SHARD_WORDS, hostile=seeds.looping_shards),
+    "arrays": Target(read_arrays, seeds.arrays, tokens=NPY_WORDS, hostile=seeds.lying_arrays),
     "picture": Target(read_pictures, seeds.picture, tokens=PICTURE_WORDS),
     "model": Target(read_model, seeds.models, tokens=TENSOR_WORDS),
     "settings": Target(
