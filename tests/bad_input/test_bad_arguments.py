@@ -155,6 +155,10 @@ TABLE = [
     Bad("explain {run} {picture} --target oak", "class 'oak' is not known", code=WRONG_USE),
     Bad("evaluate {run} none", "no data set, folder or file none"),
     Bad("evaluate {run} cifar1", "did you mean cifar10?"),
+    Bad("data info ~nosuchuser/pics", "~nosuchuser/pics: there is no such user"),
+    Bad("plan ~nosuchuser/pics", "~nosuchuser/pics: there is no such user"),
+    Bad(f"data info {'a' * 300}", "cannot be looked for (File name too long)"),
+    Bad("data info digits --root ~nosuchuser/pics", "there is no such user"),
 ]
 
 

@@ -135,7 +135,7 @@ def test_large_jpegs_are_reduced_before_decoding_to_nearly_the_same(save):
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_an_impossible_size_is_a_wrong_setting(save, size):
-    with pytest.raises(SettingError, match="give a positive number"):
+    with pytest.raises(SettingError, match="give a whole number, 1 or more"):
         read_images([save("a.png", RGB)], image_size=size)
 
 

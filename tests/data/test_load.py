@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from convexcnn.data import available_datasets, dataset_registry, load_dataset
+from convexcnn.data.survey import survey_dataset
 from convexcnn.errors import DataError, SettingError
 from official_files import write_idx_set
 
@@ -84,8 +85,64 @@ def test_limit_and_image_size_work_for_named_sets(tmp_path):
     assert len(dataset.test) == 20
     with pytest.raises(SettingError, match="limit is 3"):
         load_dataset("mnist", root=tmp_path, limit=3)
-    with pytest.raises(SettingError, match="image size is 0"):
+    with pytest.raises(SettingError, match="image_size is 0; give a whole number, 1 or more"):
         load_dataset("mnist", root=tmp_path, image_size=0)
+
+
+ARGUMENTS = {
+    "image_size": [8.5, "8", True, 0, (8, 0), 10**400],
+    "limit": [10.5, "5", True, 0, float("nan")],
+    "seed": [-1, 0.5, "0", None, True],
+    "name_or_path": [None, b"digits", 5, "", ["digits"]],
+}
+
+
+@pytest.mark.parametrize("read", [load_dataset, survey_dataset])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in ARGUMENTS for value in ARGUMENTS[name]]
+)
+def test_arguments_of_another_type_are_refused(read, name, value):
+    with pytest.raises(SettingError, match=f"{name} is .*; (give a|no image)"):
+        read(**{"name_or_path": "digits", name: value})
+
+
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), "8", True, 10**400])
+def test_memory_that_is_no_positive_number_is_refused(value):
+    with pytest.raises(SettingError, match=r"memory_gb is .*; give a positive number"):
+        load_dataset("digits", memory_gb=value)
+
+
+@pytest.mark.parametrize("read", [load_dataset, survey_dataset])
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("~nosuchuser/x", "~nosuchuser/x: there is no such user"),
+        ("a" * 5000, "cannot be looked for"),
+        (Path("a" * 5000), "cannot be looked for"),
+        ("a\0b", "no data set, folder or file"),
+    ],
+    ids=["user", "long name", "long path", "null"],
+)
+def test_a_path_where_nothing_can_be_is_refused(read, path, complaint):
+    with pytest.raises(DataError, match=complaint):
+        read(path)
+
+
+@pytest.mark.parametrize("root", ["~nosuchuser/x", "a" * 5000])
+def test_a_root_where_nothing_can_be_is_refused(root, monkeypatch):
+    with pytest.raises(DataError, match=r"no such user|cannot be looked for"):
+        load_dataset("mnist", root=root)
+    monkeypatch.setenv("CONVEXCNN_DATA", root)
+    with pytest.raises(DataError, match=r"no such user|cannot be looked for"):
+        load_dataset("mnist")
+    with pytest.raises(SettingError, match="root is b'x'; give a path"):
+        load_dataset("mnist", root=b"x")
+
+
+@pytest.mark.parametrize(("n", "seed"), [(10.5, 0), ("5", 0), (True, 0), (10, -1), (10, 0.5)])
+def test_a_data_set_is_limited_by_whole_numbers(n, seed):
+    with pytest.raises(SettingError, match=r"(limit|seed) is .*; give a whole number"):
+        load_dataset("digits").limit(n, seed)
 
 
 def test_every_named_set_describes_itself_in_json():

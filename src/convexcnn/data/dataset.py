@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.data.rows import ImageRows, RowIndex, held_bytes, row_blocks, take_rows
 from convexcnn.data.split import stratified_subset, train_validation_split
 from convexcnn.data.stored_rows import stored_copy
@@ -153,8 +154,9 @@ class ImageDataset:
             A data set with the same test images.
 
         Raises:
-            SettingError: ``n`` is smaller than the number of classes.
+            SettingError: ``n`` is no whole number, or smaller than the number of classes.
         """
+        check_whole("limit", n, 0)
         if n >= len(self.train):
             return self
         return replace(self, train=self.train.take(stratified_subset(self.train.labels, n, seed)))

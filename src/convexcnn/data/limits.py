@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from convexcnn.data.arguments import check_positive
 from convexcnn.distributed import here
 from convexcnn.errors import DataError
 
@@ -23,8 +24,13 @@ def machine_memory() -> int:
 
 
 def budget_bytes(memory_gb: float | None) -> float:
-    """Bytes that a process may use: what was asked for, or its part of the machine's memory."""
+    """Bytes that a process may use: what was asked for, or its part of the machine's memory.
+
+    Raises:
+        SettingError: what was asked for is no positive number.
+    """
     if memory_gb is not None:
+        check_positive("memory_gb", memory_gb)
         return 1e9 * memory_gb
     return MEMORY_SHARE * machine_memory() / here()[1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.data.dataset import (
     TEST_FRACTION,
     ImageDataset,
@@ -16,6 +17,7 @@ from convexcnn.data.dataset import (
     describe_split,
 )
 from convexcnn.data.decode import ImageFile, read_images
+from convexcnn.data.resize import as_box
 from convexcnn.data.rows import take_rows
 from convexcnn.data.split import stratified_subset, train_validation_split
 from convexcnn.errors import DataError
@@ -42,6 +44,9 @@ class ReadOptions:
         seed: chooses the split and what ``limit`` keeps.
         room: bytes that decoded images may take in memory, instead of a temporary file; None for
             as many as the machine has.
+
+    Raises:
+        SettingError: a value of another type, or out of range.
     """
 
     image_size: int | None = None
@@ -49,6 +54,13 @@ class ReadOptions:
     limit: int | None = None
     seed: int = 0
     room: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            as_box(self.image_size)
+        if self.limit is not None:
+            check_whole("limit", self.limit, 1)
+        check_whole("seed", self.seed, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
+from convexcnn.data.arguments import as_path
 from convexcnn.data.array_folder import is_array_folder, read_array_folder
 from convexcnn.data.arrays import read_npz
 from convexcnn.data.cifar import cifar_version_in
@@ -64,15 +65,16 @@ def load_dataset(
     Raises:
         DataError: there is no such data set, or its files cannot be used.
         RunError: no disk holds the images that do not fit in memory.
-        SettingError: ``limit`` or ``image_size`` cannot work.
+        SettingError: an argument is of another type, or cannot work.
     """
+    path = as_path("name_or_path", name_or_path)
     info = named_dataset(name_or_path)
     room = DATA_SHARE * budget_bytes(memory_gb)
     options = ReadOptions(image_size, skip_bad, limit, seed, room)
     if info is not None:
         dataset = info.source.load(DataRoot.resolve(root, download))
     else:
-        dataset = _read_path(Path(name_or_path).expanduser(), str(name_or_path), options)
+        dataset = _read_path(path, str(name_or_path), options)
     if limit is not None:
         dataset = dataset.limit(limit, seed)
     if image_size is not None:
@@ -102,7 +104,7 @@ def _read_path(path: Path, given: str, options: ReadOptions) -> ImageDataset:
 
 def named_dataset(name_or_path: str | Path) -> DatasetInfo | None:
     """The data set of that name, however people spell it; None if there is none."""
-    if isinstance(name_or_path, Path):
+    if not isinstance(name_or_path, str):
         return None
     by_letters = {_letters(name): info for name, info in dataset_registry.items()}
     return by_letters.get(_letters(name_or_path))

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.data.dataset import ImageDataset, ImageSplit
 from convexcnn.data.rows import ImageRows, row_blocks
 from convexcnn.data.stored_rows import room_for
 from convexcnn.errors import SettingError
+
+LARGEST_SIDE = 2**31 - 1
+"""What image formats can say."""
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,12 +24,14 @@ def as_box(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a side or of a pair already.
 
     Raises:
-        SettingError: a side is not positive.
+        SettingError: a side is no positive whole number, or larger than any image.
     """
-    box = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(box) < 1:
-        raise SettingError(f"image size is {image_size}; give a positive number of pixels")
-    return box
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    for side in height, width:
+        check_whole("image_size", side, 1)
+        if side > LARGEST_SIDE:
+            raise SettingError(f"image_size is {image_size}; no image is so large")
+    return height, width
 
 
 def cover(image: Image, box: tuple[int, int]) -> Image:

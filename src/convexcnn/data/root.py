@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from convexcnn.data.arguments import as_path
+
 ROOT_VARIABLE = "CONVEXCNN_DATA"
 
 
@@ -28,9 +30,10 @@ class DataRoot:
     def resolve(cls, root: str | Path | None = None, download: bool = False) -> DataRoot:
         """``root``, else the environment's CONVEXCNN_DATA, else ~/.cache/convexcnn."""
         if root is not None:
-            return cls(Path(root).expanduser(), download)
+            return cls(as_path("root", root), download)
         if os.environ.get(ROOT_VARIABLE):
-            return cls(Path(os.environ[ROOT_VARIABLE]).expanduser(), download, chosen=False)
+            folder = as_path(ROOT_VARIABLE, os.environ[ROOT_VARIABLE])
+            return cls(folder, download, chosen=False)
         return cls(Path.home() / ".cache" / "convexcnn", download, chosen=False)
 
     def places(self, subfolders: Iterable[str], elsewhere: Iterable[Path] = ()) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.errors import SettingError
 
 
@@ -50,8 +51,9 @@ def stratified_subset(labels: NDArray[Any], n: int, seed: int) -> NDArray[np.int
         (n,), ascending indices.
 
     Raises:
-        SettingError: ``n`` is smaller than the number of classes that occur.
+        SettingError: ``n`` is no whole number, or smaller than the number of classes that occur.
     """
+    check_whole("limit", n, 0)
     if n >= len(labels):
         return np.arange(len(labels))
     sizes = np.unique(labels, return_counts=True)[1]
@@ -75,6 +77,7 @@ def _shares(sizes: NDArray[np.intp], n: int) -> NDArray[np.intp]:
 
 def _choose(labels: NDArray[Any], counts: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
     """Choose ``counts[c]`` images of every class c (in sorted order), without replacement."""
+    check_whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     _, index = np.unique(labels, return_inverse=True)
     members = (np.flatnonzero(index == c) for c in range(len(counts)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convexcnn.data.arguments import as_path
 from convexcnn.data.array_folder import is_array_folder, read_array_folder
 from convexcnn.data.arrays import read_npz
 from convexcnn.data.cifar import cifar_version_in
@@ -18,6 +19,7 @@ from convexcnn.data.limits import DATA_SHARE, budget_bytes
 from convexcnn.data.listing import LabelledFile, ReadOptions, divide
 from convexcnn.data.load import named_dataset, unknown_dataset
 from convexcnn.data.registry import DatasetInfo, dataset_registry
+from convexcnn.data.resize import as_box
 from convexcnn.data.shards import list_shards, shards_in
 from convexcnn.data.table import list_table
 from convexcnn.errors import SettingError
@@ -119,14 +121,15 @@ def survey_dataset(
 
     Raises:
         DataError: there is no such data set, or its files cannot be used.
-        SettingError: ``limit`` is smaller than the number of classes.
+        SettingError: ``limit`` is smaller than the number of classes, or an argument is of
+            another type.
     """
     options = ReadOptions(image_size, limit=limit, seed=seed)
+    path = as_path("name_or_path", name_or_path)
     info = named_dataset(name_or_path)
-    found = _of_path(str(name_or_path), options) if info is None else _of_info(info)
+    found = _of_path(path, str(name_or_path), options) if info is None else _of_info(info)
     if image_size is not None:
-        channels = found.image_shape[0]
-        found = replace(found, image_shape=(channels, image_size, image_size))
+        found = replace(found, image_shape=(found.image_shape[0], *as_box(image_size)))
     if limit is None or limit >= found.n_train:
         return found
     if limit < found.n_classes:
@@ -142,8 +145,7 @@ def _of_info(info: DatasetInfo) -> DataSurvey:
     return DataSurvey(info.name, info.n_train, info.n_test, info.image_shape, info.n_classes)
 
 
-def _of_path(given: str, options: ReadOptions) -> DataSurvey:
-    path = Path(given).expanduser()
+def _of_path(path: Path, given: str, options: ReadOptions) -> DataSurvey:
     if path.is_dir():
         if (cifar := cifar_version_in(path)) is not None:
             return _of_info(dataset_registry[f"cifar{cifar.n_classes}"])
