@@ -11,6 +11,7 @@ from PIL import Image
 
 from convexcnn.data import decode as decode_module
 from convexcnn.data import limits, read_images
+from convexcnn.data.decode import common_kind
 from convexcnn.errors import DataError, SettingError
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
@@ -45,6 +46,12 @@ def test_a_jpeg_comes_back_nearly(save):
     assert np.abs(found.images[0].astype(int) - smooth.transpose(2, 0, 1)).max() < 8
 
 
+def test_a_jfif_is_a_jpeg(save, tmp_path):
+    path = save("a.jpg", GREY).rename(tmp_path / "a.JFIF")
+    assert decode_module.is_image_file(path)
+    assert read_images([path]).images.shape == (1, 1, 6, 8)
+
+
 def test_grey_images_alone_stay_grey_and_become_rgb_among_colour(save):
     grey, colour = save("grey.png", GREY), save("colour.png", RGB)
     alone = read_images([grey, grey]).images
@@ -77,6 +84,47 @@ def test_transparency_is_laid_over_white(save):
     grey = read_images([save("b.png", np.dstack([GREY, alpha]))]).images
     assert grey.shape == (1, 1, 6, 8)
     assert (grey[0, 0, :3] == 255).all()
+
+
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+ROTATED = Image.Exif()
+ROTATED[0x0112] = 6
+XMP = b'<x xmlns:tiff="t" tiff:Orientation="6"/>'
+NOTES = {
+    "eXIf": (b"eXIf", ROTATED.tobytes().removeprefix(b"Exif\0\0")),
+    "XMP": (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    "raw profile": (
+        b"tEXt",
+        b"Raw profile type exif\0\nexif\n%d\n%s" % (26, ROTATED.tobytes().hex().encode()),
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("note", NOTES)
+def test_a_rotation_is_applied_wherever_a_png_notes_it(save, note, before):
+    path = save("a.png", RGB)
+    content = path.read_bytes()
+    place = content.rindex(before) - 4
+    path.write_bytes(content[:place] + png_chunk(*NOTES[note]) + content[place:])
+    found = read_images([path]).images[0]
+    np.testing.assert_array_equal(found, np.rot90(RGB, -1).transpose(2, 0, 1))
+    assert common_kind([path], None) == (3, 8, 6)
+
+
+def test_a_transparent_value_of_16_bits_is_laid_over_white(save):
+    values = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
+    path = save("a.png", values)
+    content = path.read_bytes()
+    place = content.index(b"IDAT") - 4
+    clear = png_chunk(b"tRNS", struct.pack(">H", values[2, 3]))
+    path.write_bytes(content[:place] + clear + content[place:])
+    expected = values >> 8
+    expected[2, 3] = 255
+    np.testing.assert_array_equal(read_images([path]).images[0, 0], expected)
 
 
 def test_a_transparent_palette_colour_is_laid_over_white(save):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeGuard, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +30,19 @@ from convexcnn.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 EXIF_SIDEWAYS = (5, 6, 7, 8)
+PNG_SIGNATURE_BYTES, PNG_CHUNK_BYTES = 8, 12
+NOTES = (
+    *(b"eXIf", b"iTXtXML:com.adobe.xmp\0"),
+    *(b"tEXtRaw profile type exif\0", b"zTXtRaw profile type exif\0"),
+)
+"""How chunks of a PNG begin from which Pillow takes a rotation."""
+
+LONGEST_NOTE = 4 + max(map(len, NOTES))
 USUAL_SIZE = 64
 BYTES_PER_PIXEL = 24
 """What a large image takes while it is decoded, laid over white and resized."""
@@ -233,9 +241,26 @@ def _read_header(path: ImageFile) -> _Header:
 
 
 def _exif(image: Image) -> Mapping[int, object]:
-    """What a camera noted; of a PNG only what is before the pixels, which would all be decoded."""
-    late = image.format == "PNG" and "exif" not in image.info
-    return {} if late else image.getexif()
+    """What a camera noted; the pixels of a PNG are only decoded if such notes come after them."""
+    from PIL.Image import Image as AnyImage
+    from PIL.PngImagePlugin import PngImageFile
+
+    late = isinstance(image, PngImageFile) and _has_late_notes(image.fp)
+    return image.getexif() if late else AnyImage.getexif(image)
+
+
+def _has_late_notes(file: Any) -> bool:
+    """Whether chunks that may hold a rotation come after the pixels of a PNG."""
+    began, place = file.tell(), PNG_SIGNATURE_BYTES
+    pixels = found = False
+    file.seek(place)
+    while not found and len(start := file.read(LONGEST_NOTE)) >= PNG_CHUNK_BYTES:
+        pixels |= start[4:8] == b"IDAT"
+        found = pixels and start[4:].startswith(NOTES)
+        place += PNG_CHUNK_BYTES + int.from_bytes(start[:4])
+        file.seek(place)
+    file.seek(began)
+    return found
 
 
 def _common_size(files: Sequence[ImageFile], headers: dict[int, _Header]) -> tuple[int, int]:
@@ -271,7 +296,9 @@ def _in_colours(image: Image, channels: int) -> Image:
     from PIL import Image
 
     if image.mode.startswith("I"):
-        upper = np.asarray(image).astype(np.int64) >> 8
+        values = np.asarray(image).astype(np.int64)
+        clear = values == image.info.get("transparency", -1)
+        upper = np.where(clear, 255, values >> 8)
         image = Image.fromarray(upper.clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
