@@ -69,6 +69,17 @@ def test_tabs_separate_a_tsv(images):
         ([], "has no column path and no column label"),
         (["file,label", "images/0.png,cat"], "has no column path;"),
         (["path,class", "images/0.png,cat"], "has no column label;"),
+        (["path;label", "images/0.png;cat"], "something else than commas: save it with commas"),
+        (["path\tlabel", "images/0.png\tcat"], "something else than commas: save it with commas"),
+        (["p\0a\0t\0h,\0l", "x"], "it looks like UTF-16: save it as CSV in UTF-8"),
+        (
+            ["path,label", "images/0.png,cat", "images/1.png,dog", "./images/0.png,dog"],
+            r"line 4: \./images/0\.png is dog here, but cat in line 2; keep one",
+        ),
+        (
+            ["path,label,split", "images/0.png,cat,", "images/0.png,cat,test"],
+            r"line 3: images/0\.png is test here, but train in line 2; keep one",
+        ),
         (["path,label"], "lists no training images"),
         (["path,label", "images/0.png,cat", "images/1.png,"], "line 3: no label"),
         (["path,label", "images/0.png,cat", "images/1.png"], "line 3: no label"),
@@ -85,6 +96,25 @@ def test_tabs_separate_a_tsv(images):
 def test_a_table_that_cannot_be_used_is_explained(images, lines, complaint):
     with pytest.raises(DataError, match=complaint):
         load_dataset(write(images, lines))
+
+
+def test_commas_in_a_tsv_are_explained(images):
+    table = write(images, ["path,label", "images/0.png,cat"], name="labels.tsv")
+    with pytest.raises(DataError, match=r"than tabs: save it with tabs, or as \.csv"):
+        load_dataset(table)
+
+
+def test_utf_16_is_explained(images):
+    table = write(images, ["path,label", "images/0.png,cat"], encoding="utf-16")
+    with pytest.raises(DataError, match=r"in UTF-8 .*; save it as CSV in UTF-8"):
+        load_dataset(table)
+
+
+def test_a_row_that_is_repeated_counts_once(images):
+    rows = [f"images/{i}.png,{i % 2}" for i in range(20)]
+    again = write(images, ["path,label", *rows, *rows[:9], f"{images}/images/9.png,1"], "again.csv")
+    once = load_dataset(write(images, ["path,label", *rows]))
+    assert load_dataset(again).fingerprint() == once.fingerprint()
 
 
 def test_a_file_that_is_no_text_is_refused(images):
