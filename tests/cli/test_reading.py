@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from commands import typed
 from convexcnn.cli.run_folder import write_json, write_toml
@@ -73,6 +76,60 @@ def test_bad_pictures_are_left_out_only_where_that_is_asked_for() -> None:
     done = typed("explain", "run", "bad.png", "--data", "data.npz", "--test-index", "0")
     assert done.code == 1
     assert "bad.png" in done.err
+
+
+@pytest.mark.parametrize("name", ["more", "0.png"])
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_what_may_not_be_looked_into_is_named(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("0.png", "1.png", "more/2.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / place)
+    kind = "scandir" if name == "more" else "stat"
+    look = getattr(os, kind)
+
+    def refuse(path: Any, *rest: Any, **options: Any) -> Any:
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, *rest, **options)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, kind, refuse)
+        stopped = typed(command, "run", tmp_path)
+        left_out = typed(command, "run", tmp_path, "--skip-bad")
+    assert (stopped.code, left_out.code) == (1, 0)
+    assert f"{tmp_path / name}: cannot be looked into (Permission denied)" in stopped.err
+    assert f"Skipped: {tmp_path / name}" in left_out.err
+
+
+def test_what_lies_beside_pictures_is_counted(tmp_path: Path) -> None:
+    data, ash, more = tmp_path / "data", tmp_path / "data/ash", tmp_path / "data/beech/more"
+    for folder in (ash, more.parent, more):
+        folder.mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    Image.new("L", (8, 8)).save(ash / "5.tiff")
+    (ash / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (ash / ".hidden").touch()
+    options = ("--filter-size", "3", "--gates", "gaussian", "--n-gates", "2", "--beta", "1")
+    for words in (
+        ("data", "info", data),
+        ("fit", data, "--out", tmp_path / "run", *options),
+        ("evaluate", tmp_path / "run", data),
+        ("certify", tmp_path / "run", data),
+    ):
+        done = typed(*words)
+        assert done.code == 0, done.err
+        assert "Passed over: 3 files or folders beside the pictures, such as " in done.err
+        assert str(ash / "5.tiff") in done.err
+    more.rename(tmp_path / "more")
+    (ash / "5.tiff").unlink()
+    (ash / "gone.png").unlink()
+    done = typed("data", "info", data, "--json")
+    assert "Passed over" not in done.err
+    assert done.json()["passed_over"] == 0
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def command(
     recorded one by more than rounding.
     """
     from convexcnn.cli.console import Console
+    from convexcnn.cli.left_out import note_left_out
     from convexcnn.cli.trained import check_fits, load_trained, reading_of
     from convexcnn.data import load_dataset
     from convexcnn.errors import SettingError
@@ -68,8 +69,7 @@ def command(
             f"another --formulation"
         )
     dataset = load_dataset(data, root=root, download=download, **reading_of(run, reading))
-    for path in dataset.skipped:
-        console.note(f"Skipped: {path}")
+    note_left_out(dataset, console)
     check_fits(model, dataset)
     blocks = len(model.blocks_) if isinstance(model, LayerwiseConvexCNN) else 1
     recorded = _recorded(run, blocks)

@@ -96,6 +96,7 @@ def command(
 
     Interrupted, what is finished is kept in RUN.partial, and the same command continues.
     """
+    from convexcnn.cli.left_out import note_left_out
     from convexcnn.cli.run_folder import RunFolder
     from convexcnn.cli.training import build_report_or_warn, command_line, environment_of_result
     from convexcnn.data import load_dataset
@@ -121,6 +122,7 @@ def command(
         limit=limit,
         seed=seed,
     )
+    note_left_out(dataset, console)
     from convexcnn.models.paper import run_paper_protocol
 
     with run, console.progress() as callback:

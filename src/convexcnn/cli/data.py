@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from convexcnn.cli.console import Console
+from convexcnn.cli.left_out import note_left_out
 from convexcnn.cli.options import data_options, limit_option, output_options, seed_option
 
 
@@ -94,13 +95,13 @@ def info_command(
     )
     rows = [[name, f"{train[i]:,}", f"{test[i]:,}"] for i, name in enumerate(dataset.classes)]
     console.table(["class", "training", "test"], rows)
-    for path in dataset.skipped:
-        console.note(f"Skipped: {path}")
+    note_left_out(dataset, console)
     console.show(f"Fingerprint: {description['fingerprint']}")
     console.result(
         description
         | {
             "skipped": list(dataset.skipped),
+            "passed_over": len(dataset.passed_over),
             "train_per_class": dict(zip(dataset.classes, train.tolist(), strict=True)),
             "test_per_class": dict(zip(dataset.classes, test.tolist(), strict=True)),
         }

@@ -50,6 +50,7 @@ def command(
     import numpy as np
 
     from convexcnn.cli.console import Console, percent
+    from convexcnn.cli.left_out import note_left_out
     from convexcnn.cli.trained import check_fits, load_trained, reading_of
     from convexcnn.data import load_dataset
     from convexcnn.models.evaluation import evaluate_scores
@@ -57,8 +58,7 @@ def command(
     console = Console(as_json=as_json)
     model = load_trained(run)
     dataset = load_dataset(data, root=root, download=download, **reading_of(run, reading))
-    for path in dataset.skipped:
-        console.note(f"Skipped: {path}")
+    note_left_out(dataset, console)
     check_fits(model, dataset)
     splits = _choose(dataset, split)
     scores = np.concatenate([model.scores(part.images) for part in splits])

@@ -139,7 +139,8 @@ def collect(
     images = [np.zeros((0, channels, height, width), np.uint8)]
     skipped: tuple[str, ...] = ()
     if pictures:
-        files = list(picture_files(pictures))
+        files, closed = picture_files(pictures, skip_bad=skip_bad)
+        skipped += tuple(closed)
         read = read_images(
             files,
             channels=channels,

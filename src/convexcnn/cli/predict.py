@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,8 @@ def command(
     if csv_file is not None:
         require_parent(csv_file)
     model = load_trained(run)
-    files = list(picture_files(images))
+    files, skipped = picture_files(images, skip_bad=skip_bad)
     predictions: list[Prediction] = []
-    skipped: list[str] = []
     for start in range(0, len(files), BATCH):
         found, bad = _predict(model, files[start : start + BATCH], top, skip_bad)
         predictions += found
@@ -84,19 +84,50 @@ def command(
     )
 
 
-def picture_files(images: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files named, and the pictures of folders named, in order."""
-    from convexcnn.data.decode import is_image_file
+def picture_files(images: Sequence[Path], *, skip_bad: bool) -> tuple[list[Path], list[str]]:
+    """Return the files named, and the pictures of folders named, in order; and what was skipped.
+
+    Raises:
+        DataError: a folder holds no pictures, or what is in it cannot be looked into and may not
+            be skipped.
+    """
+    from convexcnn.data.decode import LEAVE_OUT
     from convexcnn.errors import DataError
 
+    files: list[Path] = []
+    skipped: list[str] = []
     for path in images:
         if not path.is_dir():
-            yield path
+            files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if is_image_file(file))
+        inside, closed = _look_into(path)
+        for error in closed:
+            if not skip_bad:
+                raise DataError(
+                    f"{error.filename}: cannot be looked into ({error.strerror}); make it "
+                    f"readable, or {LEAVE_OUT}"
+                ) from error
+            skipped.append(str(error.filename))
         if not inside:
             raise DataError(f"{path} holds no pictures; name a folder or file with some")
-        yield from inside
+        files += sorted(inside)
+    return files, skipped
+
+
+def _look_into(folder: Path) -> tuple[list[Path], list[OSError]]:
+    """The pictures in a folder, however deep, and what the system does not let be looked into."""
+    from convexcnn.data.decode import is_image_file
+
+    pictures: list[Path] = []
+    closed: list[OSError] = []
+    for place, _, names in os.walk(folder, onerror=closed.append):
+        for path in (Path(place, name) for name in names):
+            try:
+                if is_image_file(path):
+                    pictures.append(path)
+            except OSError as error:
+                closed.append(error)
+    return pictures, closed
 
 
 def _predict(

@@ -20,6 +20,7 @@ from convexcnn.cli.baseline_training import (
 )
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
+from convexcnn.cli.left_out import note_left_out
 from convexcnn.cli.run_folder import RunFolder
 from convexcnn.cli.stack_training import CHECKPOINT, show_blocks, train_stack
 from convexcnn.errors import ConvexcnnError
@@ -97,8 +98,7 @@ def fit_run(
         work = train_stack if isinstance(estimator, LayerwiseConvexCNN) else train
         work(estimator, dataset, run.folder, together(), certificate=certificate)
         return {}
-    for path in dataset.skipped:
-        console.note(f"Skipped: {path}")
+    note_left_out(dataset, console)
     with run, MemoryWatch() as watch:
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")

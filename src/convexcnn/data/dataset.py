@@ -79,6 +79,7 @@ class ImageDataset:
         classes: k names, in the order of the labels.
         source: where it was read from, and how it was split if it came in one piece.
         skipped: files left out because they could not be read.
+        passed_over: what lies beside the images of a folder and is none by its name.
 
     Raises:
         DataError: labels out of range, fewer than two classes, or splits that do not match.
@@ -90,6 +91,7 @@ class ImageDataset:
     classes: tuple[str, ...]
     source: str
     skipped: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:

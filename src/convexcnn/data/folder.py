@@ -8,7 +8,8 @@ ImageNet's and Tiny ImageNet's layout, with readable names in ``words.txt``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from convexcnn.data.dataset import ImageDataset
@@ -41,7 +42,8 @@ def read_folder(folder: Path, options: ReadOptions | None = None) -> ImageDatase
     labels = {file.label for file in splits["train"]}
     readable = _readable_names(folder / WORDS, labels)
     name = folder.resolve().name or "images"
-    return read_listing(name, splits, str(folder), options or ReadOptions(), readable)
+    found = read_listing(name, splits, str(folder), options or ReadOptions(), readable)
+    return replace(found, passed_over=_beside(splits))
 
 
 def list_folder(folder: Path) -> dict[str, list[LabelledFile]]:
@@ -98,6 +100,18 @@ def _files_of(class_folder: Path) -> list[LabelledFile]:
 
 def _images(folder: Path) -> list[Path]:
     return [path for path in _children(folder) if is_image_file(path)] if folder.is_dir() else []
+
+
+def _beside(splits: Mapping[str, Sequence[LabelledFile]]) -> tuple[str, ...]:
+    """What lies in the folders of these images and is none by its name, or leads nowhere."""
+    places = {Path(str(file.path)).parent for files in splits.values() for file in files}
+    return tuple(
+        str(child)
+        for place in sorted(places)
+        if place.is_dir()
+        for child in _children(place)
+        if not is_image_file(child)
+    )
 
 
 def _test_files(folder: Path) -> list[LabelledFile]:
