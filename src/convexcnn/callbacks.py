@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convexcnn.environment import import_extra
-from convexcnn.errors import RunError
+from convexcnn.files import not_written
 
 Event = dict[str, Any]
 
@@ -45,7 +45,7 @@ class JsonLinesLogger:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise not_written(self.path, error) from error
 
 
 class TensorBoardLogger:
@@ -84,7 +84,7 @@ class TensorBoardLogger:
         try:
             return SummaryWriter(str(self.directory))
         except OSError as error:
-            raise RunError(f"{self.directory}: cannot be written ({error.strerror})") from error
+            raise not_written(self.directory, error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"directory": self.directory, "_seen": self._seen}

@@ -19,6 +19,7 @@ from convexcnn.cli.run_folder import (
     write_toml,
 )
 from convexcnn.errors import RunError
+from files_on_disk import closed
 
 RESULT = {"format": 1, "kind": "fit", "accuracy": 0.5}
 
@@ -186,6 +187,15 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str, message: str) -> N
     make_run(tmp_path / "run")
     (tmp_path / "run" / "result.json").write_text(text)
     with pytest.raises(RunError, match=message):
+        read_result(tmp_path / "run")
+
+
+def test_a_result_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    closed(monkeypatch, "result.json")
+    with pytest.raises(RunError, match=r"cannot be read .Permission denied"):
         read_result(tmp_path / "run")
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from convexcnn.callbacks import JsonLinesLogger, jsonable
 from convexcnn.errors import RunError
-from convexcnn.files import write_text
+from convexcnn.files import not_readable, write_text
 
 SETTINGS_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
@@ -216,7 +216,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run: it needs {RESULT_FILE} and {SETTINGS_FILE}")
     try:
         result = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise not_readable(path / RESULT_FILE, error) from error
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path / RESULT_FILE} is damaged ({error}); train it again") from None
     if not isinstance(result, dict) or result.get("format") != 1:
         raise RunError(f"{path / RESULT_FILE} is not of format 1, the only one known here")
@@ -255,7 +257,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+        raise not_readable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid TOML: {error}") from None
 

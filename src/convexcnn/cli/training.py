@@ -146,13 +146,12 @@ def train(
     Returns:
         `result.json` without settings and environment; nothing in the other processes.
     """
-    from safetensors.numpy import save_file
-
     from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
     from convexcnn.models.proof import NETWORK_WORK, prove
+    from convexcnn.models.whole_files import write_arrays
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)
@@ -182,10 +181,10 @@ def train(
     if not all_.writes:
         return {}
     save_model(estimator, folder)
-    save_file(estimator.filters(), folder / FILTERS_FILE)
+    write_arrays(folder / FILTERS_FILE, estimator.filters())
     if test is not None:
         found = timed("explanations", lambda: explain_run(estimator, test))
-        save_file(found, folder / EXPLANATIONS_FILE)
+        write_arrays(folder / EXPLANATIONS_FILE, found)
     scores = {
         "train": on_train.summary(),
         "test": None if on_test is None else on_test.summary(),
