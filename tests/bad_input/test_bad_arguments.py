@@ -16,6 +16,7 @@ def folder(name: str):
 
 
 FIT = "fit {data} --out run"
+PLAN = "plan --images 1000 --classes 2"
 STACK = f"{FIT} --model layerwise"
 TABLE = [
     # commands
@@ -52,6 +53,8 @@ TABLE = [
     Bad(f"{FIT} --memory-gb 0", "is not in the range x>0", code=WRONG_USE),
     Bad(f"{FIT} --memory-gb nan", "memory_gb is nan", code=WRONG_USE),
     Bad(f"{FIT} --memory-gb 1e-9", "memory", code=WRONG_USE),
+    Bad(f"{FIT} --memory-gb 1e300", "memory_gb is 1e+300", code=WRONG_USE),
+    Bad(f"{FIT} --n-gates 1{'0' * 25}", "n_gates is 1000", code=WRONG_USE),
     Bad(f"{FIT} --filter-size 0", "0 is not in the range", code=WRONG_USE),
     Bad(f"{FIT} --filter-size 9", "larger than the 8x8 image", code=WRONG_USE),
     Bad(f"{FIT} --stride 0", "0 is not in the range", code=WRONG_USE),
@@ -64,6 +67,20 @@ TABLE = [
     Bad("compare {data} --out run --epochs 0", "0 is not in the range", code=WRONG_USE),
     Bad("compare {data} --out run --momentum 1", "is not in the range", code=WRONG_USE),
     Bad("compare {data} --out run --learning-rate 0", "is not in the range", code=WRONG_USE),
+    Bad(f"compare {{data}} --out run --filters 1{'0' * 25}", "at most 922", code=WRONG_USE),
+    Bad(
+        "compare {data} --out run --seeds 9 --seed 4294967295",
+        "--seeds 9 counted from --seed 4294967295 end at 4294967303; the largest seed is",
+        code=WRONG_USE,
+    ),
+    Bad(f"{PLAN} --shape 3,32,1{'0' * 20}", "give at most 1,000,000,000,000", code=WRONG_USE),
+    Bad(f"{PLAN} --shape 3,32,32 --tflops 1e-320", "is not in the range 1e-06", code=WRONG_USE),
+    Bad(
+        f"{PLAN} --shape 3,32,32 --tflops 9 --bandwidth 1e-320",
+        "is not in the range",
+        code=WRONG_USE,
+    ),
+    Bad(f"{PLAN} --shape 3,32,32 --images 1{'0' * 25}", "is not in the range", code=WRONG_USE),
     # choices
     Bad(f"{FIT} --model deep", "'deep' is not one of", code=WRONG_USE),
     Bad(f"{FIT} --formulation relux", "'relux' is not one of", code=WRONG_USE),
@@ -122,6 +139,7 @@ TABLE = [
     Bad(f"{FIT} --config c", "augment", text("c", 'augment = "rotate"'), WRONG_USE),
     Bad(f"{FIT} --config c", "class_weight", text("c", 'class_weight = "heavy"'), WRONG_USE),
     Bad(f"{FIT} --config c", "memory_gb", text("c", 'memory_gb = "8"'), WRONG_USE),
+    Bad(f"{FIT} --config c", "memory_gb is 1000", text("c", f"memory_gb = {10**400}"), WRONG_USE),
     # where things are written to
     Bad("fit {data} --out {run}", "already holds a run"),
     Bad("fit {data} --out {here}", "exists and is not a run"),

@@ -342,6 +342,7 @@ def test_predict_ranks_labels(trained: Path) -> None:
         assert first["probability"] + second["probability"] == pytest.approx(1)
     header = Path("labels.csv").read_text().splitlines()[0]
     assert header == "image,label,probability,label_2,probability_2"
+    assert "label 3" not in typed("predict", trained, "pictures", "--top", "100000000").out
     deep = Path("a" * 60, "b" * 60)
     deep.parent.mkdir()
     Path("pictures").rename(deep)

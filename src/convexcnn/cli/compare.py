@@ -10,6 +10,7 @@ import click
 from convexcnn.cli.console import Console, duration, percent
 from convexcnn.cli.options import (
     FOLDER,
+    LARGEST_SEED,
     data_options,
     limit_option,
     output_options,
@@ -100,6 +101,11 @@ def command(
     from convexcnn.cli.training import build_report_or_warn, command_line, environment_of_result
     from convexcnn.data import load_dataset
 
+    if seed + seeds - 1 > LARGEST_SEED:
+        raise click.UsageError(
+            f"--seeds {seeds} counted from --seed {seed} end at {seed + seeds - 1}; the largest "
+            f"seed is {LARGEST_SEED}"
+        )
     console = Console(as_json=as_json)
     settings = {
         "data": data,

@@ -28,7 +28,7 @@ Prediction = dict[str, Any]
     default=1,
     show_default=True,
     metavar="K",
-    help="Labels per picture, the most probable first.",
+    help="Labels per picture, the most probable first; at most one per class.",
 )
 @click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="Also write a CSV file.")
 @click.option(
@@ -59,6 +59,7 @@ def command(
     if csv_file is not None:
         require_parent(csv_file)
     model = load_trained(run)
+    top = min(top, len(model.column_names()))
     files = list(picture_files(images))
     predictions: list[Prediction] = []
     skipped: list[str] = []

@@ -85,6 +85,7 @@ def run_paper_protocol(
 
     Raises:
         DataError: the data set has no test images.
+        SettingError: a setting that cannot work, with any of the seeds; nothing is trained then.
     """
     if dataset.test is None:
         raise DataError(f"{dataset.name} has no test images; compare needs some")
@@ -100,6 +101,9 @@ def run_paper_protocol(
         "solver": solver,
         "device": device,
     }
+    for seed in seeds:
+        for formulation in FORMULATIONS:
+            _model(formulation, filters, seed, architecture).check_parameters()
     units = []
     for seed in seeds:
         for formulation in FORMULATIONS:
