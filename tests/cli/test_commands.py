@@ -181,6 +181,18 @@ def test_settings_that_cannot_work_are_wrong_use(
     assert not Path("run.partial").exists()
 
 
+def test_names_of_data_are_no_trouble_in_the_files_of_a_run(data: Path) -> None:
+    """Bytes that a terminal obeys, that end a line, or that are no UTF-8: in file names all may."""
+    odd = Path("a\033[31m'\"\nb\x7f\x85\udcff.npz")
+    odd.write_bytes(data.read_bytes())
+    for command, options in (("fit", SMALL), ("compare", COMPARE)):
+        done = typed(command, odd, "--out", command, *options)
+        assert (done.code, "could not be built" in done.err) == (0, False)
+    assert typed("evaluate", "fit", odd).code == 0
+    assert typed("certify", "fit", odd).code == 0
+    assert typed("report", "compare").code == 0
+
+
 def write_bad_data() -> None:
     images, labels = stripes(20, 0)
     np.savez("one_class.npz", images=images, labels=np.zeros(20, int))
@@ -268,8 +280,13 @@ def test_a_run_outlives_its_report(data: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr("convexcnn.report.build_report", broken)
         done = typed("fit", data, "--out", "run", *SMALL)
-    assert done.code == 0
-    assert "the report could not be built (no picture)" in done.err
+        compared = typed("compare", data, "--out", "compared", *COMPARE)
+        as_json = typed("fit", data, "--out", "other", *SMALL, "--json")
+    for quiet in (done, compared):
+        assert quiet.code == 0
+        assert "the report could not be built (no picture)" in quiet.err
+        assert "report.html" not in quiet.out
+    assert as_json.json()["report"] is None
     assert names(Path("run")) == FIT_FILES - {"report.html", "figures"}
     again = typed("report", "run", "--json")
     assert Path(again.json()["report"]).exists()

@@ -55,6 +55,15 @@ def test_an_existing_run_is_kept_unless_overwrite(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"run"}
 
 
+def test_what_a_replaced_run_leaves_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    with pytest.warns(UserWarning, match=r"run\.replaced, the run before this one, cannot be"):
+        make_run(tmp_path / "run", overwrite=True)
+
+
 def test_a_failed_overwrite_keeps_the_old_run(tmp_path: Path) -> None:
     make_run(tmp_path / "run", accuracy=0.5)
     with (

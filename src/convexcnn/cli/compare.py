@@ -144,12 +144,12 @@ def command(
         peaks = (unit.get("peak_memory_bytes", 0) for unit in result["runs"])
         result["peak_memory_bytes"] = max(result["peak_memory_bytes"], *peaks)
         run.write_result(result)
-        build_report_or_warn(run.folder, out, console)
-    _show(result, out, console)
-    console.result({"run": str(out), "report": str(out / "report.html"), **result})
+        report = build_report_or_warn(run.folder, out, console)
+    _show(result, report, console)
+    console.result({"run": str(out), "report": report and str(report), **result})
 
 
-def _show(result: dict[str, Any], out: Path, console: Console) -> None:
+def _show(result: dict[str, Any], report: Path | None, console: Console) -> None:
     rows = []
     several = len({run["seed"] for run in result["runs"]}) > 1
     for formulation, summary in result["summary"].items():
@@ -159,7 +159,8 @@ def _show(result: dict[str, Any], out: Path, console: Console) -> None:
             rows.append(["  in the paper", *(_paper_cell(paper, m) for m in MEASURES)])
     console.table(["", *(measure.replace("_", " ") for measure in MEASURES)], rows)
     console.show(f"Time: {duration(result['seconds'])}")
-    console.show(f"Report: {out / 'report.html'}")
+    if report is not None:
+        console.show(f"Report: {report}")
 
 
 def _cell(summary: dict[str, Any], measure: str, several: bool) -> str:

@@ -117,11 +117,11 @@ def fit_run(
                 )
         result |= {"baselines": found, "settings": {"data": data, **everything}, "seed": seed}
         run.write_result(result | environment | {"memory_bytes": memory})
-        build_report_or_warn(run.folder, out, console)
+        report = build_report_or_warn(run.folder, out, console)
     for part in (CHECKPOINT, PARTS):  # only now: until the run is whole they may be needed
         shutil.rmtree(out / part, ignore_errors=True)
-    summarise(result, out, console, memory)
-    printed = {"run": str(out), "report": str(out / "report.html"), **result}
+    summarise(result, out, console, memory, report)
+    printed = {"run": str(out), "report": report and str(report), **result}
     console.result(printed)
     return printed
 
@@ -243,8 +243,8 @@ def _budget_bytes(settings: Mapping[str, Any]) -> int | None:
     return None if budget is None else int(1e9 * budget)
 
 
-def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
-    """Build the report; a trained model is worth keeping even if that fails."""
+def build_report_or_warn(folder: Path, out: Path, console: Console) -> Path | None:
+    """Build the report, and return where it will be; without one, the model is worth keeping."""
     from convexcnn.report import build_report
 
     try:
@@ -252,12 +252,18 @@ def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
     except ConvexcnnError as error:
         console.note(f"Warning: the report could not be built ({error}).")
         console.note(f"The run is complete without it; try again: convexcnn report {out}")
+        return None
+    return out / "report.html"
 
 
 def summarise(
-    result: Result, out: Path, console: Console, memory: Mapping[str, int | None]
+    result: Result,
+    out: Path,
+    console: Console,
+    memory: Mapping[str, int | None],
+    report: Path | None,
 ) -> None:
-    """Print accuracy, certificate, time, memory and where the report is."""
+    """Print accuracy, certificate, time, memory and where the report is, if there is one."""
     rows = [
         [name, percent(result[key]["accuracy"]), f"{result[key]['loss']:.4f}"]
         for name, key in (("training images", "train"), ("test images", "test"))
@@ -271,7 +277,8 @@ def summarise(
         _show_block(result, out, console)
     console.show(f"Time: {duration(result['seconds'])}")
     show_memory(memory, console)
-    console.show(f"Report: {out / 'report.html'}")
+    if report is not None:
+        console.show(f"Report: {report}")
 
 
 def _show_block(result: Result, out: Path, console: Console) -> None:
