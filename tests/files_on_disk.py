@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 
 
+def full_disk(*_: Any, **__: Any) -> None:
+    """In place of what writes."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def closed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let no file of that name be opened, as its permissions would for anyone but root."""
     opened = Path.open

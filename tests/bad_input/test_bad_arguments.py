@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from bad_inputs import WRONG_USE, Bad, check
+from bad_inputs import WRONG_USE, Bad, check, class_folders
 
 
 def text(name: str, content: str | bytes):
@@ -13,6 +15,10 @@ def text(name: str, content: str | bytes):
 
 def folder(name: str):
     return lambda here: (here / name).mkdir()
+
+
+def pipe(name: str):
+    return lambda here: os.mkfifo(here / name)
 
 
 FIT = "fit {data} --out run"
@@ -147,12 +153,29 @@ TABLE = [
     Bad("fit {data} --out {picture}/run", "Not a directory"),
     Bad("fit {data} --out /", "cannot hold a run"),
     Bad("fit {data} --out /proc/run", "/proc/run"),
-    Bad(f"{FIT} --log-jsonl none/log", "none/log: cannot be written"),
+    Bad(f"{FIT} --log-jsonl none/log", "none/log: there is no folder none"),
     Bad(f"{FIT} --log-jsonl {{here}}", "is a directory", code=WRONG_USE),
     Bad("export {run} {here}/none/x --to torch", "there is no folder"),
     Bad("export {run} {picture} --to torch", "exists; name another file"),
     Bad("predict {run} {picture} --csv none/x.csv", "there is no folder none; make it first"),
     Bad("predict {run} none.png --csv none/x.csv", "there is no folder none; make it first"),
+    Bad("predict {run} {picture} --csv {picture}", "picture.png is one of the pictures"),
+    Bad("predict {run} bad --csv bad/ash/0.png --overwrite", "one of the pictures", class_folders),
+    Bad(
+        "predict {run} {picture} --csv c", "c holds no labels of pictures", text("c", "path,label")
+    ),
+    Bad("predict {run} {picture} --csv {run}/model.safetensors", "is a part of the run"),
+    Bad("predict {run} {picture} --csv {run}/result.json --overwrite", "is a part of the run"),
+    Bad("predict {run} {picture} --csv /dev/full", "/dev/full: cannot be written (No space left"),
+    Bad("export {run} {run}/config.json --to torch --overwrite", "is a part of the run"),
+    Bad("export {run} pipe --to torch --overwrite", "pipe is no regular file", pipe("pipe")),
+    Bad("explain {run} bad/ash --out bad/ash/why", "lies in bad/ash, which", class_folders),
+    Bad(f"{FIT} --log-jsonl {{picture}}", "picture.png holds no log of events"),
+    Bad(f"{FIT} --log-jsonl {{run}}/result.json", "is a part of the run"),
+    Bad("fit bad --out bad/run", "bad/run lies in bad, which is read", class_folders),
+    Bad("fit bad --out bad/run --model layerwise", "bad/run lies in bad", class_folders),
+    Bad("compare bad --out ./bad/run", "bad/run lies in bad, which is read", class_folders),
+    Bad("fit bad --out run --tensorboard bad/log", "bad/log lies in bad", class_folders),
     Bad("fit {data} --out . --resume", "no unfinished run to resume"),
     Bad("fit {data} --out / --resume", "cannot hold a run"),
     # runs that are none
@@ -166,6 +189,11 @@ TABLE = [
     Bad("report empty", "is not a run", folder("empty")),
     Bad("report {picture}", "is a file", code=WRONG_USE),
     # subjects that are none
+    Bad("predict {run} ''", "the name is empty", code=WRONG_USE),
+    Bad("explain {run} ''", "the name is empty", code=WRONG_USE),
+    Bad("predict '' {picture}", "the name is empty", code=WRONG_USE),
+    Bad("fit '' --out run", "the name of the data set is empty"),
+    Bad("plan ''", "the name of the data set is empty"),
     Bad("predict {run} none.png", "there is no such file"),
     Bad("predict {run} empty", "holds no pictures", folder("empty")),
     Bad("explain {run}", "IMAGES", code=WRONG_USE),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from commands import typed
 from convexcnn.errors import RunError
+from files_on_disk import full_disk
 
 SMALL = ["--filter-size", "3", "--whiten", "8", "--gates", "gaussian", "--n-gates", "4"]
 FIT_FILES = {
@@ -348,6 +349,31 @@ def test_predict_labels_files_and_folders(trained: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == [p["label"] for p in predictions]
     assert "8x8 pixels" in done.err
+
+
+def test_a_table_of_labels_is_replaced_whole_and_other_files_only_if_told_so(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(Path("pictures"))
+    predict = ("predict", trained, "pictures", "--csv")
+    assert typed(*predict, "labels.csv").code == 0
+    written = Path("labels.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_disk)
+        done = typed(*predict, "labels.csv")
+    assert (done.code, "labels.csv: cannot be written (No space" in done.err) == (1, True)
+    assert Path("labels.csv").read_bytes() == written
+    Path("link.csv").symlink_to("labels.csv")
+    assert typed(*predict, "link.csv", "--top", "2").code == 0
+    assert Path("link.csv").is_symlink()
+    assert b"label_2" in Path("labels.csv").read_bytes()
+    Path("mine").write_text("my notes")
+    done = typed(*predict, "mine")
+    assert (done.code, "replace it with --overwrite" in done.err) == (1, True)
+    assert typed(*predict, "mine", "--overwrite").code == 0
+    assert Path("mine").read_bytes() == written
+    assert typed(*predict, "/dev/null").code == 0
+    assert Path("/dev/null").is_char_device()
 
 
 def test_predict_ranks_labels(trained: Path) -> None:

@@ -97,6 +97,7 @@ def command(
 
     Interrupted, what is finished is kept in RUN.partial, and the same command continues.
     """
+    from convexcnn.cli.outputs import check_folder, folders_read
     from convexcnn.cli.run_folder import RunFolder
     from convexcnn.cli.training import build_report_or_warn, command_line, environment_of_result
     from convexcnn.data import load_dataset
@@ -117,6 +118,7 @@ def command(
         **protocol,
     }
     run = RunFolder(out, settings, header=command_line(), overwrite=overwrite, resumable=True)
+    check_folder(out, "--out", folders_read(data))
     run.check()
     dataset = load_dataset(
         data,

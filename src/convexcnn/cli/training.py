@@ -20,6 +20,7 @@ from convexcnn.cli.baseline_training import (
 )
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
+from convexcnn.cli.outputs import check_folder, folders_read
 from convexcnn.cli.run_folder import RunFolder
 from convexcnn.cli.stack_training import CHECKPOINT, show_blocks, train_stack
 from convexcnn.errors import ConvexcnnError
@@ -89,6 +90,7 @@ def fit_run(
     run = RunFolder(out, everything, header=command_line(), overwrite=overwrite, resumable=stacked)
     processes = current()
     if processes.writes:
+        check_folder(out, "--out", folders_read(data))
         run.check()
     memory_gb = settings.get("memory_gb")
     dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})

@@ -101,7 +101,13 @@ def _read_path(path: Path, given: str, options: ReadOptions) -> ImageDataset:
 
 
 def named_dataset(name_or_path: str | Path) -> DatasetInfo | None:
-    """The data set of that name, however people spell it; None if there is none."""
+    """The data set of that name, however people spell it; None if there is none.
+
+    Raises:
+        DataError: the name is empty, which as a path would be the folder at hand.
+    """
+    if name_or_path == "":
+        raise DataError(f"the name of the data set is empty. {MEANING}")
     if isinstance(name_or_path, Path):
         return None
     by_letters = {_letters(name): info for name, info in dataset_registry.items()}
