@@ -90,4 +90,4 @@ def test_fit_logs_where_it_is_told_to(tmp_path):
     assert lines(tmp_path / "log.jsonl") == lines(tmp_path / "run" / "metrics.jsonl")
     done = typed(*arguments, "--log-jsonl", tmp_path / "no" / "log.jsonl")
     assert done.code == 1
-    assert "cannot be written" in done.err
+    assert "there is no folder" in done.err

@@ -43,6 +43,14 @@ def test_a_failure_keeps_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="pipe is no regular file, and is not replaced"):
+        write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_of_files_that_belong_together_none_changes_before_all_are_written(tmp_path: Path) -> None:
     first, last = tmp_path / "tensors", tmp_path / "config"
     write_together({first: lambda path: path.write_text("1"), last: lambda p: p.write_text("1")})

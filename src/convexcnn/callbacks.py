@@ -16,11 +16,15 @@ from typing import Any
 
 from convexcnn.environment import import_extra
 from convexcnn.errors import RunError
+from convexcnn.files import not_written
 
 Event = dict[str, Any]
 
 NOT_MEASURED = ("step", "steps", "seconds", "epoch", "seed", "block")
 """Numbers of an event that say when, not what."""
+
+LONGEST_EVENT = 2**20
+"""Bytes of a first line that are looked at to see whether a file is a log."""
 
 
 class JsonLinesLogger:
@@ -30,11 +34,13 @@ class JsonLinesLogger:
         path: of the file, made if it is not there.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or holds something else than such lines.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        if self.path.is_file() and not _is_log(self.path):
+            raise RunError(f"{self.path} holds no log of events; name another file")
         self._append("")
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -45,7 +51,7 @@ class JsonLinesLogger:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise not_written(self.path, error) from error
 
 
 class TensorBoardLogger:
@@ -84,7 +90,7 @@ class TensorBoardLogger:
         try:
             return SummaryWriter(str(self.directory))
         except OSError as error:
-            raise RunError(f"{self.directory}: cannot be written ({error.strerror})") from error
+            raise not_written(self.directory, error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"directory": self.directory, "_seen": self._seen}
@@ -92,6 +98,16 @@ class TensorBoardLogger:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._writer = self._open()
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is empty or begins with a line that is a JSON object."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(LONGEST_EVENT)
+        return not first or isinstance(json.loads(first), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def together(*callbacks: Callable[[Event], object]) -> Callable[[Event], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,20 @@ def require_parent(path: Path) -> None:
         raise RunError(f"{path}: there is no folder {path.parent}; make it first")
 
 
+def not_written(path: Path, error: OSError, what: str = "") -> RunError:
+    """The error of a file or folder that the disk did not take, or of WHAT in it."""
+    full = "; free some space and run again" if error.errno == errno.ENOSPC else ""
+    return RunError(f"{path}: {what}cannot be written ({error.strerror or error}){full}")
+
+
+def not_readable(path: Path, error: OSError) -> RunError:
+    """The error of a file that is there, and that the system does not let us read."""
+    return RunError(
+        f"{path} cannot be read ({error.strerror or error}); "
+        "see to its permissions and its disk, then run again"
+    )
+
+
 def write_whole(path: Path, write: Write) -> None:
     """Write a file under another name, flush it to disk, and rename it."""
     write_together({path: write})
@@ -37,7 +52,14 @@ def write_together(writers: Mapping[Path, Write]) -> None:
     All of them are on the disk under other names before the first is renamed, so that a full disk
     takes nothing away. The last one is removed before, and comes back last: while it is not there,
     nothing reads the others.
+
+    Raises:
+        OSError: the disk does not take them.
+        RunError: a device, a pipe or a folder has the name of one of them.
     """
+    for path in writers:
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is no regular file, and is not replaced; name another file")
     temporary = {path: path.with_name(f".{path.name}.part") for path in writers}
     *_, last = writers
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class Bad:
     """A command that cannot work.
 
     Args:
-        arguments: as typed, in one string; {name} stands for a path of the fixture `places`.
+        arguments: as typed in a shell; {name} stands for a path of the fixture `places`.
         message: part of the one line that says why.
         prepare: writes the bad input into the empty folder where the command is typed.
         code: exit code.
@@ -36,8 +37,8 @@ class Bad:
 def check(case: Bad, folder: Path, places: Mapping[str, Path]) -> None:
     """One line of error, the expected exit code, nothing on stdout, nothing left behind."""
     case.prepare(folder)
-    before = set(folder.rglob("*"))
-    words = [word.format_map(places) for word in case.arguments.split()]
+    before = {path: _content(path) for path in folder.rglob("*")}
+    words = [word.format_map(places) for word in shlex.split(case.arguments)]
     done = typed(*words)
     last = done.err.splitlines()[-1]
     assert done.code == case.code, done.err
@@ -45,7 +46,13 @@ def check(case: Bad, folder: Path, places: Mapping[str, Path]) -> None:
     assert "this is a bug" not in done.err
     assert last.startswith("Error: "), done.err
     assert case.message in last, last
-    assert set(folder.rglob("*")) == before
+    assert set(folder.rglob("*")) == set(before)
+    changed = [path for path, content in before.items() if _content(path) != content]
+    assert not changed
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def npz(folder: Path, **arrays: object) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from bad_inputs import WRONG_USE, Bad, check
+from bad_inputs import WRONG_USE, Bad, check, class_folders
 
 
 def text(name: str, content: str | bytes):
@@ -15,7 +17,12 @@ def folder(name: str):
     return lambda here: (here / name).mkdir()
 
 
+def pipe(name: str):
+    return lambda here: os.mkfifo(here / name)
+
+
 FIT = "fit {data} --out run"
+PLAN = "plan --images 1000 --classes 2"
 STACK = f"{FIT} --model layerwise"
 TABLE = [
     # commands
@@ -52,6 +59,8 @@ TABLE = [
     Bad(f"{FIT} --memory-gb 0", "is not in the range x>0", code=WRONG_USE),
     Bad(f"{FIT} --memory-gb nan", "memory_gb is nan", code=WRONG_USE),
     Bad(f"{FIT} --memory-gb 1e-9", "memory", code=WRONG_USE),
+    Bad(f"{FIT} --memory-gb 1e300", "memory_gb is 1e+300", code=WRONG_USE),
+    Bad(f"{FIT} --n-gates 1{'0' * 25}", "n_gates is 1000", code=WRONG_USE),
     Bad(f"{FIT} --filter-size 0", "0 is not in the range", code=WRONG_USE),
     Bad(f"{FIT} --filter-size 9", "larger than the 8x8 image", code=WRONG_USE),
     Bad(f"{FIT} --stride 0", "0 is not in the range", code=WRONG_USE),
@@ -64,6 +73,20 @@ TABLE = [
     Bad("compare {data} --out run --epochs 0", "0 is not in the range", code=WRONG_USE),
     Bad("compare {data} --out run --momentum 1", "is not in the range", code=WRONG_USE),
     Bad("compare {data} --out run --learning-rate 0", "is not in the range", code=WRONG_USE),
+    Bad(f"compare {{data}} --out run --filters 1{'0' * 25}", "at most 922", code=WRONG_USE),
+    Bad(
+        "compare {data} --out run --seeds 9 --seed 4294967295",
+        "--seeds 9 counted from --seed 4294967295 end at 4294967303; the largest seed is",
+        code=WRONG_USE,
+    ),
+    Bad(f"{PLAN} --shape 3,32,1{'0' * 20}", "give at most 1,000,000,000,000", code=WRONG_USE),
+    Bad(f"{PLAN} --shape 3,32,32 --tflops 1e-320", "is not in the range 1e-06", code=WRONG_USE),
+    Bad(
+        f"{PLAN} --shape 3,32,32 --tflops 9 --bandwidth 1e-320",
+        "is not in the range",
+        code=WRONG_USE,
+    ),
+    Bad(f"{PLAN} --shape 3,32,32 --images 1{'0' * 25}", "is not in the range", code=WRONG_USE),
     # choices
     Bad(f"{FIT} --model deep", "'deep' is not one of", code=WRONG_USE),
     Bad(f"{FIT} --formulation relux", "'relux' is not one of", code=WRONG_USE),
@@ -122,6 +145,7 @@ TABLE = [
     Bad(f"{FIT} --config c", "augment", text("c", 'augment = "rotate"'), WRONG_USE),
     Bad(f"{FIT} --config c", "class_weight", text("c", 'class_weight = "heavy"'), WRONG_USE),
     Bad(f"{FIT} --config c", "memory_gb", text("c", 'memory_gb = "8"'), WRONG_USE),
+    Bad(f"{FIT} --config c", "memory_gb is 1000", text("c", f"memory_gb = {10**400}"), WRONG_USE),
     # where things are written to
     Bad("fit {data} --out {run}", "already holds a run"),
     Bad("fit {data} --out {here}", "exists and is not a run"),
@@ -129,12 +153,29 @@ TABLE = [
     Bad("fit {data} --out {picture}/run", "Not a directory"),
     Bad("fit {data} --out /", "cannot hold a run"),
     Bad("fit {data} --out /proc/run", "/proc/run"),
-    Bad(f"{FIT} --log-jsonl none/log", "none/log: cannot be written"),
+    Bad(f"{FIT} --log-jsonl none/log", "none/log: there is no folder none"),
     Bad(f"{FIT} --log-jsonl {{here}}", "is a directory", code=WRONG_USE),
     Bad("export {run} {here}/none/x --to torch", "there is no folder"),
     Bad("export {run} {picture} --to torch", "exists; name another file"),
     Bad("predict {run} {picture} --csv none/x.csv", "there is no folder none; make it first"),
     Bad("predict {run} none.png --csv none/x.csv", "there is no folder none; make it first"),
+    Bad("predict {run} {picture} --csv {picture}", "picture.png is one of the pictures"),
+    Bad("predict {run} bad --csv bad/ash/0.png --overwrite", "one of the pictures", class_folders),
+    Bad(
+        "predict {run} {picture} --csv c", "c holds no labels of pictures", text("c", "path,label")
+    ),
+    Bad("predict {run} {picture} --csv {run}/model.safetensors", "is a part of the run"),
+    Bad("predict {run} {picture} --csv {run}/result.json --overwrite", "is a part of the run"),
+    Bad("predict {run} {picture} --csv /dev/full", "/dev/full: cannot be written (No space left"),
+    Bad("export {run} {run}/config.json --to torch --overwrite", "is a part of the run"),
+    Bad("export {run} pipe --to torch --overwrite", "pipe is no regular file", pipe("pipe")),
+    Bad("explain {run} bad/ash --out bad/ash/why", "lies in bad/ash, which", class_folders),
+    Bad(f"{FIT} --log-jsonl {{picture}}", "picture.png holds no log of events"),
+    Bad(f"{FIT} --log-jsonl {{run}}/result.json", "is a part of the run"),
+    Bad("fit bad --out bad/run", "bad/run lies in bad, which is read", class_folders),
+    Bad("fit bad --out bad/run --model layerwise", "bad/run lies in bad", class_folders),
+    Bad("compare bad --out ./bad/run", "bad/run lies in bad, which is read", class_folders),
+    Bad("fit bad --out run --tensorboard bad/log", "bad/log lies in bad", class_folders),
     Bad("fit {data} --out . --resume", "no unfinished run to resume"),
     Bad("fit {data} --out / --resume", "cannot hold a run"),
     # runs that are none
@@ -148,6 +189,11 @@ TABLE = [
     Bad("report empty", "is not a run", folder("empty")),
     Bad("report {picture}", "is a file", code=WRONG_USE),
     # subjects that are none
+    Bad("predict {run} ''", "the name is empty", code=WRONG_USE),
+    Bad("explain {run} ''", "the name is empty", code=WRONG_USE),
+    Bad("predict '' {picture}", "the name is empty", code=WRONG_USE),
+    Bad("fit '' --out run", "the name of the data set is empty"),
+    Bad("plan ''", "the name of the data set is empty"),
     Bad("predict {run} none.png", "there is no such file"),
     Bad("predict {run} empty", "holds no pictures", folder("empty")),
     Bad("explain {run}", "IMAGES", code=WRONG_USE),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from commands import typed
 from convexcnn.cli.application import cli, explain
 from convexcnn.errors import DataError, RunError, SettingError
+from small import stripes
 
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "PIL", "matplotlib", "jinja2", "rich")
 
@@ -131,5 +136,64 @@ application.cli.main = work
 application.main([])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert done.returncode == 1
+    assert done.stderr == "Error: interrupted\n"
+
+
+def test_ctrl_c_before_the_modules_are_there_is_one_line() -> None:
+    code = """
+import sys, convexcnn.cli
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "convexcnn.cli.application":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+convexcnn.cli.main(["data", "list", "--json"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (1, "Error: interrupted\n")
+    assert json.loads(done.stdout) == {"error": "interrupted"}
+
+
+FULL = "stdout: cannot be written (No space left on device); free some space and run again"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "err"),
+    [
+        ("data list > /dev/full", 1, f"Error: {FULL}\n"),
+        ("data list --json > /dev/full", 1, f"Error: {FULL}\n"),
+        ("--help > /dev/full", 1, "Error: No space left on device; free some space"),
+        ("data nothing --json > /dev/full", 2, "Error: No such command 'nothing'"),
+        ("data list 2> /dev/full", 0, ""),
+        ("data nothing 2> /dev/full", 2, ""),
+        ("data list >&-", 0, ""),
+        ("data list 2>&-", 0, ""),
+        ("data list >&- 2>&-", 0, ""),
+        ("data nothing >&- 2>&-", 2, ""),
+    ],
+)
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no /dev/full")
+def test_full_and_closed_streams_are_no_bug(command: str, code: int, err: str) -> None:
+    shell = f"'{sys.executable}' -m convexcnn {command}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert done.stderr.startswith(err)
+    assert done.stderr.count("\n") == bool(err)
+
+
+def test_what_stdout_cannot_show_is_escaped(tmp_path: Path) -> None:
+    images, labels = stripes(20, 2)
+    np.savez(tmp_path / "é.npz", images=images, labels=np.array(["é", "ø"])[labels])
+    done = subprocess.run(
+        [sys.executable, "-m", "convexcnn", "data", "info", "é.npz"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xe9" in done.stdout

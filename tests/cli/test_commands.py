@@ -18,6 +18,7 @@ from PIL import Image
 
 from commands import typed
 from convexcnn.errors import RunError
+from files_on_disk import full_disk
 
 SMALL = ["--filter-size", "3", "--whiten", "8", "--gates", "gaussian", "--n-gates", "4"]
 FIT_FILES = {
@@ -181,6 +182,18 @@ def test_settings_that_cannot_work_are_wrong_use(
     assert not Path("run.partial").exists()
 
 
+def test_names_of_data_are_no_trouble_in_the_files_of_a_run(data: Path) -> None:
+    """Bytes that a terminal obeys, that end a line, or that are no UTF-8: in file names all may."""
+    odd = Path("a\033[31m'\"\nb\x7f\x85\udcff.npz")
+    odd.write_bytes(data.read_bytes())
+    for command, options in (("fit", SMALL), ("compare", COMPARE)):
+        done = typed(command, odd, "--out", command, *options)
+        assert (done.code, "could not be built" in done.err) == (0, False)
+    assert typed("evaluate", "fit", odd).code == 0
+    assert typed("certify", "fit", odd).code == 0
+    assert typed("report", "compare").code == 0
+
+
 def write_bad_data() -> None:
     images, labels = stripes(20, 0)
     np.savez("one_class.npz", images=images, labels=np.zeros(20, int))
@@ -268,8 +281,13 @@ def test_a_run_outlives_its_report(data: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr("convexcnn.report.build_report", broken)
         done = typed("fit", data, "--out", "run", *SMALL)
-    assert done.code == 0
-    assert "the report could not be built (no picture)" in done.err
+        compared = typed("compare", data, "--out", "compared", *COMPARE)
+        as_json = typed("fit", data, "--out", "other", *SMALL, "--json")
+    for quiet in (done, compared):
+        assert quiet.code == 0
+        assert "the report could not be built (no picture)" in quiet.err
+        assert "report.html" not in quiet.out
+    assert as_json.json()["report"] is None
     assert names(Path("run")) == FIT_FILES - {"report.html", "figures"}
     again = typed("report", "run", "--json")
     assert Path(again.json()["report"]).exists()
@@ -333,6 +351,31 @@ def test_predict_labels_files_and_folders(trained: Path) -> None:
     assert "8x8 pixels" in done.err
 
 
+def test_a_table_of_labels_is_replaced_whole_and_other_files_only_if_told_so(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(Path("pictures"))
+    predict = ("predict", trained, "pictures", "--csv")
+    assert typed(*predict, "labels.csv").code == 0
+    written = Path("labels.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full_disk)
+        done = typed(*predict, "labels.csv")
+    assert (done.code, "labels.csv: cannot be written (No space" in done.err) == (1, True)
+    assert Path("labels.csv").read_bytes() == written
+    Path("link.csv").symlink_to("labels.csv")
+    assert typed(*predict, "link.csv", "--top", "2").code == 0
+    assert Path("link.csv").is_symlink()
+    assert b"label_2" in Path("labels.csv").read_bytes()
+    Path("mine").write_text("my notes")
+    done = typed(*predict, "mine")
+    assert (done.code, "replace it with --overwrite" in done.err) == (1, True)
+    assert typed(*predict, "mine", "--overwrite").code == 0
+    assert Path("mine").read_bytes() == written
+    assert typed(*predict, "/dev/null").code == 0
+    assert Path("/dev/null").is_char_device()
+
+
 def test_predict_ranks_labels(trained: Path) -> None:
     write_pictures(Path("pictures"))
     done = typed("predict", trained, "pictures", "--top", "9", "--json", "--csv", "labels.csv")
@@ -342,6 +385,7 @@ def test_predict_ranks_labels(trained: Path) -> None:
         assert first["probability"] + second["probability"] == pytest.approx(1)
     header = Path("labels.csv").read_text().splitlines()[0]
     assert header == "image,label,probability,label_2,probability_2"
+    assert "label 3" not in typed("predict", trained, "pictures", "--top", "100000000").out
     deep = Path("a" * 60, "b" * 60)
     deep.parent.mkdir()
     Path("pictures").rename(deep)

@@ -14,6 +14,7 @@ from convexcnn.cli import explain as explain_command
 from convexcnn.cli import explained
 from convexcnn.explain import METHODS
 from convexcnn.models import save_model
+from files_on_disk import full_disk
 from small import stripes
 from tiny_models import convex
 
@@ -54,6 +55,17 @@ def test_a_picture_is_explained_and_figures_are_written(tmp_path: Path) -> None:
     assert np.shape(written["values"]["occlusion"]) == (9, 9)
     with Image.open(out / written["figure"]) as figure:
         assert figure.width > 5 * 200
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full_disk)  # explanations.json, after the figures
+        done = typed("explain", "run", "picture.png", "--out", tmp_path / "new" / "folder")
+    assert done.code == 1
+    assert f"{tmp_path / 'new' / 'folder'}: cannot be written (No space left on device)" in done.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_test_images_are_explained_for_a_class() -> None:

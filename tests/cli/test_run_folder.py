@@ -19,6 +19,7 @@ from convexcnn.cli.run_folder import (
     write_toml,
 )
 from convexcnn.errors import RunError
+from files_on_disk import closed
 
 RESULT = {"format": 1, "kind": "fit", "accuracy": 0.5}
 
@@ -52,6 +53,15 @@ def test_an_existing_run_is_kept_unless_overwrite(tmp_path: Path) -> None:
     make_run(tmp_path / "run", accuracy=0.9, overwrite=True)
     assert read_result(tmp_path / "run")["accuracy"] == 0.9
     assert contents(tmp_path) == {"run"}
+
+
+def test_what_a_replaced_run_leaves_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    with pytest.warns(UserWarning, match=r"run\.replaced, the run before this one, cannot be"):
+        make_run(tmp_path / "run", overwrite=True)
 
 
 def test_a_failed_overwrite_keeps_the_old_run(tmp_path: Path) -> None:
@@ -186,6 +196,15 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str, message: str) -> N
     make_run(tmp_path / "run")
     (tmp_path / "run" / "result.json").write_text(text)
     with pytest.raises(RunError, match=message):
+        read_result(tmp_path / "run")
+
+
+def test_a_result_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    closed(monkeypatch, "result.json")
+    with pytest.raises(RunError, match=r"cannot be read .Permission denied"):
         read_result(tmp_path / "run")
 
 

@@ -93,7 +93,7 @@ ARGUMENTS = {
     "image_size": [8.5, "8", True, 0, (8, 0), 10**400],
     "limit": [10.5, "5", True, 0, float("nan")],
     "seed": [-1, 0.5, "0", None, True],
-    "name_or_path": [None, b"digits", 5, "", ["digits"]],
+    "name_or_path": [None, b"digits", 5, ["digits"]],
 }
 
 

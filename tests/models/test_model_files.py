@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from convexcnn.errors import RunError
 from convexcnn.models import ConvexConvClassifier, load_model, save_model
+from convexcnn.models.whole_files import write_arrays
+from files_on_disk import closed
 from small import stripes
 from tiny_models import convex, non_convex
 
@@ -253,6 +256,32 @@ def test_nothing_is_left_of_a_write_that_fails(model, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
         save_model(model, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_is_named(model, tmp_path, monkeypatch):
+    """In the words of safetensors, which raises no OSError."""
+    why = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+    def full(*arguments):
+        raise SafetensorError(why)
+
+    monkeypatch.setattr("convexcnn.models.whole_files.save_file", full)
+    monkeypatch.setattr("convexcnn.models.whole_files.save_arrays", full)
+    with pytest.raises(RunError, match=r"run: the model cannot be written .No space"):
+        save_model(model, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+    with pytest.raises(RunError, match=r"filters: cannot be written .No space left .* free some"):
+        write_arrays(tmp_path / "filters", {"convex": np.zeros(3)})
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(
+    name, model, tmp_path, monkeypatch
+):
+    save_model(model, tmp_path)
+    closed(monkeypatch, name)
+    with pytest.raises(RunError, match=f"{name} cannot be read .Permission denied.; see to its"):
+        load_model(tmp_path)
 
 
 def test_models_of_the_first_layout_are_read(model, tmp_path):

@@ -83,7 +83,7 @@ def test_the_page_is_small(report: Path) -> None:
 
 def test_building_again_changes_nothing(report: Path) -> None:
     before = {path.name: path.read_bytes() for path in _files(report.parent)}
-    build_report(report.parent)
+    build_report(str(report.parent))
     assert {path.name: path.read_bytes() for path in _files(report.parent)} == before
 
 

@@ -14,13 +14,14 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn, TextIO
 
 import click
 
 from convexcnn import __version__
-from convexcnn.cli.console import printable
+from convexcnn.cli.console import close_streams, discard, open_streams, printable
 from convexcnn.distributed import ALONE, Processes, first_to_speak, launched, met
 from convexcnn.errors import ConvexcnnError, LostProcessError
 
@@ -109,6 +110,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    open_streams()
     warnings.showwarning = _show_warning
     voice, processes = sys.stderr, ALONE
     # Read by torch's threads when they start: spinning ones lose a core to any busy neighbour.
@@ -118,23 +120,26 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         processes = launched()
         _take_part_in_job(processes, arguments)
         code = cli.main(arguments, prog_name="convexcnn", standalone_mode=False)
-        sys.stdout.flush()
+        close_streams()
         sys.exit(code if isinstance(code, int) else DONE)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if processes.size > 1:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends what ends already
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            _discard_output()
+            discard(sys.stdout)  # its reader went away, as `head` does: nothing is left to say
             sys.exit(FAILED)
         if "--debug" in options:
             traceback.print_exc()
         message, code = explain(error)
         if _terminated and processes.size > 1:
             message = f"another process of this job ended, or the job was cancelled: {message}"
-        if _speaks(error, processes):
-            click.echo(f"Error: {message}", file=voice)
-        if "--json" in options:
-            click.echo(json.dumps({"error": message}))
+        with suppress(OSError):
+            if _speaks(error, processes):
+                click.echo(f"Error: {message}", file=voice)
+        with suppress(OSError):
+            if "--json" in options:
+                click.echo(json.dumps({"error": message}))
+        close_streams()
         if met() and processes.writes:
             time.sleep(2 * FIRST_WORD)  # until the others know that it was said
         sys.exit(code)
@@ -155,7 +160,7 @@ def _take_part_in_job(processes: Processes, arguments: Sequence[str]) -> None:
         )
 
 
-def _speaks(error: Exception, processes: Processes) -> bool:
+def _speaks(error: BaseException, processes: Processes) -> bool:
     """Whether this process tells of an error: of a job, the first one that knows of any."""
     ended_by_others = isinstance(error, LostProcessError) or _terminated
     if ended_by_others and not processes.writes:
@@ -163,7 +168,7 @@ def _speaks(error: Exception, processes: Processes) -> bool:
     return first_to_speak(processes)
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """Return the line that tells a user about an error, and the exit code that goes with it."""
     if isinstance(error, click.ClickException):
         message = error.format_message()
@@ -171,7 +176,7 @@ def explain(error: Exception) -> tuple[str, int]:
         if isinstance(error, click.UsageError) and context is not None:
             message = f"{message} (see '{context.command_path} --help')"
         return _one_line(message), error.exit_code
-    if isinstance(error, click.Abort):
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return "interrupted", FAILED
     if isinstance(error, ConvexcnnError):
         return _one_line(str(error)), error.exit_code
@@ -189,7 +194,7 @@ def _one_line(message: str) -> str:
     return printable(" ".join(message.split()))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     # torch is not imported here: its CPU allocator raises a plain RuntimeError, its CUDA one
     # an OutOfMemoryError of its own.
     return (
@@ -215,11 +220,6 @@ def _in_finaliser(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _discard_output() -> None:
-    # The reader of a pipe went away, as `head` does: nothing is left to say, not even at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

@@ -10,6 +10,7 @@ import click
 from convexcnn.cli.console import Console, duration, percent
 from convexcnn.cli.options import (
     FOLDER,
+    LARGEST_SEED,
     data_options,
     limit_option,
     output_options,
@@ -97,10 +98,16 @@ def command(
     Interrupted, what is finished is kept in RUN.partial, and the same command continues.
     """
     from convexcnn.cli.left_out import note_left_out
+    from convexcnn.cli.outputs import check_folder, folders_read
     from convexcnn.cli.run_folder import RunFolder
     from convexcnn.cli.training import build_report_or_warn, command_line, environment_of_result
     from convexcnn.data import load_dataset
 
+    if seed + seeds - 1 > LARGEST_SEED:
+        raise click.UsageError(
+            f"--seeds {seeds} counted from --seed {seed} end at {seed + seeds - 1}; the largest "
+            f"seed is {LARGEST_SEED}"
+        )
     console = Console(as_json=as_json)
     settings = {
         "data": data,
@@ -112,6 +119,7 @@ def command(
         **protocol,
     }
     run = RunFolder(out, settings, header=command_line(), overwrite=overwrite, resumable=True)
+    check_folder(out, "--out", folders_read(data))
     run.check()
     dataset = load_dataset(
         data,
@@ -140,12 +148,12 @@ def command(
         peaks = (unit.get("peak_memory_bytes", 0) for unit in result["runs"])
         result["peak_memory_bytes"] = max(result["peak_memory_bytes"], *peaks)
         run.write_result(result)
-        build_report_or_warn(run.folder, out, console)
-    _show(result, out, console)
-    console.result({"run": str(out), "report": str(out / "report.html"), **result})
+        report = build_report_or_warn(run.folder, out, console)
+    _show(result, report, console)
+    console.result({"run": str(out), "report": report and str(report), **result})
 
 
-def _show(result: dict[str, Any], out: Path, console: Console) -> None:
+def _show(result: dict[str, Any], report: Path | None, console: Console) -> None:
     rows = []
     several = len({run["seed"] for run in result["runs"]}) > 1
     for formulation, summary in result["summary"].items():
@@ -155,7 +163,8 @@ def _show(result: dict[str, Any], out: Path, console: Console) -> None:
             rows.append(["  in the paper", *(_paper_cell(paper, m) for m in MEASURES)])
     console.table(["", *(measure.replace("_", " ") for measure in MEASURES)], rows)
     console.show(f"Time: {duration(result['seconds'])}")
-    console.show(f"Report: {out / 'report.html'}")
+    if report is not None:
+        console.show(f"Report: {report}")
 
 
 def _cell(summary: dict[str, Any], measure: str, several: bool) -> str:

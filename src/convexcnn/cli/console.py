@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from convexcnn.callbacks import jsonable
+from convexcnn.files import not_written
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -33,13 +37,19 @@ class Console:
         self.as_json = as_json
 
     def note(self, text: str) -> None:
-        """Print one line to stderr."""
-        click.echo(printable(text), err=True)
+        """Print one line to stderr; what it does not take is no reason to end the work."""
+        try:
+            click.echo(printable(text), err=True)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            discard(sys.stderr)
 
     def show(self, text: str = "") -> None:
         """Print text to stdout, unless the result goes there as JSON."""
         if not self.as_json:
-            click.echo("\n".join(printable(line) for line in text.split("\n")))
+            with _results():
+                click.echo("\n".join(printable(line) for line in text.split("\n")))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table to stdout: the first column left-aligned, the others right-aligned."""
@@ -58,13 +68,15 @@ class Console:
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-        RichConsole(highlight=False, width=width).print(table)
-        click.echo()
+        with _results():
+            RichConsole(highlight=False, width=width).print(table)
+            click.echo()
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Print the command's one JSON object to stdout, if it was asked for."""
         if self.as_json:
-            click.echo(json.dumps(jsonable(result), allow_nan=False))
+            with _results():
+                click.echo(json.dumps(jsonable(result), allow_nan=False))
 
     @contextmanager
     def progress(self) -> Iterator[Callback]:
@@ -84,6 +96,43 @@ class Console:
         )
         with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bars:
             yield _bar_progress(bars)
+
+
+@contextmanager
+def _results() -> Iterator[None]:
+    """Name stdout if what is printed does not fit there; a reader who goes away is no error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        discard(sys.stdout)
+        raise not_written(Path("stdout"), error) from error
+
+
+def open_streams() -> None:
+    """Let stdout and stderr take everything: nowhere if closed, in escapes if of few letters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif not str(getattr(stream, "encoding", "utf-8")).lower().startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def close_streams() -> None:
+    """Say what is left to say, so that Python finds nothing to complain of at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Send what a stream still holds, and all that follows, nowhere."""
+    with suppress(OSError):  # a stream in memory
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(line: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.options import FOLDER, data_options, output_options, run_seed_option
+from convexcnn.cli.options import FOLDER, PICTURES, data_options, output_options, run_seed_option
 
 if TYPE_CHECKING:
     from convexcnn.cli.console import Console
@@ -20,7 +20,7 @@ METHODS = ("contributions", "occlusion", "gradcam", "gradient")
 
 @click.command(name="explain", short_help="Show what a trained model looked at.")
 @click.argument("run", type=FOLDER)
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, type=PICTURES)
 @click.option("--data", metavar="DATA", help="Data set with the test images to explain.")
 @click.option(
     "--test-index",
@@ -90,10 +90,13 @@ def command(
     """
     from convexcnn.cli.console import Console
     from convexcnn.cli.explained import collect, explain_pictures, head_of, write_explanations
+    from convexcnn.cli.outputs import check_folder, folders_read
     from convexcnn.cli.trained import load_trained, reading_of
 
     console = Console(as_json=as_json)
     _check_use(images, data, indices, faithfulness)
+    if out is not None:
+        check_folder(out, "--out", [*images, *(folders_read(data) if data is not None else [])])
     model = load_trained(run)
     if block is not None:
         model = head_of(model, block, run)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convexcnn.cli.trained import check_fits
 from convexcnn.errors import DataError, SettingError
+from convexcnn.files import Write, not_written, write_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -234,21 +237,46 @@ def _contributed(
 
 
 def write_explanations(out: Path, subjects: Subjects, found: Sequence[Explanation]) -> None:
-    """Write `explanations.json` and one figure per picture into a folder, made if need be."""
+    """Write `explanations.json` and one figure per picture into a folder, made if need be.
+
+    Raises:
+        RunError: the folder cannot be written; what was there before is there still.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_together(_explanation_files(out, subjects, found))
+    except OSError as error:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise not_written(out, error) from error
+
+
+def _explanation_files(
+    out: Path, subjects: Subjects, found: Sequence[Explanation]
+) -> dict[Path, Write]:
+    """What writes each file; a figure is drawn when its turn comes."""
     from convexcnn.cli.run_folder import write_json
+
+    files: dict[Path, Write] = {}
+    entries = []
+    for number, (explanation, image) in enumerate(zip(found, subjects.images, strict=True), 1):
+        name = f"{number:03d}-{_file_name(explanation.name)}.png"
+        files[out / name] = partial(_draw, explanation, image)
+        maps = {method: values.tolist() for method, values in explanation.maps.items()}
+        entries.append({**explanation.summary(), "figure": name, "values": maps})
+    files[out / "explanations.json"] = lambda path: write_json(path, {"explanations": entries})
+    return files
+
+
+def _draw(explanation: Explanation, image: NDArray[Any], path: Path) -> None:
     from convexcnn.report.map_pictures import figure, overlay, picture_of
 
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, (explanation, image) in enumerate(zip(found, subjects.images, strict=True), 1):
-        panels = [("Picture", picture_of(image))]
-        panels += [(TITLES[name], overlay(image, m)) for name, m in explanation.maps.items()]
-        note = f"{explanation.target} {explanation.score:.3f}; {Path(explanation.name).name}"
-        name = f"{number:03d}-{_file_name(explanation.name)}.png"
-        (out / name).write_bytes(figure(panels, note))
-        maps = {method: values.tolist() for method, values in explanation.maps.items()}
-        written.append({**explanation.summary(), "figure": name, "values": maps})
-    write_json(out / "explanations.json", {"explanations": written})
+    panels = [("Picture", picture_of(image))]
+    panels += [(TITLES[name], overlay(image, m)) for name, m in explanation.maps.items()]
+    note = f"{explanation.target} {explanation.score:.3f}; {Path(explanation.name).name}"
+    path.write_bytes(figure(panels, note))
 
 
 def _test_images(dataset: ImageDataset, indices: Sequence[int]) -> ImageSplit:

@@ -36,17 +36,19 @@ def command(run: Path, out: Path, *, to: str, pixels: str, overwrite: bool, as_j
     It is run on random pixels first, and appears only if its scores are those of the model.
     """
     from convexcnn.cli.console import Console
+    from convexcnn.cli.outputs import check_file
     from convexcnn.cli.trained import load_trained
     from convexcnn.errors import RunError
-    from convexcnn.files import require_parent
     from convexcnn.models.export import FORMATS
 
     console = Console(as_json=as_json)
+    target = check_file(out)
+    if out.exists() and not out.is_file():
+        raise RunError(f"{out} is no regular file, and is not replaced; name another file")
     if out.exists() and not overwrite:
         raise RunError(f"{out} exists; name another file, or replace it with --overwrite")
-    require_parent(out)
     model = load_trained(run)
-    verified = FORMATS[to](model, out, pixels=pixels)
+    verified = FORMATS[to](model, target, pixels=pixels)
     if verified is None:
         console.note("Not verified: onnxruntime is not installed (pip install 'convexcnn[onnx]').")
     else:

@@ -207,6 +207,7 @@ def command(
     """
     from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.cli.console import Callback, Console
+    from convexcnn.cli.outputs import check_file, check_folder, folders_read
     from convexcnn.cli.run_folder import unfinished_settings
     from convexcnn.cli.settings import combine
     from convexcnn.cli.training import fit_run
@@ -220,8 +221,10 @@ def command(
 
     loggers: list[Callback] = []
     if log_jsonl is not None and launched().writes:
+        check_file(log_jsonl)
         loggers.append(JsonLinesLogger(log_jsonl))
     if tensorboard is not None and launched().writes:
+        check_folder(tensorboard, "--tensorboard", folders_read(data))
         loggers.append(TensorBoardLogger(tensorboard))
     with job() as processes:
         fit_run(

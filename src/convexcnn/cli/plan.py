@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from convexcnn.costs.work import Hardware
     from convexcnn.data.survey import DataSurvey
 
-POSITIVE = click.IntRange(min=1)
-POSITIVE_FLOAT = click.FloatRange(min=0, min_open=True)
+POSITIVE = click.IntRange(min=1, max=10**12)
+RATE = click.FloatRange(min=1e-6, max=1e9)
+MOST_NUMBERS = 10**12
+"""How many numbers an image may have for its size to be of any meaning."""
 
 NOT_PLANNED = (
     "out",
@@ -48,6 +50,8 @@ def read_shape(
             f"{value!r} is no shape; give channels,height,width such as 3,224,224"
         )
     channels, height, width = map(int, parts)
+    if channels * height * width > MOST_NUMBERS:
+        raise click.BadParameter(f"{value!r} is no image; give at most {MOST_NUMBERS:,} numbers")
     return channels, height, width
 
 
@@ -66,13 +70,13 @@ def read_shape(
 @click.option("--gpus", type=POSITIVE, metavar="G", help="Plan for so many GPUs, with --tflops.")
 @click.option(
     "--tflops",
-    type=POSITIVE_FLOAT,
+    type=RATE,
     metavar="R",
     help="Peak bfloat16 rate of one GPU in 1e12 operations per second, without sparsity.",
 )
 @click.option(
     "--bandwidth",
-    type=POSITIVE_FLOAT,
+    type=RATE,
     metavar="GB/S",
     help="Memory bandwidth of one GPU.  [default: in proportion to --tflops, as on an H100]",
 )

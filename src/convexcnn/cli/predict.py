@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convexcnn.cli.options import FILE, FOLDER, output_options
+from convexcnn.cli.options import FILE, FOLDER, PICTURES, output_options
 
 if TYPE_CHECKING:
     from convexcnn.models.base import ImageClassifier
@@ -22,16 +22,19 @@ Prediction = dict[str, Any]
 
 @click.command(name="predict", short_help="Label pictures with a trained model.")
 @click.argument("run", type=FOLDER)
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=PICTURES)
 @click.option(
     "--top",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="K",
-    help="Labels per picture, the most probable first.",
+    help="Labels per picture, the most probable first; at most one per class.",
 )
 @click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="Also write a CSV file.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace FILE, even if it holds something else than labels."
+)
 @click.option(
     "--skip-bad",
     is_flag=True,
@@ -44,6 +47,7 @@ def command(
     *,
     top: int,
     csv_file: Path | None,
+    overwrite: bool,
     skip_bad: bool,
     as_json: bool,
 ) -> None:
@@ -53,14 +57,14 @@ def command(
     is cut out; to a model of grey images, colours are turned grey.
     """
     from convexcnn.cli.console import Console
+    from convexcnn.cli.prediction_table import check_table, write_table
     from convexcnn.cli.trained import load_trained
-    from convexcnn.files import require_parent
 
     console = Console(as_json=as_json)
-    if csv_file is not None:
-        require_parent(csv_file)
+    table = None if csv_file is None else check_table(csv_file, images, overwrite=overwrite)
     model = load_trained(run)
     files, skipped = picture_files(images, skip_bad=skip_bad)
+    top = min(top, len(model.column_names()))
     predictions: list[Prediction] = []
     for start in range(0, len(files), BATCH):
         found, bad = _predict(model, files[start : start + BATCH], top, skip_bad)
@@ -70,8 +74,8 @@ def command(
     console.note(f"Pictures are seen at {height}x{width} pixels: resized to cover, centre cut out.")
     for name in skipped:
         console.note(f"Skipped: {name}")
-    if csv_file is not None:
-        _write_csv(csv_file, predictions)
+    if csv_file is not None and table is not None:
+        write_table(table, predictions)
         console.note(f"Written: {csv_file}")
     _show(console, predictions, top)
     console.result(
@@ -168,22 +172,3 @@ def _show(console: Any, predictions: Sequence[Prediction], top: int) -> None:
             cells += [entry["label"], percent(entry["probability"])]
         rows.append(cells)
     console.table(columns, rows)
-
-
-def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write one row per picture: image, then label and probability of every rank."""
-    import csv
-
-    ranks = max((len(prediction["top"]) for prediction in predictions), default=1)
-    header = ["image", "label", "probability"]
-    for rank in range(2, ranks + 1):
-        header += [f"label_{rank}", f"probability_{rank}"]
-    # A file name need not be UTF-8: its bytes go through as they are.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for prediction in predictions:
-            row = [prediction["image"]]
-            for entry in prediction["top"]:
-                row += [entry["label"], f"{entry['probability']:.6f}"]
-            writer.writerow(row)

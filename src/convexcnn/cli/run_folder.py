@@ -6,14 +6,17 @@ import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from convexcnn.callbacks import JsonLinesLogger, jsonable
+from convexcnn.cli.console import printable
 from convexcnn.errors import RunError
-from convexcnn.files import write_text
+from convexcnn.files import not_readable, write_text
 
 SETTINGS_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
@@ -160,7 +163,11 @@ class RunFolder:
             except BaseException:
                 self._undo_half_replacement()
                 raise
-            shutil.rmtree(self._replaced, ignore_errors=True)
+            if not _remove(self._replaced):
+                warnings.warn(
+                    f"{self._replaced}, the run before this one, cannot be removed; remove it",
+                    stacklevel=2,
+                )
         else:
             self.folder.replace(self.path)
         (self.path / LOCK_FILE).unlink(missing_ok=True)
@@ -172,7 +179,7 @@ class RunFolder:
     def _undo_half_replacement(self) -> None:
         if self.path.name and is_run(self._replaced):
             if _is_taken(self.path):
-                shutil.rmtree(self._replaced)
+                _remove(self._replaced)
             else:
                 self._replaced.replace(self.path)
 
@@ -216,7 +223,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run: it needs {RESULT_FILE} and {SETTINGS_FILE}")
     try:
         result = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise not_readable(path / RESULT_FILE, error) from error
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path / RESULT_FILE} is damaged ({error}); train it again") from None
     if not isinstance(result, dict) or result.get("format") != 1:
         raise RunError(f"{path / RESULT_FILE} is not of format 1, the only one known here")
@@ -230,16 +239,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def toml_table(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as TOML can hold them: without None, which TOML does not know."""
-    return {k: v for k, v in jsonable(settings).items() if v is not None}
+    """Return settings as TOML can hold them: without None, and names of files in UTF-8."""
+    return {k: _in_utf8(v) for k, v in jsonable(settings).items() if v is not None}
 
 
 def write_toml(path: Path, settings: Mapping[str, Any], header: str = "") -> None:
-    """Write a flat table of settings under a comment."""
+    """Write a flat table of settings under a comment of one line."""
     import tomli_w
 
-    comment = "".join(f"# {line}\n" for line in header.splitlines())
-    write_text(path, comment + tomli_w.dumps(settings), AS_ESCAPES)
+    comment = f"# {printable(header)}\n" if header else ""
+    write_text(path, comment + tomli_w.dumps(settings))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -255,9 +264,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+        raise not_readable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid TOML: {error}") from None
+
+
+def _in_utf8(value: Any) -> Any:
+    return value.encode("utf-8", AS_ESCAPES).decode() if isinstance(value, str) else value
 
 
 def _is_taken(path: Path) -> bool:
@@ -279,6 +292,16 @@ def _lock(folder: Path, shown: Path) -> IO[str]:
         file.close()
         raise RunError(f"{shown} is being written by another process; wait for it") from None
     return file
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a folder with all that is in it, read-only folders too; whether that worked."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _end_at_a_line(log: Path) -> None:

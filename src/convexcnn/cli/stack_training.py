@@ -47,12 +47,11 @@ def train_stack(
     Returns:
         `result.json` without settings and environment; nothing in the other processes.
     """
-    from safetensors.numpy import save_file
-
     from convexcnn.cli.training import EXPLANATIONS_FILE, FILTERS_FILE
     from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import save_model
+    from convexcnn.models.whole_files import write_arrays
 
     start = time.perf_counter()
 
@@ -87,10 +86,10 @@ def train_stack(
     if not current().writes:
         return {}
     save_model(estimator, folder)
-    save_file(estimator.filters(), folder / FILTERS_FILE)
+    write_arrays(folder / FILTERS_FILE, estimator.filters())
     if dataset.test is not None:
         before = time.perf_counter()
-        save_file(explain_run(estimator, dataset.test, progress), folder / EXPLANATIONS_FILE)
+        write_arrays(folder / EXPLANATIONS_FILE, explain_run(estimator, dataset.test, progress))
         phases["explanations"] = time.perf_counter() - before
     whole = {name: found[-1] for name, found in measured.items()}
     return {

@@ -21,6 +21,7 @@ from convexcnn.cli.baseline_training import (
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
 from convexcnn.cli.left_out import note_left_out
+from convexcnn.cli.outputs import check_folder, folders_read
 from convexcnn.cli.run_folder import RunFolder
 from convexcnn.cli.stack_training import CHECKPOINT, show_blocks, train_stack
 from convexcnn.errors import ConvexcnnError
@@ -90,6 +91,7 @@ def fit_run(
     run = RunFolder(out, everything, header=command_line(), overwrite=overwrite, resumable=stacked)
     processes = current()
     if processes.writes:
+        check_folder(out, "--out", folders_read(data))
         run.check()
     memory_gb = settings.get("memory_gb")
     dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})
@@ -117,11 +119,11 @@ def fit_run(
                 )
         result |= {"baselines": found, "settings": {"data": data, **everything}, "seed": seed}
         run.write_result(result | environment | {"memory_bytes": memory})
-        build_report_or_warn(run.folder, out, console)
+        report = build_report_or_warn(run.folder, out, console)
     for part in (CHECKPOINT, PARTS):  # only now: until the run is whole they may be needed
         shutil.rmtree(out / part, ignore_errors=True)
-    summarise(result, out, console, memory)
-    printed = {"run": str(out), "report": str(out / "report.html"), **result}
+    summarise(result, out, console, memory, report)
+    printed = {"run": str(out), "report": report and str(report), **result}
     console.result(printed)
     return printed
 
@@ -146,13 +148,12 @@ def train(
     Returns:
         `result.json` without settings and environment; nothing in the other processes.
     """
-    from safetensors.numpy import save_file
-
     from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
     from convexcnn.models.proof import NETWORK_WORK, prove
+    from convexcnn.models.whole_files import write_arrays
 
     start = time.perf_counter()
     estimator.set_params(callback=callback)
@@ -182,10 +183,10 @@ def train(
     if not all_.writes:
         return {}
     save_model(estimator, folder)
-    save_file(estimator.filters(), folder / FILTERS_FILE)
+    write_arrays(folder / FILTERS_FILE, estimator.filters())
     if test is not None:
         found = timed("explanations", lambda: explain_run(estimator, test))
-        save_file(found, folder / EXPLANATIONS_FILE)
+        write_arrays(folder / EXPLANATIONS_FILE, found)
     scores = {
         "train": on_train.summary(),
         "test": None if on_test is None else on_test.summary(),
@@ -244,8 +245,8 @@ def _budget_bytes(settings: Mapping[str, Any]) -> int | None:
     return None if budget is None else int(1e9 * budget)
 
 
-def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
-    """Build the report; a trained model is worth keeping even if that fails."""
+def build_report_or_warn(folder: Path, out: Path, console: Console) -> Path | None:
+    """Build the report, and return where it will be; without one, the model is worth keeping."""
     from convexcnn.report import build_report
 
     try:
@@ -253,12 +254,18 @@ def build_report_or_warn(folder: Path, out: Path, console: Console) -> None:
     except ConvexcnnError as error:
         console.note(f"Warning: the report could not be built ({error}).")
         console.note(f"The run is complete without it; try again: convexcnn report {out}")
+        return None
+    return out / "report.html"
 
 
 def summarise(
-    result: Result, out: Path, console: Console, memory: Mapping[str, int | None]
+    result: Result,
+    out: Path,
+    console: Console,
+    memory: Mapping[str, int | None],
+    report: Path | None,
 ) -> None:
-    """Print accuracy, certificate, time, memory and where the report is."""
+    """Print accuracy, certificate, time, memory and where the report is, if there is one."""
     rows = [
         [name, percent(result[key]["accuracy"]), f"{result[key]['loss']:.4f}"]
         for name, key in (("training images", "train"), ("test images", "test"))
@@ -272,7 +279,8 @@ def summarise(
         _show_block(result, out, console)
     console.show(f"Time: {duration(result['seconds'])}")
     show_memory(memory, console)
-    console.show(f"Report: {out / 'report.html'}")
+    if report is not None:
+        console.show(f"Report: {report}")
 
 
 def _show_block(result: Result, out: Path, console: Console) -> None:

@@ -67,8 +67,8 @@ def load_dataset(
         RunError: no disk holds the images that do not fit in memory.
         SettingError: an argument is of another type, or cannot work.
     """
-    path = as_path("name_or_path", name_or_path)
     info = named_dataset(name_or_path)
+    path = as_path("name_or_path", name_or_path)
     room = DATA_SHARE * budget_bytes(memory_gb)
     options = ReadOptions(image_size, skip_bad, limit, seed, room)
     if info is not None:
@@ -103,7 +103,13 @@ def _read_path(path: Path, given: str, options: ReadOptions) -> ImageDataset:
 
 
 def named_dataset(name_or_path: str | Path) -> DatasetInfo | None:
-    """The data set of that name, however people spell it; None if there is none."""
+    """The data set of that name, however people spell it; None if there is none.
+
+    Raises:
+        DataError: the name is empty, which as a path would be the folder at hand.
+    """
+    if name_or_path == "":
+        raise DataError(f"the name of the data set is empty. {MEANING}")
     if not isinstance(name_or_path, str):
         return None
     by_letters = {_letters(name): info for name, info in dataset_registry.items()}

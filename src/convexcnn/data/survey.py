@@ -125,8 +125,8 @@ def survey_dataset(
             another type.
     """
     options = ReadOptions(image_size, limit=limit, seed=seed)
-    path = as_path("name_or_path", name_or_path)
     info = named_dataset(name_or_path)
+    path = as_path("name_or_path", name_or_path)
     found = _of_path(path, str(name_or_path), options) if info is None else _of_info(info)
     if image_size is not None:
         found = replace(found, image_shape=(found.image_shape[0], *as_box(image_size)))

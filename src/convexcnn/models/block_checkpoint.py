@@ -19,7 +19,7 @@ from convexcnn.certificates.certificate import Certificate
 from convexcnn.data.rows import row_blocks
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import ConvexcnnError, RunError
-from convexcnn.files import Write, sealed, unsealed, write_together
+from convexcnn.files import Write, not_written, sealed, unsealed, write_together
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import BlockOutcome
 from convexcnn.models.stack_settings import Block
@@ -135,9 +135,7 @@ class BlockCheckpoint:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_together(writers)
         except OSError as error:
-            raise RunError(
-                f"{self.folder}: a finished block cannot be written ({error.strerror})"
-            ) from error
+            raise not_written(self.folder, error, "a finished block ") from error
 
     def _foreign(self, path: Path) -> RunError:
         return RunError(

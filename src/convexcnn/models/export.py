@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from convexcnn.environment import import_extra
 from convexcnn.errors import RunError, SettingError
-from convexcnn.files import write_whole
+from convexcnn.files import not_written, write_whole
 from convexcnn.models.base import ImageClassifier
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _write_file(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write_whole(path, write)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise not_written(path, error) from error
 
 
 def _write_verified(

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
 from torch import Tensor
 
 from convexcnn import __version__
 from convexcnn.data.preprocess import ImageScaler, shape_of_image
 from convexcnn.errors import ConvexcnnError, RunError
-from convexcnn.files import write_text, write_together
+from convexcnn.files import not_readable, not_written, write_text, write_together
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.greedy import GreedyCNN
@@ -27,7 +26,7 @@ from convexcnn.models.model_card import CARD_START, model_card
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
-from convexcnn.models.whole_files import read_tensors
+from convexcnn.models.whole_files import read_tensors, write_tensors
 
 FORMAT = 1
 TENSORS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -81,7 +80,7 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
         text = json.dumps(description, indent=2) + "\n"
         write_together(
             {
-                folder / TENSORS_FILE: lambda path: save_file(contiguous, path),
+                folder / TENSORS_FILE: lambda path: write_tensors(path, contiguous),
                 folder / CONFIG_FILE: lambda path: path.write_text(text, "utf-8", "replace"),
             }
         )
@@ -90,7 +89,7 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
             words = model_card(description, model.column_names(), __version__)
             write_text(card, words, "replace")
     except OSError as error:
-        raise RunError(f"{folder}: the model cannot be written ({error.strerror})") from error
+        raise not_written(folder, error, "the model ") from error
 
 
 def load_model(folder: Path | str) -> ImageClassifier:
@@ -151,7 +150,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is this the folder of a finished run?") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise not_readable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as JSON ({error}); train the model again") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         found = description.get("format") if isinstance(description, dict) else None

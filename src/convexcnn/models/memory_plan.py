@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from convexcnn.data.limits import budget_bytes
@@ -25,6 +24,10 @@ WITH_TEST_IMAGES = 1.25
 
 LEAST_SHARE = 0.25
 """Without a budget at least this part of the usual one is left, however small the machine."""
+
+
+MOST_GB = 1e9
+"""More memory than any machine has: a budget beyond it is a slip."""
 
 
 @dataclass
@@ -65,8 +68,10 @@ class MemoryPlan:
         Raises:
             SettingError: nothing would be left; it says how much that takes.
         """
-        if memory_gb is not None and not 0 < memory_gb < math.inf:
-            raise SettingError(f"memory_gb is {memory_gb}; give a positive number")
+        if memory_gb is not None and not 0 < memory_gb <= MOST_GB:
+            raise SettingError(
+                f"memory_gb is {memory_gb}; give a positive number, at most {MOST_GB:g}"
+            )
         total = 1e-9 * budget_bytes(memory_gb)
         taken = PROGRAM_GB + WORKING_GB + 1e-9 * WITH_TEST_IMAGES * image_bytes
         taken += 4e-9 * scores

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from convexcnn.data.dataset import ImageDataset
 from convexcnn.environment import peak_memory_bytes
@@ -24,6 +24,7 @@ from convexcnn.models.evaluation import evaluate_model
 from convexcnn.models.io import MODEL_FILES, save_model
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
+from convexcnn.models.whole_files import write_arrays
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.sgd import SGD
 
@@ -84,6 +85,7 @@ def run_paper_protocol(
 
     Raises:
         DataError: the data set has no test images.
+        SettingError: a setting that cannot work, with any of the seeds; nothing is trained then.
     """
     if dataset.test is None:
         raise DataError(f"{dataset.name} has no test images; compare needs some")
@@ -99,6 +101,9 @@ def run_paper_protocol(
         "solver": solver,
         "device": device,
     }
+    for seed in seeds:
+        for formulation in FORMULATIONS:
+            _model(formulation, filters, seed, architecture).check_parameters()
     units = []
     for seed in seeds:
         for formulation in FORMULATIONS:
@@ -173,7 +178,7 @@ def _train_unit(
         "steps_to_accuracy": {str(MILESTONE): _first_step(events, MILESTONE)},
     }
     save_model(model, folder)
-    save_file(model.filters(), folder / "filters.safetensors")
+    write_arrays(folder / "filters.safetensors", model.filters())
     unit = {"run": run, "confusion": test.confusion.tolist(), "events": events}
     temporary = folder / "unit.json.part"
     temporary.write_text(json.dumps(unit), "utf-8")
@@ -198,7 +203,7 @@ def _gather(folder: Path, units: list[dict[str, Any]]) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for file in MODEL_FILES:
             (target / file).write_bytes((source / file).read_bytes())
-    save_file(filters, folder / "filters.safetensors")
+    write_arrays(folder / "filters.safetensors", filters)
 
 
 def _summary(runs: list[dict[str, Any]], formulation: str) -> dict[str, dict[str, float]]:

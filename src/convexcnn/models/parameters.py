@@ -15,6 +15,9 @@ from convexcnn.errors import SettingError
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy, scikit-learn and torch all take."""
 
+LARGEST_NUMBER = 2**63 - 1
+"""The largest whole number that torch takes."""
+
 WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -50,6 +53,8 @@ def check_values(annotated: Any, values: Mapping[str, Any]) -> None:
         if set(kinds) <= set(WORDS) and not any(_is_a(value, kind) for kind in kinds):
             wanted = " or ".join(WORDS[kind] for kind in kinds)
             raise SettingError(f"{name} is {value!r}; give {wanted}")
+        if isinstance(value, Integral) and abs(int(value)) > LARGEST_NUMBER:
+            raise SettingError(f"{name} is {value}; give a number of at most {LARGEST_NUMBER}")
 
 
 def _is_a(value: Any, kind: Any) -> bool:

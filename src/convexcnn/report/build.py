@@ -14,7 +14,7 @@ from convexcnn.report.results import FitResult
 from convexcnn.report.run_files import RunFiles, read_run, write_atomically
 
 
-def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
+def build_report(run_folder: Path | str, beside: Sequence[Path | str] = ()) -> Path:
     """Write `report.html` and `figures/` into a run folder, from that folder's files alone.
 
     Args:
@@ -29,13 +29,16 @@ def build_report(run_folder: Path, beside: Sequence[Path] = ()) -> Path:
         RunError: a file is missing, damaged, or the folder cannot be written; or the runs cannot
             be drawn beside each other.
     """
+    run_folder, further = Path(run_folder), [Path(folder) for folder in beside]
     run = read_run(run_folder)
     others = []
-    if len(beside) >= len(COLOURS):
-        raise RunError(f"{len(beside)} runs beside {run_folder} are too many for one chart; give 4")
-    if beside:
+    if len(further) >= len(COLOURS):
+        raise RunError(
+            f"{len(further)} runs beside {run_folder} are too many for one chart; give 4"
+        )
+    if further:
         first = require_stack(run_folder, run.result)
-        others = [(folder.name, read_beside(folder, first)) for folder in beside]
+        others = [(folder.name, read_beside(folder, first)) for folder in further]
     try:
         page, html = _draw(run, others)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

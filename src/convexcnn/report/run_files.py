@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from convexcnn.errors import RunError
+from convexcnn.files import not_readable
 from convexcnn.report.maximiser_files import Maximisers, read_maximisers
 from convexcnn.report.node import Node
 from convexcnn.report.results import CompareResult, FitResult, read_result
@@ -131,7 +132,9 @@ def _text(path: Path) -> str:
         raise RunError(
             f"{path}: missing; is {path.parent} a finished run? Run the command again to make it"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise not_readable(path, error) from error
+    except UnicodeDecodeError as error:
         raise RunError(f"{path}: cannot be read ({error}); restore the file") from error
 
 
@@ -156,8 +159,10 @@ def _read_tensors(path: Path, what: str) -> dict[str, NDArray[np.generic]]:
     if not path.exists():
         return {}
     try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise not_readable(path, error) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path}: not a safetensors file ({error}); delete it to report without {what}"
         ) from error
