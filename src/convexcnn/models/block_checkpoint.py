@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,13 +37,34 @@ class DamagedCheckpoint(UserWarning):
     """A block that was kept is not what was written; it is trained again."""
 
 
-def fingerprint(stream: ImageStream, *settings: Any) -> str:
-    """Return what tells one training from another: of its images, labels and settings."""
-    digest = hashlib.sha256(repr(settings).encode())
-    digest.update(np.ascontiguousarray(stream.labels).tobytes())
+def fingerprint(stream: ImageStream) -> str:
+    """Return what tells the images and labels of one training from those of another."""
+    digest = hashlib.sha256(np.ascontiguousarray(stream.labels).tobytes())
     for _, block in row_blocks(stream.images):
         digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
+
+
+def fingerprints(
+    blocks: Sequence[Block], training: Any, kept: Sequence[TrainedBlock] = ()
+) -> Callable[[int], str]:
+    """Return a function from the number of a block to what all its training depended on.
+
+    Those are the settings of the block and of all before it, but of none after it, so that a
+    longer stack goes on after the blocks of a shorter one.
+
+    Args:
+        blocks: settings of all blocks.
+        training: images and settings of the whole stack; its ``repr`` counts.
+        kept: blocks that are taken over as they are, the first ones of the stack.
+    """
+    digest = hashlib.sha256(repr(training).encode())
+    for block in kept:
+        tensors, _ = block.saved()
+        digest.update(to_bytes({k: v.cpu().contiguous() for k, v in tensors.items()}))
+    return lambda number: hashlib.sha256(
+        f"{digest.hexdigest()} {tuple(blocks[:number])}".encode()
+    ).hexdigest()
 
 
 class BlockCheckpoint:
@@ -51,12 +72,14 @@ class BlockCheckpoint:
 
     Args:
         folder: made with the first block.
-        fingerprint: of the training that the blocks belong to.
+        fingerprint: of the training that a block belongs to, by its number.
         processes: that share the training. The first one reads and writes; what it finds does not
             depend on how many they were.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: Callable[[int], str], processes: Processes = ALONE
+    ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.processes = processes
@@ -67,7 +90,7 @@ class BlockCheckpoint:
         Raises:
             RunError: the file cannot be written.
         """
-        text = sealed({"fingerprint": self.fingerprint, "steps": steps})
+        text = sealed({"fingerprint": self.fingerprint(number), "steps": steps})
         self._write({self._path(number, "plan.json"): lambda path: path.write_text(text, "utf-8")})
 
     def planned(self, number: int) -> int | None:
@@ -86,7 +109,7 @@ class BlockCheckpoint:
         except (*DAMAGES, RunError) as error:
             self._give_up(number, error)
             return None
-        if found != self.fingerprint:
+        if found != self.fingerprint(number):
             raise self._foreign(path)
         return max(1, steps)
 
@@ -100,7 +123,7 @@ class BlockCheckpoint:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         tensors["all_scores"] = scores.cpu().contiguous()
         description |= {
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.fingerprint(number),
             "path": list(block.path),
             "certificate": None if block.certificate is None else block.certificate.to_dict(),
             "solver": block.solver,
@@ -183,7 +206,7 @@ class BlockCheckpoint:
             return None
         try:
             description = unsealed(content, path)
-            if description["fingerprint"] == self.fingerprint:
+            if description["fingerprint"] == self.fingerprint(number):
                 return self._restored(number, settings, stream, description)
         except (*DAMAGES, OSError, ConvexcnnError) as error:
             self._give_up(number, error)
@@ -203,20 +226,19 @@ class BlockCheckpoint:
         block = KINDS[settings.head].restored(
             settings, (channels, height, width), stream.n_classes, tensors, description
         )
-        completed = _completed(block, description).to(stream.device)
-        return BlockOutcome(completed, tensors["all_scores"])
+        block = replace(completed(block, description), seconds=dict(description["seconds"]))
+        return BlockOutcome(block.to(stream.device), tensors["all_scores"])
 
     def _path(self, number: int, kind: str) -> Path:
         return self.folder / f"block{number}.{kind}"
 
 
-def _completed(block: TrainedBlock, description: dict[str, Any]) -> TrainedBlock:
-    """A restored block with what only a checkpoint keeps."""
+def completed(block: TrainedBlock, description: Mapping[str, Any]) -> TrainedBlock:
+    """A restored block with what a saved model leaves out: its path, certificate and solver."""
     certificate = description["certificate"]
     return replace(
         block,
         path=tuple(description["path"]),
         certificate=None if certificate is None else Certificate(**certificate),
         solver=description["solver"],
-        seconds=dict(description["seconds"]),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
+from convexcnn.data.rows import ImageRows
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.base import ImageClassifier
-from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint
+from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint, fingerprints
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import Split
+from convexcnn.models.inputs import encode
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.patch_block import PatchBlock
@@ -31,6 +34,7 @@ from convexcnn.models.strength import strongest_filters
 from convexcnn.models.time_plan import TimePlan
 from convexcnn.models.torch_stack import StackNetwork
 from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.models.warm_start import ANEW, KeptBlocks, TrainedOn, tell_nothing_added
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
@@ -65,7 +69,11 @@ class LayerwiseConvexCNN(ImageClassifier):
         certificates: whether every block is certified as soon as it is trained.
         budget: minutes that are shared among the blocks; None for as many epochs as suit the data.
         checkpoint: folder that finished blocks are kept in; a training with the same images and
-            settings that finds some there goes on after them. None for none.
+            settings that finds some there goes on after them, and may have further blocks. None
+            for none.
+        warm_start: whether ``fit`` keeps the blocks of the last training, to the bit, and trains
+            only those that ``blocks`` names after them, or that a budget left out. Images, labels,
+            and all that decides about split and views have to be the same.
         memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
             included; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -79,6 +87,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         head_weights_: (B,) weights of the heads, non-negative, of sum one.
         certificates_: one per block, if asked for.
         training_scores_: (B, n, k) scores of every head for the images that ``fit`` was given.
+        trained_on_: what has to be the same for ``warm_start``.
         seconds_: time of ``fit``.
     """
 
@@ -96,6 +105,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         certificates: bool = True,
         budget: float | None = None,
         checkpoint: Path | str | None = None,
+        warm_start: bool = False,
         memory_gb: float | None = None,
         device: str = "auto",
         random_state: int | None = 0,
@@ -113,6 +123,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.certificates = certificates
         self.budget = budget
         self.checkpoint = checkpoint
+        self.warm_start = warm_start
         self.memory_gb = memory_gb
         self.device = device
         self.random_state = random_state
@@ -136,48 +147,97 @@ class LayerwiseConvexCNN(ImageClassifier):
             raise SettingError(f"budget is {self.budget}; give a positive number of minutes")
         self._check_validation_fraction()
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the next training keeps the blocks of the last one."""
+        return self.warm_start and hasattr(self, "blocks_")
+
+    def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[ImageRows, NDArray[Any]]:
+        images, targets = super()._check(X, y)
+        if self._goes_on:
+            same = tuple(images.shape[1:]) == tuple(self.image_shape_)
+            if not same or encode(targets)[0].tolist() != self.classes_.tolist():
+                raise DataError(
+                    f"X and y have images of another shape, or other classes, than the trained "
+                    f"blocks saw; give the same, {ANEW}"
+                )
+        return images, targets
+
     def _fit_stream(self, stream: ImageStream, generator: torch.Generator) -> dict[str, Any]:
         _, channels, height, width = stream.images.shape
         blocks = self.read_blocks((channels, height, width))
+        kept = self._kept_blocks(blocks)
         memory = self.memory_plan(stream, len(blocks))
         geometries = check_blocks(blocks, stream.paired(), memory)
         split = self._held_out(stream)
+        plan = TimePlan.of(self.budget, blocks, geometries, stream)
+        trained_on = replace(self._deciding(), images=fingerprint(stream))
+        kept.check_images(trained_on)
         training = StackTraining(
             blocks,
             stream,
             split,
-            TimePlan.of(self.budget, blocks, geometries, stream),
+            plan,
             memory,
-            self._checkpoint(blocks, stream),
+            self._checkpoint(blocks, trained_on, kept, stream),
             self.certificates,
             self.callback,
+            kept,
         )
         found = training.run(generator)
         certificates = (block.certificate for block in found.blocks)
-        return {
+        whole = {
             "blocks_": found.blocks,
             "head_weights_": found.head_weights,
             "certificates_": [proof for proof in certificates if proof is not None],
             "temperature_": fit_temperature(found.scores.numpy(), stream.labels[split.held_out]),
             "training_scores_": found.heads.numpy(),
+            "trained_on_": trained_on,
             "n_train_": len(stream.images),
         }
+        if len(found.blocks) > len(kept):
+            return whole
+        if stream.processes.writes:
+            tell_nothing_added(len(blocks), len(kept))
+        return whole | {"head_weights_": self.head_weights_, "temperature_": self.temperature_}
+
+    def _deciding(self) -> TrainedOn:
+        """What decides about the input of all blocks, but for the images."""
+        split = float(self.validation_fraction), int(self.random_state or 0)
+        return TrainedOn("", bool(self.centre), self.augment, *split)
+
+    def _kept_blocks(self, blocks: Sequence[Block]) -> KeptBlocks:
+        """The trained blocks that the next training goes on from; none without ``warm_start``.
+
+        Raises:
+            SettingError: ``blocks``, or what decides about their input, is not as it was.
+        """
+        if not self._goes_on:
+            return KeptBlocks()
+        scores: NDArray[np.float32] | None = getattr(self, "training_scores_", None)
+        heads = None if scores is None else torch.from_numpy(scores)
+        kept = KeptBlocks(self.blocks_, heads, self.trained_on_)
+        kept.check_settings(self._deciding())
+        kept.check_begin(blocks)
+        return kept
 
     def memory_plan(self, stream: ImageStream, blocks: int) -> MemoryPlan:
         """What the training of so many blocks may keep in memory."""
         scores = blocks * len(stream.images) * stream.n_classes
         return MemoryPlan.of(self.memory_gb, stream.images, scores)
 
-    def _checkpoint(self, blocks: tuple[Block, ...], stream: ImageStream) -> BlockCheckpoint | None:
+    def _checkpoint(
+        self,
+        blocks: Sequence[Block],
+        trained_on: TrainedOn,
+        kept: KeptBlocks,
+        stream: ImageStream,
+    ) -> BlockCheckpoint | None:
         """Where finished blocks are kept, if they are."""
         if self.checkpoint is None:
             return None
-        settings = self.centre, self.augment, self.validation_fraction, self.random_state
-        return BlockCheckpoint(
-            Path(self.checkpoint),
-            fingerprint(stream, blocks, self.certificates, *settings),
-            stream.processes,
-        )
+        known = fingerprints(blocks, (trained_on, self.certificates), kept.blocks)
+        return BlockCheckpoint(Path(self.checkpoint), known, stream.processes)
 
     def _held_out(self, stream: ImageStream) -> Split:
         """Every class divided by the same seed, for ``fit`` and ``certify`` alike."""
@@ -293,6 +353,7 @@ class LayerwiseConvexCNN(ImageClassifier):
             "blocks": [description for _, description in parts],
             "head_weights": self.head_weights_.tolist(),
             "temperature": self.temperature_,
+            "trained_on": None if self.trained_on_ is None else vars(self.trained_on_),
         }
         return tensors, {"stack": description}
 
@@ -317,6 +378,8 @@ class LayerwiseConvexCNN(ImageClassifier):
             self.blocks = read_blocks(self.blocks)
         self.blocks_, self.head_weights_ = blocks, weights
         self.certificates_: list[Certificate] = []
+        saved = stack.get("trained_on")
+        self.trained_on_ = None if saved is None else TrainedOn.read(saved)
         self.temperature_ = float(stack["temperature"])
         if not math.isfinite(self.temperature_):
             raise ValueError(f"temperature is {self.temperature_}")

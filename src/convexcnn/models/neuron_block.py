@@ -87,6 +87,9 @@ class NeuronBlock(TrainedBlock):
     def without_maps(self) -> Self:
         return replace(self, scaler=None)
 
+    def with_maps(self) -> Self:
+        return self
+
     def certify(
         self, stream: ImageStream, progress: Callable[[int], None] | None = None
     ) -> Certificate:

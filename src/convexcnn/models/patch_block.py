@@ -67,6 +67,12 @@ class PatchBlock(TrainedBlock):
         neurons, gates = self.neurons[:0], self.neuron_gates[:0]
         return replace(self, neurons=neurons, neuron_gates=gates, scaler=None)
 
+    def with_maps(self) -> Self:
+        if len(self.neurons):
+            return self
+        neurons, gates = strongest_neurons(self.weights, self.settings.n_neurons)
+        return replace(self, neurons=neurons, neuron_gates=gates)
+
     def certify(
         self, stream: ImageStream, progress: Callable[[int], None] | None = None
     ) -> Certificate:

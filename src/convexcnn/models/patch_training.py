@@ -17,6 +17,7 @@ from convexcnn.models.gates import choose_gates
 from convexcnn.models.patch_block import PatchBlock, strongest_neurons
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.operator import GatedFeatures
+from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.solvers.result import PhaseClock, Solution
@@ -58,7 +59,7 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
         path=tuple(point.to_dict() for point in solution.path),
         solver=solver_outcome(solution, reason),
     )
-    scores = view_scores(found, task)
+    scores = view_scores(found, task.stream)
     found.measures.update(split_measures(scores, task))
     after.lap("accuracy")
     if task.certificate:
@@ -89,9 +90,9 @@ def _choose_gates(task: BlockTask, transform: PatchTransform) -> Tensor:
     return dual_gates(block.n_gates, task.train, *where, kind, solve, callback=task.callback)
 
 
-def view_scores(block: TrainedBlock, task: BlockTask) -> Tensor:
+def view_scores(block: TrainedBlock, stream: ImageStream) -> Tensor:
     """Scores (n, k) of all images, averaged with those of their mirror images if these train."""
-    stream, own = task.stream, task.stream.own
+    own = stream.own
     scores = block.weights.new_zeros(len(stream.images), stream.n_classes)
     for start in range(own.start, own.stop, SCORED_AT_ONCE):
         rows = slice(start, min(start + SCORED_AT_ONCE, own.stop))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
 from convexcnn.models.head_combination import choose_heads, combination_loss
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_network import BATCH
+from convexcnn.models.neuron_training import SAMPLE
 from convexcnn.models.probabilities import fit_temperature
 from convexcnn.models.stack_settings import Block, plan_geometries
 from convexcnn.models.time_plan import TimePlan
 from convexcnn.models.trained_block import TrainedBlock
+from convexcnn.models.warm_start import KeptBlocks
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
@@ -65,6 +67,7 @@ class StackTraining:
         checkpoint: where finished blocks are kept, if they are.
         certificates: whether every block is certified as soon as it is trained.
         callback: called with every event, which says what block it is of.
+        kept: blocks of an earlier training that come first, and are not trained again.
     """
 
     blocks: Sequence[Block]
@@ -75,27 +78,27 @@ class StackTraining:
     checkpoint: BlockCheckpoint | None
     certificates: bool
     callback: Callback | None = None
+    kept: KeptBlocks = field(default_factory=KeptBlocks)
 
     def run(self, generator: torch.Generator) -> TrainedStack:
-        """Train all blocks that there is time for; finished ones of a checkpoint are taken over."""
+        """Train all blocks that there is time for, after those that are finished already."""
         seeds = torch.randint(2**62, (len(self.blocks),), generator=generator).tolist()
         labels = self.pixels.labels[self.split.held_out]
         stream, trained, heads = self.pixels.paired(), list[TrainedBlock](), list[Tensor]()
         weights, together = torch.ones(1, dtype=torch.float64), torch.empty(0)
-        for number, (block, seed) in enumerate(zip(self.blocks, seeds, strict=True), 1):
-            outcome = self.checkpoint.load(number, block, stream) if self.checkpoint else None
+        for number, seed in enumerate(seeds, 1):
+            outcome = self._finished(number, stream)
             finished = outcome is not None
             if outcome is None:
                 outcome = self._train(tuple(trained), stream, seed)
             found = outcome.block
-            if finished:
-                self.plan.spent += sum(found.seconds.values())
             heads.append(outcome.scores.cpu())
             held_out = torch.stack(heads)[:, torch.from_numpy(self.split.held_out)]
             loss = combination_loss([earlier.loss for earlier in self.blocks[:number]])
             weights = choose_heads(held_out, labels, loss)
             together = torch.einsum("b,bnk->nk", weights.float(), held_out)
-            found.measures["stack"] = _calibrated(together, labels, loss)
+            if not found.kept:
+                found.measures["stack"] = _calibrated(together, labels, loss)
             last = number == len(self.blocks) or not self._goes_on(number + 1)
             if not last:
                 found, stream = self._hand_on(number, replace(outcome, block=found), stream)
@@ -106,6 +109,19 @@ class StackTraining:
             if last:
                 break
         return TrainedStack(trained, weights, torch.stack(heads), together)
+
+    def _finished(self, number: int, stream: ImageStream) -> BlockOutcome | None:
+        """A block that an earlier training made, or this one before it was interrupted."""
+        if number <= len(self.kept):
+            told = self._callback_of(number)
+            rows, asked = self.split.kept, self.certificates
+            return self.kept.outcome(number, stream, rows, told, certificate=asked)
+        if self.checkpoint is None:
+            return None
+        outcome = self.checkpoint.load(number, self.blocks[number - 1], stream)
+        if outcome is not None:
+            self.plan.spent += sum(outcome.block.seconds.values())
+        return outcome
 
     def _train(
         self, earlier: tuple[TrainedBlock, ...], stream: ImageStream, seed: int
@@ -142,7 +158,7 @@ class StackTraining:
         self, number: int, outcome: BlockOutcome, stream: ImageStream
     ) -> tuple[TrainedBlock, MapStream]:
         """The block with the scaler of its maps, and the maps."""
-        clock, block = PhaseClock(self._callback_of(number)), outcome.block
+        clock, block = PhaseClock(self._callback_of(number)), outcome.block.with_maps()
         maps = outcome.maps or freeze(block, stream, self.split, self.memory.beside(stream))
         clock.lap("maps")
         seconds = block.seconds | clock.seconds
@@ -150,6 +166,8 @@ class StackTraining:
 
     def _goes_on(self, number: int) -> bool:
         """Whether there is time for a block, by the clock of the first process, or it was begun."""
+        if number <= len(self.kept):
+            return True
         begun = self.checkpoint is not None and self.checkpoint.planned(number)
         late = not begun and self.plan.leaves_no_time_for(number)
         return self.pixels.processes.tell(b"%d" % late) == b"0"
@@ -177,7 +195,7 @@ def freeze(block: TrainedBlock, stream: ImageStream, split: Split, memory: Memor
         stream,
         block.map_shape,
         block.maps,
-        block.scaler or split.kept,
+        block.scaler or split.kept[:SAMPLE],
         in_memory=memory.keeps(map_bytes(stream, block.map_shape)),
     )
 

@@ -47,6 +47,7 @@ class TrainedBlock(ABC):
         certificate: how far the head is from its optimum; None if that was not asked for.
         solver: name, reason and outcome of the solver.
         seconds: time by phase.
+        kept: whether an earlier training made it, and this one only took it over.
     """
 
     tensors: ClassVar[tuple[str, ...]]
@@ -66,6 +67,7 @@ class TrainedBlock(ABC):
     certificate: Certificate | None = None
     solver: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    kept: bool = False
 
     @property
     def kind(self) -> ProgramKind:
@@ -115,6 +117,10 @@ class TrainedBlock(ABC):
     @abstractmethod
     def without_maps(self) -> Self:
         """The block as the last one: nothing is handed on."""
+
+    @abstractmethod
+    def with_maps(self) -> Self:
+        """The block as one that another follows: it has the neurons that make its maps."""
 
     @abstractmethod
     def certify(
