@@ -160,6 +160,13 @@ POSITIVE = click.IntRange(min=1)
     help="Go on with the unfinished stack of RUN, by its own settings.",
 )
 @click.option(
+    "--extend",
+    type=FOLDER,
+    metavar="OTHER",
+    help="Keep the blocks of OTHER, the run of a stack on the same data, and train further ones "
+    "after them; its settings hold where no others are given.",
+)
+@click.option(
     "--no-certificate",
     is_flag=True,
     help="Skip the bound on the distance from the optimum and what stands beside it.",
@@ -185,6 +192,7 @@ def command(
     as_json: bool,
     config: Path | None,
     resume: bool,
+    extend: Path | None,
     no_certificate: bool,
     log_jsonl: Path | None,
     tensorboard: Path | None,
@@ -200,24 +208,32 @@ def command(
 
     RUN appears when everything is done. Interrupted, nothing is left behind; but the finished
     blocks of a stack are kept in RUN.partial, and the same command continues, or
-    'convexcnn fit DATA --out RUN --resume'.
+    'convexcnn fit DATA --out RUN --resume', which may give the rest a larger --budget.
+
+    'convexcnn fit DATA --out RUN --extend OTHER' adds blocks to a trained stack.
 
     Several processes share the images if torchrun starts them:
     'torchrun --nproc-per-node 2 -m convexcnn fit DATA --out RUN'.
     """
     from convexcnn.callbacks import JsonLinesLogger, TensorBoardLogger
     from convexcnn.cli.console import Callback, Console
+    from convexcnn.cli.extension import extended_settings
     from convexcnn.cli.outputs import check_file, check_folder, folders_read
     from convexcnn.cli.run_folder import unfinished_settings
     from convexcnn.cli.settings import combine
     from convexcnn.cli.training import fit_run
     from convexcnn.distributed import job, launched
 
-    if resume and config is not None:
-        raise click.UsageError("--resume has the settings of the run; leave out --config")
+    if resume and (config is not None or extend is not None):
+        raise click.UsageError(
+            "--resume has the settings of the run; leave out --config and --extend"
+        )
 
     def settings() -> dict[str, Any]:
-        return combine(unfinished_settings(out) if resume else config, options)
+        if resume:
+            return combine(unfinished_settings(out), options)
+        given = combine(config, {**options, "extend": None if extend is None else str(extend)})
+        return extended_settings(given) if "extend" in given else given
 
     loggers: list[Callback] = []
     if log_jsonl is not None and launched().writes:

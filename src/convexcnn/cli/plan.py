@@ -25,6 +25,7 @@ NOT_PLANNED = (
     "out",
     "overwrite",
     "resume",
+    "extend",
     "log_jsonl",
     "tensorboard",
     "root",

@@ -22,6 +22,9 @@ SETTINGS_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 LOCK_FILE = ".lock"
+GROWING = "budget"
+"""The setting that may be larger when an unfinished run goes on."""
+
 AS_ESCAPES = "backslashreplace"
 """What becomes of the bytes of a file name that is not UTF-8: an escape, which JSON reads again."""
 
@@ -32,7 +35,7 @@ class RunFolder:
     An existing RUN is kept unless `overwrite`, and then replaced only after success. When the
     block fails or is interrupted the partial folder is removed, unless `resumable` and there is
     more in it than settings and log: then it stays, and the next block with the same settings
-    finds its files again.
+    finds its files again. Its `budget` may then be larger: what is finished stays of use.
 
     Args:
         path: where the finished run is to be.
@@ -60,7 +63,7 @@ class RunFolder:
         self.header = header
         self.overwrite = overwrite
         self.resumable = resumable
-        self.resumed = False
+        self.resumed = self.given_more = False
         self._shown = path
         self._lock: IO[str] | None = None
 
@@ -91,7 +94,7 @@ class RunFolder:
         try:
             self.check()  # another process may have finished this run before the lock was ours
             self._keep_or_clear()
-            if not self.resumed:
+            if not self.resumed or self.given_more:
                 write_toml(self.folder / SETTINGS_FILE, self.settings, self.header)
         except BaseException:
             if [p.name for p in self.folder.iterdir()] == [LOCK_FILE]:
@@ -141,7 +144,11 @@ class RunFolder:
         written = self.folder / SETTINGS_FILE
         left = sorted(p for p in self.folder.iterdir() if p.name != LOCK_FILE)
         if self.resumable and written.exists():
-            differences = _differences(read_toml(written), self.settings)
+            before = read_toml(written)
+            self.given_more = _more(before.get(GROWING), self.settings.get(GROWING))
+            if self.given_more:
+                before[GROWING] = self.settings[GROWING]
+            differences = _differences(before, self.settings)
             if not differences:
                 self.resumed = True
                 _end_at_a_line(self.folder / METRICS_FILE)
@@ -309,6 +316,12 @@ def _end_at_a_line(log: Path) -> None:
     if log.exists():
         content = log.read_bytes()
         os.truncate(log, content.rfind(b"\n") + 1)
+
+
+def _more(before: Any, now: Any) -> bool:
+    """Whether there is more of something than before."""
+    numbers = isinstance(before, (int, float)) and isinstance(now, (int, float))
+    return numbers and bool(now > before)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

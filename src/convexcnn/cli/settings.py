@@ -48,6 +48,7 @@ Importing them would import torch for a page of help.
 
 RUN_KEYS: dict[str, type] = {
     "baselines": str,
+    "extend": str,
     "formulation": str,
     "image_size": int,
     "limit": int,
@@ -67,6 +68,7 @@ NOT_SETTINGS = (
     "formulation",
     "image_shape",
     "random_state",
+    "warm_start",
 )
 """Parameters of the estimators that a settings file has no say in."""
 

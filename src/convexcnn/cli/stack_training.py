@@ -38,7 +38,7 @@ def train_stack(
     Blocks that an interrupted run has finished are taken from its folder, and stay there.
 
     Args:
-        estimator: not trained yet.
+        estimator: not trained yet; or one that `fit` adds blocks to.
         dataset: what to train on, and to test on if there are test images.
         folder: of the run, which only the first process of a job writes into.
         callback: called with every event.
@@ -121,7 +121,7 @@ def show_blocks(blocks: Sequence[Result], console: Console) -> None:
     columns = ["block", "training images", "validation", "test images", "heads so far", "weight"]
     rows = [
         [
-            str(number),
+            f"{number} (kept)" if block["kept"] else str(number),
             percent(block["train"]["accuracy"]),
             percent(block["validation"]["accuracy"]),
             percent(block["test"]["accuracy"] if block["test"] else None),
@@ -182,5 +182,6 @@ def _block_entry(block: TrainedBlock, weight: float) -> Result:
         "loss": block.settings.loss,
         "solver": block.solver,
         "seconds": sum(block.seconds.values()),
+        "kept": block.kept,
         "path": list(block.path),
     }

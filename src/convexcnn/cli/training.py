@@ -20,6 +20,7 @@ from convexcnn.cli.baseline_training import (
 )
 from convexcnn.cli.certify import show_proof_words
 from convexcnn.cli.console import Callback, Console, duration, percent
+from convexcnn.cli.extension import check_extension, check_same_data, trained_stack
 from convexcnn.cli.left_out import note_left_out
 from convexcnn.cli.outputs import check_folder, folders_read
 from convexcnn.cli.run_folder import RunFolder
@@ -57,8 +58,8 @@ def fit_run(
     Args:
         data: name or path of the data set.
         out: the run folder.
-        settings: `model`, `formulation`, `baselines`, `seed`, `limit`, `image_size`, `skip_bad`
-            and parameters of the estimator; what is left out keeps its default.
+        settings: `model`, `formulation`, `baselines`, `extend`, `seed`, `limit`, `image_size`,
+            `skip_bad` and parameters of the estimator; what is left out keeps its default.
         console: where progress and the summary go.
         root: folder of official files.
         download: fetch official files that are missing.
@@ -77,6 +78,9 @@ def fit_run(
     from convexcnn.environment import MemoryWatch
     from convexcnn.models import LayerwiseConvexCNN
 
+    extends = "extend" in settings
+    if extends:
+        check_extension(settings, out)
     estimator = make_estimator(settings)
     seed = int(settings.get("seed", 0))
     reading = {key: settings.get(key) for key in ("image_size", "limit", "skip_bad")}
@@ -87,6 +91,7 @@ def fit_run(
     baselines = read_baselines(settings)
     everything = {**kind, **settings_of(estimator), **reading, "seed": seed}
     everything |= {"baselines": list(baselines)} if baselines else {}
+    everything |= {"extend": settings["extend"]} if extends else {}
     stacked = isinstance(estimator, LayerwiseConvexCNN)
     run = RunFolder(out, everything, header=command_line(), overwrite=overwrite, resumable=stacked)
     processes = current()
@@ -96,6 +101,9 @@ def fit_run(
     memory_gb = settings.get("memory_gb")
     dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})
     processes.require_same(dataset.fingerprint(), f"data in {data}")
+    if isinstance(estimator, LayerwiseConvexCNN) and extends:
+        estimator = trained_stack(settings, estimator)
+        check_same_data(estimator, dataset, settings)
     if not processes.writes:
         work = train_stack if isinstance(estimator, LayerwiseConvexCNN) else train
         work(estimator, dataset, run.folder, together(), certificate=certificate)
@@ -104,6 +112,8 @@ def fit_run(
     with run, MemoryWatch() as watch:
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")
+        if run.given_more:  # networks beside the stack have as many minutes
+            shutil.rmtree(run.folder / PARTS, ignore_errors=True)
         with console.progress() as show:
             callback = together(run.log, show, *loggers)
             where = dataset, run.folder, callback

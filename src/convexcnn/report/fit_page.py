@@ -138,6 +138,7 @@ def _block_view(number: int, block: Block, result: FitResult) -> BlockView:
 def _block_summary(block: Block) -> str:
     """Size, accuracy and weight of a block's head, in one line."""
     facts = [
+        "kept from an earlier run" if block.kept else "",
         "" if block.gates is None else counted(block.gates, "gate"),
         "" if block.neurons is None else counted(block.neurons, "neuron"),
         f"its head classifies {percent(block.test.accuracy, 1)} of the test images correctly"

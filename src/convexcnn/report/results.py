@@ -64,7 +64,8 @@ class Block:
 
     Of a stack, `validation` is of its own head, `stack` of the best prediction by all heads so
     far, both on held-out images, `head_weight` is its part in the final prediction, and
-    `strategy` says where its gates come from.
+    `strategy` says where its gates come from. It is `kept` if an earlier run trained it: `seconds`
+    are then what taking it over took.
     """
 
     train: Scores
@@ -82,6 +83,7 @@ class Block:
     stack: Scores | None = None
     head_weight: float | None = None
     strategy: str = ""
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ def _block(node: Node) -> Block:
         stack=_maybe(node, "stack", _scores),
         head_weight=_maybe(node, "head_weight", Node.number),
         strategy=_maybe(node, "strategy", Node.text) or "",
+        kept=node.mapping().get("kept") is True,
     )
 
 
