@@ -48,6 +48,15 @@ def official_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVEXCNN_DATA", str(folder / "DATA"))
 
 
+def stacks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10, and ``two.toml`` and ``three.toml`` with as many blocks."""
+    official_cifar(folder, monkeypatch)
+    block = '[[blocks]]\nn_gates = 4\ngates = "patches"\n'
+    for number, name in ((2, "two"), (3, "three")):
+        text = 'model = "layerwise"\n' + number * block
+        (folder / f"{name}.toml").write_text(text, "utf-8")
+
+
 def every_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``DATA``, a folder of class folders, and pictures."""
     own_pictures(folder, monkeypatch)
@@ -76,7 +85,7 @@ SCENES: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "docs/cli.md": every_command,
     "docs/explain.md": explained,
     "docs/index.md": own_pictures,
-    "docs/layerwise.md": official_cifar,
+    "docs/layerwise.md": stacks,
     "docs/scaling.md": own_pictures,
     "docs/paper.md": official_cifar,
     "docs/tutorial.md": own_pictures,

@@ -126,7 +126,7 @@ def test_another_training_is_refused_and_the_stack_stays(case, on_patches):
     before = dict(vars(model))
     with pytest.raises((SettingError, DataError), match=complaint) as caught:
         model.fit(images, labels)
-    assert "warm_start=False" in str(caught.value)
+    assert "without warm_start" in str(caught.value)
     assert vars(model) == before
 
 

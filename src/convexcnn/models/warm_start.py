@@ -19,7 +19,7 @@ from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
 
-ANEW = "or train anew with warm_start=False"
+ANEW = "or train anew, without warm_start or --extend"
 
 
 class NothingAdded(UserWarning):
@@ -127,7 +127,7 @@ class KeptBlocks:
         if self.trained_on is None:
             raise SettingError(
                 "warm_start needs to know which images the trained blocks saw, and their file, of "
-                "an earlier version, does not say; train anew with warm_start=False"
+                "an earlier version, does not say; train anew without it"
             )
         for name in ("centre", "augment", "validation_fraction", "random_state"):
             value, before = getattr(now, name), getattr(self.trained_on, name)
