@@ -108,7 +108,7 @@ class PatchBlock:
 def has_block(model: object) -> TypeGuard[ConvexConvClassifier | NonConvexConvClassifier]:
     """Whether a model is one block whose scores are sums over patches; max pooling has none."""
     if isinstance(model, ConvexConvClassifier):
-        return model.pool == "average"
+        return model.as_trained().pool == "average"
     return isinstance(model, NonConvexConvClassifier)
 
 
@@ -128,7 +128,7 @@ def block_of(model: ImageClassifier) -> PatchBlock:
             f"model is a {type(model).__name__}; give a fitted ConvexConvClassifier, "
             f"NonConvexConvClassifier or LayerwiseConvexCNN"
         )
-    model.check_trained()
+    model = model.as_trained()
     if isinstance(model, ConvexConvClassifier):
         model.require_average("a sum over patches")
     if isinstance(model, ConvexConvClassifier) and model.formulation == "relu":

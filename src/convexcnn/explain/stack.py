@@ -26,7 +26,7 @@ def is_stack(model: object) -> TypeGuard[LayerwiseConvexCNN]:
 
 def averages_mirror_images(model: object) -> bool:
     """Whether the scores of an image are averaged with those of its mirror image."""
-    return is_stack(model) and AUGMENTATIONS[model.augment].mirror
+    return is_stack(model) and AUGMENTATIONS[model.as_trained().augment].mirror
 
 
 def block_head(stack: LayerwiseConvexCNN, block: int) -> LayerwiseConvexCNN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from convexcnn.errors import DataError, SettingError
 from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.devices import resolve_device
 from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
-from convexcnn.models.parameters import LARGEST_SEED, check_types
+from convexcnn.models.parameters import LARGEST_SEED, check_types, kept_parameters
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
@@ -35,7 +36,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     """A classifier of images: fitting, splitting and predicting, whatever the network.
 
     Subclasses set their parameters in ``__init__``, train in ``_fit_stream`` and score in
-    ``_scorer``; every parameter named here is one of theirs.
+    ``_scorer``; every parameter named here is one of theirs. Parameters that are set after ``fit``
+    are for the next one: whatever looks at what was trained begins with ``as_trained``.
     """
 
     loss: str
@@ -71,6 +73,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         start = time.perf_counter()
         self.check_parameters()
+        kept = kept_parameters(self)
         images, targets = self._check(X, y)
         weights = self._image_weights(targets, sample_weight)
         images, targets, weights = weighing(images, targets, weights)
@@ -98,9 +101,17 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             n_features_in_=int(np.prod(images.shape[1:])),
             scaler_=scaler,
             sample_weighted_=sample_weight is not None,
+            trained_parameters_=kept,
             seconds_=time.perf_counter() - start,
         )
         return self
+
+    def as_trained(self) -> Self:
+        """The model with the parameters of its training, as a view that shares everything else."""
+        self.check_trained()
+        model = copy.copy(self)
+        model.__dict__.update(getattr(self, "trained_parameters_", {}))
+        return model
 
     def _image_weights(
         self, targets: NDArray[Any], sample_weight: ArrayLike | None
@@ -219,7 +230,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """
         blocks = self.scaled_blocks(X)
         with torch.no_grad(), fast_float32():
-            score = self._scorer()
+            score = self.as_trained()._scorer()
             scores = [score(block).cpu() for block in blocks]
         empty = torch.zeros(0, len(self.classes_))
         result: NDArray[np.float32] = torch.cat([empty, *scores]).numpy()
@@ -230,7 +241,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
         They are checked, standardised, and where the model's tensors are.
         """
-        images = self._images_like_trained(X)
+        images = self.as_trained()._images_like_trained(X)
         labels, k = np.zeros(len(images), np.int64), len(self.classes_)
         stream = ImageStream(images, labels, k, self.scaler_, device=str(self.fitted_device))
         return (block for block, _ in stream.blocks(SCORED_AT_ONCE))
@@ -248,7 +259,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             DataError: images or labels of another kind than the model was trained on.
         """
-        images = self._images_like_trained(X)
+        model = self.as_trained()
+        images = model._images_like_trained(X)
         if self.sample_weighted_ != (sample_weight is not None):
             raise DataError(
                 f"the model was trained {'with' if self.sample_weighted_ else 'without'} "
@@ -260,10 +272,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 f"y must hold one label for each of the {len(images)} images, out of the "
                 f"{len(self.classes_)} that the model was trained on"
             )
-        weights = self._image_weights(targets, sample_weight)
+        weights = model._image_weights(targets, sample_weight)
         images, targets, weights = weighing(images, targets, weights)
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
-        views = vars(AUGMENTATIONS[self.augment])
+        views = vars(AUGMENTATIONS[model.augment])
         return ImageStream(
             images,
             labels,

@@ -58,9 +58,10 @@ class BlockClassifier(ImageClassifier):
 
     def geometry(self, image_shape: tuple[int, ...] | None = None) -> PatchGeometry:
         """Where patches and pooling cells lie in images of a shape; by default the fitted one."""
-        channels, height, width = image_shape or self.image_shape_
+        model = self if image_shape else self.as_trained()
+        channels, height, width = image_shape or model.image_shape_
         shape = int(channels), int(height), int(width)
-        return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)
+        return PatchGeometry(shape, model.filter_size, model.stride, model.padding, model.pooling)
 
     @abstractmethod
     def tensor_shapes(

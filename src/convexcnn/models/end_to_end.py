@@ -174,7 +174,7 @@ class EndToEndCNN(ImageClassifier):
     def to_torch(self) -> nn.Module:
         self.check_trained()
         network = copy.deepcopy(self.network_).cpu()
-        mirror = AUGMENTATIONS[self.augment].mirror
+        mirror = AUGMENTATIONS[self.as_trained().augment].mirror
         averaged = MirrorAverage(network) if mirror else network
         return nn.Sequential(Standardise(self.scaler_), averaged).eval()
 

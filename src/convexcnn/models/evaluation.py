@@ -83,13 +83,14 @@ def evaluate_scores(
         labels: (n,) integers in 0..n_classes - 1.
         n_classes: k.
     """
-    missing = -np.inf if model.loss == "cross_entropy" else 0.0
+    loss = model.as_trained().loss
+    missing = -np.inf if loss == "cross_entropy" else 0.0
     scores = np.full((len(labels), n_classes), missing)
     scores[:, model.classes_] = known
     predicted = model.classes_[known.argmax(1)]
     confusion = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
-    return Evaluation(_mean_loss(model.loss, scores, labels), confusion)
+    return Evaluation(_mean_loss(loss, scores, labels), confusion)
 
 
 def _mean_loss(name: str, scores: NDArray[np.float64], labels: NDArray[Any]) -> float:

@@ -23,6 +23,7 @@ from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.greedy import GreedyCNN
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.model_card import CARD_START, model_card
+from convexcnn.models.parameters import kept_parameters
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
@@ -56,7 +57,7 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
     """
     if not hasattr(model, "classes_"):
         raise RunError("the model is not trained; call fit before save_model")
-    folder = Path(folder)
+    folder, model = Path(folder), model.as_trained()
     tensors, learned = model.saved()
     description = {
         "format": FORMAT,
@@ -179,6 +180,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageC
     if len(model.scaler_.mean) != channels:
         raise ValueError("the scaler has another number of channels")
     model.restore(description, tensors)
+    model.trained_parameters_ = kept_parameters(model)
     model.fingerprint_ = description["training"]["fingerprint"]
     model.n_train_ = int(description["training"]["images"])
     model.sample_weighted_ = bool(description["training"].get("weighted", False))

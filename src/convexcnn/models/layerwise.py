@@ -269,7 +269,8 @@ class LayerwiseConvexCNN(ImageClassifier):
             DataError: images or labels of another kind than the model was trained on.
         """
         stream = self.training_stream(X, y).paired()
-        memory, split = MemoryPlan.of(self.memory_gb, stream.images), self._held_out(stream)
+        memory = MemoryPlan.of(self.memory_gb, stream.images)
+        split = self.as_trained()._held_out(stream)
         certificates = []
         with torch.no_grad(), fast_float32():
             for number, block in enumerate(self.blocks_, 1):
@@ -285,7 +286,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         """Return the scores (B, n, k) of every block's own head, mirror images averaged in."""
         blocks = self.scaled_blocks(X)
         with torch.no_grad(), fast_float32():
-            scores = [torch.stack(list(self._heads(images))).cpu() for images in blocks]
+            heads = self.as_trained()._heads
+            scores = [torch.stack(list(heads(images))).cpu() for images in blocks]
         empty = torch.zeros(len(self.blocks_), 0, len(self.classes_))
         result: NDArray[np.float32] = torch.cat([empty, *scores], 1).numpy()
         return result
@@ -332,9 +334,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         return {"convex": filters.reshape(shape).numpy(), "convex_strength": strength.numpy()}
 
     def to_torch(self) -> StackNetwork:
-        self.check_trained()
         weights = self.head_weights_.tolist()
-        mirror = AUGMENTATIONS[self.augment].mirror
+        mirror = AUGMENTATIONS[self.as_trained().augment].mirror
         return StackNetwork(self.scaler_, self.blocks_, weights, mirror=mirror).eval()
 
     @property

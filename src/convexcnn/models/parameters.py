@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import NoneType
@@ -26,6 +27,19 @@ WORDS: dict[Any, str] = {
     NoneType: "None",
 }
 """What is checked; a parameter that may be anything else too is left to whoever reads it."""
+
+
+OF_EVERY_DAY = ("callback", "checkpoint", "device", "memory_gb")
+"""Parameters that say where and how to compute; all others say what a training finds."""
+
+
+def kept_parameters(model: BaseEstimator) -> dict[str, Any]:
+    """The parameters that a trained model goes by, whatever becomes of the estimator's own."""
+    return {
+        name: copy.deepcopy(value) if isinstance(value, (list, dict, np.ndarray)) else value
+        for name, value in model.get_params(deep=False).items()
+        if name not in OF_EVERY_DAY
+    }
 
 
 def check_types(model: BaseEstimator) -> None:

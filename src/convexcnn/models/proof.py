@@ -85,6 +85,7 @@ def prove(
         DataError: images or labels of another kind than the model was trained on.
         SettingError: there is no certificate for this model.
     """
+    model = model.as_trained()
     stream = model.training_stream(X, y)
     evidence: BlockEvidence = timed("certificate", lambda: block_evidence(model, stream))
     further = None

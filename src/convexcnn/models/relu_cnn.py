@@ -195,7 +195,8 @@ class NonConvexConvClassifier(BlockClassifier):
         strength, order = (self.filters_.norm(dim=1) * head).cpu().sort(descending=True)
         strongest = self.filters_.cpu()[order[:n_filters]]
         filters, _ = self.transform_.to("cpu").to_filters(strongest)
-        shape = (len(strongest), self.image_shape_[0], self.filter_size, self.filter_size)
+        side = self.geometry().filter_size
+        shape = (len(strongest), self.image_shape_[0], side, side)
         return {
             "non_convex": filters.reshape(shape).numpy(),
             "non_convex_strength": strength[:n_filters].contiguous().numpy(),

@@ -309,11 +309,11 @@ class ConvexConvClassifier(BlockClassifier):
         Raises:
             SettingError: a model with max pooling.
         """
-        self.check_trained()
-        self.require_average("to_torch")
+        model = self.as_trained()
+        model.require_average("to_torch")
         where = self.scaler_, self.geometry(), self.transform_.to("cpu")
-        if self.formulation == "relu":
-            return relu_network(*where, recover(self, None))
+        if model.formulation == "relu":
+            return relu_network(*where, recover(model, None))
         return gated_network(*where, self.gates_.cpu(), self.coef_.cpu(), self.intercept_.cpu())
 
     def filters(self, n_filters: int = 32) -> dict[str, NDArray[np.float32]]:
@@ -327,11 +327,12 @@ class ConvexConvClassifier(BlockClassifier):
             ``convex_strength`` (k, m), the norms |v| of cell and gate. Filters of (R) that count
             against their class are shown as -w, so that bright is for the class everywhere.
         """
-        signed = self.formulation == "relu"
+        signed = self.as_trained().formulation == "relu"
         filters, strength = strongest_filters(
             self.coef_.cpu(), self.transform_.to("cpu"), n_filters, signed=signed
         )
-        shape = (*strength.shape, self.image_shape_[0], self.filter_size, self.filter_size)
+        side = self.geometry().filter_size
+        shape = (*strength.shape, self.image_shape_[0], side, side)
         return {"convex": filters.reshape(shape).numpy(), "convex_strength": strength.numpy()}
 
     def require_average(self, purpose: str) -> None:
@@ -341,7 +342,8 @@ class ConvexConvClassifier(BlockClassifier):
 
     def n_neurons(self) -> int:
         """Neurons that are not zero: filters, or for l2 and nuclear the factors of every V_i."""
-        shared = self.formulation == "gated" and self.regulariser != "group"
+        model = self.as_trained()
+        shared = model.formulation == "gated" and model.regulariser != "group"
         return count_neurons(self.coef_, shared=shared)
 
     def certify(
@@ -367,7 +369,7 @@ class ConvexConvClassifier(BlockClassifier):
             SettingError: there is no certificate: beta is 0, or the formulation has no bound.
         """
         stream = self.training_stream(X, y, sample_weight)
-        return block_evidence(self, stream, progress).certificate
+        return block_evidence(self.as_trained(), stream, progress).certificate
 
     def further_neuron(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -384,8 +386,9 @@ class ConvexConvClassifier(BlockClassifier):
             SettingError: there is no dual point to search with; as for ``certify``.
         """
         stream = self.training_stream(X, y, sample_weight)
-        self.require_average("the search for a further neuron")
-        return further_neuron(self, stream, block_evidence(self, stream))
+        model = self.as_trained()
+        model.require_average("the search for a further neuron")
+        return further_neuron(model, stream, block_evidence(model, stream))
 
     def to_relu(self, X: ArrayLike | None = None) -> nn.Sequential:
         """Return the plain ReLU network of the solution, in float64, on scaled images.
@@ -403,23 +406,24 @@ class ConvexConvClassifier(BlockClassifier):
         Raises:
             SettingError: training images are needed, or the formulation has no such network.
         """
-        if self.formulation == "relu-penalised":
+        model = self.as_trained()
+        if model.formulation == "relu-penalised":
             raise SettingError(
                 "formulation relu-penalised keeps V - W only, which is no ReLU network; train with "
                 "formulation relu or gated"
             )
         stream = None
-        if self.formulation == "gated":
+        if model.formulation == "gated":
             if X is None:
                 raise SettingError(
                     "X is None; give to_relu the training images, whose patches make the cones of "
                     "formulation gated"
                 )
-            images = self._images_like_trained(X)
+            images = model._images_like_trained(X)
             labels, k = np.zeros(len(images), np.int64), len(self.classes_)
-            stream = ImageStream(images, labels, k, self.scaler_, self.augment == "flip")
+            stream = ImageStream(images, labels, k, self.scaler_, model.augment == "flip")
         with torch.no_grad():
-            neurons = recover(self, stream)
+            neurons = recover(model, stream)
             where = self.geometry(), self.transform_.to("cpu")
             return neurons.to_sequential(*where, torch.float64)
 
