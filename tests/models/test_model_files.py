@@ -57,7 +57,10 @@ def test_a_model_survives_its_files(maker, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("names", [("ash", "beech", "cedar"), (7, -2, 30), (0.5, 1.0, 5.0)])
+@pytest.mark.parametrize(
+    "names",
+    [("ash", "beech", "cedar"), (7, -2, 30), (0.5, 1.0, 5.0), np.longdouble([1, 2, 3])],
+)
 def test_labels_come_back_as_they_were(make, names, tmp_path):
     y = np.array(names)[LABELS]
     if y.dtype.kind == "f":
@@ -88,6 +91,39 @@ def test_parameters_made_by_numpy_come_back(tmp_path):
     found = load_model(tmp_path)
     assert_same(found, model)
     assert (found.stride, found.betas, found.filter_size) == (1, (0.5,), 4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "labels"),
+    [
+        ((0, 1, 2), LABELS % 2),
+        ((0, 1, 2), LABELS.astype(float)),
+        ((0.0, 1.0, 2.0), LABELS),
+        ((False, True), LABELS > 0),
+        (("ash", "beech", "cedar", "dogwood"), np.array(["ash", "beech", "cedar"])[LABELS]),
+    ],
+    ids=["more keys than classes", "integers for floats", "floats", "truths", "names"],
+)
+def test_weights_of_classes_come_back(keys, labels, tmp_path):
+    weights = {key: 1.0 + number for number, key in enumerate(keys)}
+    model = convex(gates="gaussian", betas=0.1, class_weight=weights).fit(IMAGES, labels)
+    save_model(model, tmp_path)
+    found = load_model(tmp_path)
+    assert found.class_weight == weights
+    assert found.certify(IMAGES, labels) == model.certify(IMAGES, labels)
+    np.testing.assert_array_equal(found.fit(IMAGES, labels).scores(IMAGES), model.scores(IMAGES))
+
+
+@pytest.mark.parametrize("labels", [np.array(["p", "q"])[LABELS % 2], LABELS + 5, LABELS])
+def test_a_loaded_model_that_trains_again_forgets_the_names_of_its_data(model, labels, tmp_path):
+    save_model(model, tmp_path)
+    found = load_model(tmp_path)
+    found.class_names, found.fingerprint_ = ("across", "along", "askew"), "0123abcd"
+    save_model(found, tmp_path)
+    found = load_model(tmp_path).fit(IMAGES, labels)
+    assert found.column_names() == [str(label) for label in np.unique(labels)]
+    save_model(found, tmp_path)
+    assert getattr(load_model(tmp_path), "fingerprint_", None) is None
 
 
 def test_a_loaded_model_is_certified_like_the_trained_one(trained, tmp_path):

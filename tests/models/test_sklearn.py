@@ -20,10 +20,12 @@ from convexcnn.models import (
     ConvexConvClassifier,
     LayerwiseConvexCNN,
     NonConvexConvClassifier,
+    load_model,
+    save_model,
 )
 from convexcnn.solvers.sgd import SGD
 from small import stripes
-from tiny_models import convex, non_convex
+from tiny_models import convex, layerwise, non_convex
 
 IMAGES, LABELS = stripes(60)
 
@@ -57,7 +59,7 @@ def test_an_untrained_model_says_so(make, method):
     ("model", "grid"),
     [
         (convex(), {"stride": [1, 2], "betas": [1e-2, 1.0]}),
-        (non_convex(), {"n_filters": np.array([2, 8])}),
+        (non_convex(), {"n_filters": np.array([2, 8]), "random_state": np.arange(2)}),
     ],
     ids=["convex", "non-convex"],
 )
@@ -89,6 +91,38 @@ def test_weights_go_through_grid_search():
     assert search.fit(IMAGES, LABELS, sample_weight=weights).best_score_ > 0.6
 
 
+def test_seeds_are_what_scikit_learn_takes():
+    def bits(seed):
+        model = convex(gates="gaussian", betas=0.1, random_state=seed)
+        return model.fit(IMAGES, LABELS).scores(IMAGES)
+
+    np.testing.assert_array_equal(bits(np.int64(3)), bits(3))
+    np.testing.assert_array_equal(bits(np.random.RandomState(3)), bits(np.random.RandomState(3)))
+    generator = np.random.RandomState(3)
+    assert not np.array_equal(bits(generator), bits(generator))
+    assert not np.array_equal(bits(None), bits(None))
+
+
+def test_a_drawn_seed_is_saved_and_certified():
+    model = layerwise(random_state=np.random.RandomState(1)).fit(IMAGES, LABELS)
+    assert model.certify(IMAGES, LABELS) == model.certificates_
+
+
+def test_columns_of_a_table_keep_their_names_and_their_order(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(IMAGES.reshape(60, -1)[:, :3], columns=["red", "green", "blue"])
+    model = ConvexConvClassifier(n_gates=4, gates="gaussian", betas=0.1, **FIXED, **ROWS)
+    assert list(model.fit(table, LABELS).feature_names_in_) == ["red", "green", "blue"]
+    save_model(model, tmp_path)
+    for found in (model, load_model(tmp_path)):
+        np.testing.assert_array_equal(found.predict(table), model.predict(table))
+        with pytest.raises(ValueError, match="must be in the same order"):
+            found.predict(table[["blue", "green", "red"]])
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            found.predict(table.to_numpy())
+    assert not hasattr(model.fit(table.to_numpy(), LABELS), "feature_names_in_")
+
+
 def test_a_trained_model_goes_through_joblib(model):
     """As parallel searches do; the library itself never unpickles."""
     memory = io.BytesIO()
@@ -99,7 +133,7 @@ def test_a_trained_model_goes_through_joblib(model):
 
 
 def test_images_may_be_flat_and_may_have_a_column_of_labels(make):
-    flat = make(image_shape=(1, 8, 8)).fit(IMAGES.reshape(60, -1), LABELS)
+    flat = make(image_shape=np.array([1, 8, 8])).fit(IMAGES.reshape(60, -1), LABELS)
     square = make().fit(IMAGES, LABELS)
     np.testing.assert_array_equal(flat.scores(IMAGES), square.scores(IMAGES.reshape(60, -1)))
     with pytest.warns(DataConversionWarning, match="column-vector"):

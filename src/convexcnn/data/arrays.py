@@ -19,7 +19,7 @@ from convexcnn.data.dataset import (
     split_off_test,
 )
 from convexcnn.data.limits import check_fits
-from convexcnn.data.preprocess import as_images
+from convexcnn.data.preprocess import as_images, tensor_array
 from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.stored_rows import FileRows
 from convexcnn.errors import DataError
@@ -213,7 +213,7 @@ def _split(
 def _label_values(labels: Any, where: str) -> NDArray[Any]:
     """One whole number or string per image."""
     if hasattr(labels, "detach"):
-        labels = labels.detach().cpu().numpy()
+        labels = tensor_array(labels, "labels")
     values = np.asarray(labels)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

@@ -132,10 +132,29 @@ def _unflatten(images: Images, image_shape: Sequence[int] | None) -> Images:
     return images.reshape(len(images), *image_shape)
 
 
+def tensor_array(tensor: Any, name: str) -> NDArray[Any]:
+    """The numbers of a torch tensor, wherever it is; those of bfloat16 as float32.
+
+    Raises:
+        DataError: it is sparse, or holds no numbers at all.
+    """
+    tensor = tensor.detach()
+    try:
+        if str(tensor.dtype) == "torch.bfloat16":
+            tensor = tensor.float()
+        array: NDArray[Any] = tensor.cpu().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{name} is a tensor without an array of numbers ({tensor.layout}, {tensor.dtype}, "
+            f"{tensor.device}); give a dense one"
+        ) from error
+    return array
+
+
 def _as_pixels(X: Any) -> Images:
     """An array of uint8 or float32 from an array, a tensor or nested lists."""
     if hasattr(X, "detach"):
-        X = X.detach().cpu().numpy()
+        X = tensor_array(X, "X")
     try:
         images = np.asarray(X)
     except ValueError as error:

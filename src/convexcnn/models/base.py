@@ -10,11 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
-from convexcnn.data.preprocess import ImageScaler
+from convexcnn.data.preprocess import ImageScaler, shape_of_image
 from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.split import train_validation_split
 from convexcnn.data.stored_rows import FileRows
@@ -22,14 +23,33 @@ from convexcnn.distributed import current
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.devices import resolve_device
-from convexcnn.models.inputs import encode, read_array, read_images, read_labels, weighing
-from convexcnn.models.parameters import LARGEST_SEED, check_types, kept_parameters
+from convexcnn.models.inputs import (
+    check_feature_names,
+    encode,
+    feature_names,
+    label_array,
+    read_array,
+    read_images,
+    read_labels,
+    weighing,
+)
+from convexcnn.models.parameters import (
+    LARGEST_SEED,
+    Seed,
+    check_types,
+    draw_seed,
+    kept_parameters,
+)
 from convexcnn.models.probabilities import fit_temperature, probabilities
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import get_loss
+from convexcnn.solvers.result import Callback
 
 SCORED_AT_ONCE = 32
+
+OF_DATA = ("class_names", "fingerprint_", "feature_names_in_")
+"""Attributes that name the data of a training, and go when there is another one."""
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):
@@ -45,8 +65,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     augment: str
     validation_fraction: float
     device: str
-    random_state: int | None
+    random_state: Seed
     image_shape: tuple[int, ...] | None
+    callback: Callback | None
     class_names: tuple[str, ...] = ()
     """Names of the labels 0, 1, ... that it was trained on; empty where labels name themselves."""
 
@@ -73,7 +94,25 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         start = time.perf_counter()
         self.check_parameters()
-        kept = kept_parameters(self)
+        fitted = self._with_own_parameters()._fitted_attributes(X, y, sample_weight)
+        for name in OF_DATA:
+            self.__dict__.pop(name, None)
+        self.__dict__.update(fitted, seconds_=time.perf_counter() - start)
+        return self
+
+    def _with_own_parameters(self) -> Self:
+        """A copy with parameters that nobody else changes, and a seed that is a number."""
+        model = copy.copy(self)
+        model.__dict__.update(kept_parameters(self))
+        model.random_state = draw_seed(self.random_state)
+        if self.image_shape is not None:
+            model.image_shape = shape_of_image(self.image_shape)
+        return model
+
+    def _fitted_attributes(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None
+    ) -> dict[str, Any]:
+        """Train, and return everything learned by its name; the estimator stays as it was."""
         images, targets = self._check(X, y)
         weights = self._image_weights(targets, sample_weight)
         images, targets, weights = weighing(images, targets, weights)
@@ -91,20 +130,19 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             **vars(AUGMENTATIONS[self.augment]),
         )
         stream.require_shares()
-        generator = torch.Generator().manual_seed(self.random_state or 0)
+        generator = torch.Generator().manual_seed(draw_seed(self.random_state))
         with torch.no_grad(), fast_float32():
             trained = self._fit_stream(stream, generator)
-        self.__dict__.update(
-            trained,
-            classes_=classes,
-            image_shape_=tuple(int(size) for size in images.shape[1:]),
-            n_features_in_=int(np.prod(images.shape[1:])),
-            scaler_=scaler,
-            sample_weighted_=sample_weight is not None,
-            trained_parameters_=kept,
-            seconds_=time.perf_counter() - start,
-        )
-        return self
+        return {
+            **trained,
+            **feature_names(X),
+            "classes_": classes,
+            "image_shape_": tuple(int(size) for size in images.shape[1:]),
+            "n_features_in_": int(np.prod(images.shape[1:])),
+            "scaler_": scaler,
+            "sample_weighted_": sample_weight is not None,
+            "trained_parameters_": kept_parameters(self),
+        }
 
     def as_trained(self) -> Self:
         """The model with the parameters of its training, as a view that shares everything else."""
@@ -169,10 +207,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             raise SettingError(
                 f"augment {self.augment!r} is not known; choose one of {', '.join(AUGMENTATIONS)}"
             )
-        if self.random_state is not None and not 0 <= self.random_state <= LARGEST_SEED:
-            raise SettingError(
-                f"random_state is {self.random_state}; give a number from 0 to {LARGEST_SEED}"
-            )
+        seed = self.random_state
+        given = seed is not None and not isinstance(seed, RandomState)
+        if given and not 0 <= draw_seed(seed) <= LARGEST_SEED:
+            raise SettingError(f"random_state is {seed}; give a number from 0 to {LARGEST_SEED}")
+        if self.image_shape is not None:
+            shape_of_image(self.image_shape)
+        if self.callback is not None and not callable(self.callback):
+            raise SettingError(f"callback is {self.callback!r}; give a function of one event")
         get_loss(self.loss)
 
     def _check_validation_fraction(self) -> None:
@@ -188,7 +230,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
 
     def _split(self, stream: ImageStream) -> tuple[ImageStream, ImageStream]:
         kept, held_out = train_validation_split(
-            stream.labels, self.validation_fraction, self.random_state or 0
+            stream.labels, self.validation_fraction, draw_seed(self.random_state)
         )
         if not len(held_out):
             raise DataError("y has too few images to hold any out; give betas=[one value]")
@@ -266,7 +308,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 f"the model was trained {'with' if self.sample_weighted_ else 'without'} "
                 "sample_weight; give what it was trained with"
             )
-        targets = np.asarray(y)
+        targets = label_array(y)
         if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
             raise DataError(
                 f"y must hold one label for each of the {len(images)} images, out of the "
@@ -302,6 +344,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def _images_like_trained(self, X: ArrayLike) -> ImageRows:
         self.check_trained()
         rows = X if isinstance(X, FileRows | RowView) else read_array(X, self)
+        check_feature_names(X, self)
         flat = len(rows.shape) == 2
         if flat and rows.shape[1] != self.n_features_in_:
             raise DataError(

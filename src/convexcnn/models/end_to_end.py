@@ -22,8 +22,10 @@ from convexcnn.models.back_propagation import (
 )
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.networks import Shape, build_network
+from convexcnn.models.parameters import Seed, draw_seed
 from convexcnn.models.restored import check_shapes
 from convexcnn.models.torch_module import Standardise
+from convexcnn.patches.float32 import LARGEST
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
@@ -53,7 +55,7 @@ class EndToEndCNN(ImageClassifier):
         centre: whether every image loses its mean first.
         validation_fraction: part of the images that is held out; 0 trains on all of them.
         device: ``auto``, ``cpu`` or ``cuda``.
-        random_state: seed of weights, split, order, flips and shifts.
+        random_state: seed of weights, split, order, flips and shifts, or what it is drawn from.
         image_shape: shape of one image if X comes flattened.
         callback: called with one JSON-able event per measurement, about twenty.
 
@@ -80,7 +82,7 @@ class EndToEndCNN(ImageClassifier):
         centre: bool = False,
         validation_fraction: float = 0.1,
         device: str = "auto",
-        random_state: int | None = 0,
+        random_state: Seed = 0,
         image_shape: tuple[int, ...] | None = None,
         callback: Callback | None = None,
     ) -> None:
@@ -101,7 +103,7 @@ class EndToEndCNN(ImageClassifier):
         super().check_parameters()
         for name in ("budget", "epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < value <= LARGEST:
                 raise SettingError(f"{name} is {value}; give a positive number")
         if self.budget is None and self.epochs is None:
             raise SettingError("neither budget nor epochs is given; the training would not end")
@@ -126,7 +128,7 @@ class EndToEndCNN(ImageClassifier):
         _, channels, height, width = stream.images.shape
         device = torch.device(stream.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.random_state or 0)
+            torch.manual_seed(draw_seed(self.random_state))
             network = self._build((channels, height, width), stream.n_classes)
             curve = self._descend(network.to(device), train, held_out, generator)
         scores = None if held_out is None else stream_scores(network, held_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,20 @@ def image_weights(
             "for each class"
         ) from error
     return _positive(weights * factors)
+
+
+def restored_label(key: str, labels: Sequence[Any]) -> Any:
+    """The label that was a key of ``class_weight``: in JSON every key is a string.
+
+    Args:
+        key: of a class that may not occur among the labels.
+        labels: that the model was trained on.
+    """
+    same = [label for label in labels if str(label) == key]
+    if same or isinstance(labels[0], str):
+        return same[0] if same else key
+    number = float(key)
+    return int(number) if number.is_integer() else number
 
 
 def check_can_weigh(settings: ProgramSettings, gates: str) -> None:

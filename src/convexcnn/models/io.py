@@ -63,8 +63,9 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
         "format": FORMAT,
         "class": type(model).__name__,
         "parameters": _plain_parameters(model),
-        "classes": model.classes_.tolist(),
+        "classes": _plain(model.classes_.tolist()),
         "class_names": list(model.class_names),
+        "feature_names": [str(name) for name in getattr(model, "feature_names_in_", ())],
         "image_shape": list(model.image_shape_),
         "scaler": model.scaler_.to_dict(),
         **learned,
@@ -176,11 +177,14 @@ def _assemble(description: dict[str, Any], tensors: dict[str, Tensor]) -> ImageC
     channels, height, width = shape_of_image(description["image_shape"])
     model.image_shape_ = (channels, height, width)
     model.n_features_in_ = channels * height * width
+    if names := description.get("feature_names"):
+        model.feature_names_in_ = np.array([str(name) for name in names], object)
     model.scaler_ = ImageScaler.from_dict(description["scaler"])
     if len(model.scaler_.mean) != channels:
         raise ValueError("the scaler has another number of channels")
     model.restore(description, tensors)
-    model.trained_parameters_ = kept_parameters(model)
+    seed = model.random_state or 0  # files of old may say None, which was 0
+    model.trained_parameters_ = kept_parameters(model) | {"random_state": seed}
     model.fingerprint_ = description["training"]["fingerprint"]
     model.n_train_ = int(description["training"]["images"])
     model.sample_weighted_ = bool(description["training"].get("weighted", False))

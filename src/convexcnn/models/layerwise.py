@@ -26,6 +26,7 @@ from convexcnn.models.block_training import Split
 from convexcnn.models.inputs import encode
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_block import NeuronBlock
+from convexcnn.models.parameters import Seed, draw_seed
 from convexcnn.models.patch_block import PatchBlock
 from convexcnn.models.probabilities import fit_temperature
 from convexcnn.models.stack_settings import Block, Blocks, Shape, read_blocks
@@ -77,7 +78,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
             included; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
-        random_state: seed of gates, whitening samples and split.
+        random_state: seed of gates, whitening samples and split, or what it is drawn from.
         image_shape: shape of one image if X comes flattened.
         callback: called with one JSON-able event per phase or logged step.
 
@@ -108,7 +109,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         warm_start: bool = False,
         memory_gb: float | None = None,
         device: str = "auto",
-        random_state: int | None = 0,
+        random_state: Seed = 0,
         image_shape: tuple[int, ...] | None = None,
         callback: Callback | None = None,
     ) -> None:
@@ -242,7 +243,7 @@ class LayerwiseConvexCNN(ImageClassifier):
     def _held_out(self, stream: ImageStream) -> Split:
         """Every class divided by the same seed, for ``fit`` and ``certify`` alike."""
         split = train_validation_split(
-            stream.labels, self.validation_fraction, self.random_state or 0
+            stream.labels, self.validation_fraction, draw_seed(self.random_state)
         )
         if not len(split[1]):
             raise DataError("y has too few images to hold any out; give two of some class")

@@ -5,13 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 import numpy as np
+from numpy.random import RandomState
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 
+from convexcnn.distributed import current
 from convexcnn.errors import SettingError
+
+Seed: TypeAlias = int | RandomState | None
+"""A seed, a generator that one is drawn from, or None to draw from NumPy's own."""
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy, scikit-learn and torch all take."""
@@ -24,6 +31,8 @@ WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a name",
+    Path: "a path",
+    RandomState: "a numpy.random.RandomState",
     NoneType: "None",
 }
 """What is checked; a parameter that may be anything else too is left to whoever reads it."""
@@ -40,6 +49,14 @@ def kept_parameters(model: BaseEstimator) -> dict[str, Any]:
         for name, value in model.get_params(deep=False).items()
         if name not in OF_EVERY_DAY
     }
+
+
+def draw_seed(random_state: Seed) -> int:
+    """The seed of a training, the same one in all processes: as given, or drawn."""
+    if random_state is not None and not isinstance(random_state, RandomState):
+        return int(random_state)
+    drawn = check_random_state(random_state).randint(LARGEST_SEED, dtype=np.int64)
+    return int(current().tell(str(drawn).encode()))
 
 
 def check_types(model: BaseEstimator) -> None:

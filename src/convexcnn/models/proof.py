@@ -17,6 +17,7 @@ from convexcnn.certificates.further_neuron import FurtherNeuron, find_further_ne
 from convexcnn.data.rows import ImageRows
 from convexcnn.distributed import ALONE
 from convexcnn.errors import SettingError
+from convexcnn.models.parameters import draw_seed
 from convexcnn.models.recovered import RecoveredNetwork, measure_network, recover
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.operator import GatedFeatures
@@ -174,7 +175,7 @@ def further_neuron(
 ) -> FurtherNeuron:
     """Search for a ReLU neuron whose addition would lower the objective."""
     features = _features(model)
-    generator = torch.Generator().manual_seed(model.random_state or 0)
+    generator = torch.Generator().manual_seed(draw_seed(model.random_state))
     with torch.no_grad(), fast_float32():
         return find_further_neuron(
             features,

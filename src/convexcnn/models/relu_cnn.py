@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 
 from convexcnn.errors import SettingError
 from convexcnn.models.block_classifier import BlockClassifier
+from convexcnn.models.parameters import Seed
 from convexcnn.models.torch_module import relu_network
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.float32 import LARGEST
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.losses import get_loss
@@ -46,7 +47,8 @@ class NonConvexConvClassifier(BlockClassifier):
         validation_fraction: part of the images held out to fit the temperature of
             ``predict_proba``; 0 trains on all of them and leaves the temperature at 1.
         device: ``auto``, ``cpu`` or ``cuda``.
-        random_state: seed of the starting point and the order of the images.
+        random_state: seed of the starting point and the order of the images, or what it is drawn
+            from.
         image_shape: shape of one image if X comes flattened.
         callback: called with one JSON-able event per logged step.
 
@@ -77,7 +79,7 @@ class NonConvexConvClassifier(BlockClassifier):
         augment: str = "flip",
         validation_fraction: float = 0.1,
         device: str = "auto",
-        random_state: int | None = 0,
+        random_state: Seed = 0,
         image_shape: tuple[int, ...] | None = None,
         callback: Callback | None = None,
     ) -> None:
@@ -100,7 +102,7 @@ class NonConvexConvClassifier(BlockClassifier):
 
     def check_parameters(self) -> None:
         super().check_parameters()
-        if self.n_filters < 1 or not 0 <= self.beta < math.inf:
+        if self.n_filters < 1 or not 0 <= self.beta <= LARGEST:
             raise SettingError(
                 f"n_filters is {self.n_filters} and beta {self.beta}; give at least 1 filter and "
                 f"a beta of 0 or more"

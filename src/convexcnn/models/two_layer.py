@@ -20,8 +20,14 @@ from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
 from convexcnn.models.gates import choose_gates
-from convexcnn.models.image_weights import ClassWeight, check_can_weigh, image_weights
+from convexcnn.models.image_weights import (
+    ClassWeight,
+    check_can_weigh,
+    image_weights,
+    restored_label,
+)
 from convexcnn.models.memory_plan import MemoryPlan
+from convexcnn.models.parameters import Seed
 from convexcnn.models.program_settings import DEFAULT_GATES, ProgramSettings
 from convexcnn.models.proof import block_evidence, further_neuron
 from convexcnn.models.recovered import recover
@@ -83,7 +89,8 @@ class ConvexConvClassifier(BlockClassifier):
         memory_gb: memory that the process may use while it trains, Python and torch (0.6 GB)
             included; None for 60 % of the machine's.
         device: ``auto``, ``cpu`` or ``cuda``.
-        random_state: seed of gates, whitening sample, split and SGD.
+        random_state: seed of gates, whitening sample, split and SGD; a ``RandomState`` that it is
+            drawn from, or None for NumPy's own.
         image_shape: shape of one image if X comes flattened.
         callback: called with one JSON-able event per phase or logged step.
 
@@ -126,7 +133,7 @@ class ConvexConvClassifier(BlockClassifier):
         validation_fraction: float = 0.1,
         memory_gb: float | None = None,
         device: str = "auto",
-        random_state: int | None = 0,
+        random_state: Seed = 0,
         image_shape: tuple[int, ...] | None = None,
         callback: Callback | None = None,
     ) -> None:
@@ -447,6 +454,8 @@ class ConvexConvClassifier(BlockClassifier):
     def restore(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self.program_settings().check_names()
         super().restore(description, tensors)
-        if isinstance(self.class_weight, Mapping):  # in JSON every key is a string
-            known = {str(label): label for label in self.classes_.tolist()}
-            self.class_weight = {known[key]: value for key, value in self.class_weight.items()}
+        if isinstance(self.class_weight, Mapping):
+            labels = self.classes_.tolist()
+            self.class_weight = {
+                restored_label(key, labels): value for key, value in self.class_weight.items()
+            }

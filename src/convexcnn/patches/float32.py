@@ -8,6 +8,9 @@ from functools import cache
 
 import torch
 
+LARGEST = torch.finfo(torch.float32).max
+"""The largest number that float32 holds."""
+
 ROUNDING = 2e-6
 """Relative error that a float32 product of 512 terms may have."""
 
