@@ -87,6 +87,9 @@ TABLE = [
         code=WRONG_USE,
     ),
     Bad(f"{PLAN} --shape 3,32,32 --images 1{'0' * 25}", "is not in the range", code=WRONG_USE),
+    Bad("compare {data} --out run --learning-rate nan", "learning_rate is nan", code=WRONG_USE),
+    Bad("compare {data} --out run --learning-rate inf", "learning_rate is inf", code=WRONG_USE),
+    Bad("compare {data} --out run --momentum nan", "momentum is nan", code=WRONG_USE),
     # choices
     Bad(f"{FIT} --model deep", "'deep' is not one of", code=WRONG_USE),
     Bad(f"{FIT} --formulation relux", "'relux' is not one of", code=WRONG_USE),

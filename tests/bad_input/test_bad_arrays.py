@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from convexcnn.errors import ConvexcnnError
+from convexcnn.errors import ConvexcnnError, SettingError
 from convexcnn.models import (
     Block,
     ConvexConvClassifier,
@@ -19,11 +20,13 @@ from convexcnn.models import (
     NonConvexConvClassifier,
     load_model,
 )
+from convexcnn.solvers.sgd import SGD
 from small import stripes
 from tiny_models import convex
 
 IMAGES, LABELS = stripes(30)
 FLOAT = IMAGES.astype(np.float32)
+NAMES = np.array(["ash", "beech", "cedar"])[LABELS]
 ALWAYS = {
     ConvexConvClassifier: {"filter_size": 3, "gates": "gaussian", "n_gates": 2, "whiten": 4},
     NonConvexConvClassifier: {"filter_size": 3, "n_filters": 2, "whiten": 4},
@@ -62,6 +65,12 @@ def changed(value: float) -> np.ndarray:
     return images
 
 
+def first_is(label: object, labels: np.ndarray = NAMES) -> np.ndarray:
+    changed = labels.astype(object)
+    changed[0] = label
+    return changed
+
+
 FITS = [
     # images
     BadFit("NaN or infinite pixels (first: image 3)", changed(np.nan)),
@@ -76,6 +85,7 @@ FITS = [
     BadFit("image_shape says (1, 9, 9)", settings={"image_shape": (9, 9)}),
     BadFit("must be (channels, height, width)", settings={"image_shape": (8,)}),
     BadFit("must be (channels, height, width)", settings={"image_shape": (0, 8, 8)}),
+    BadFit("must be (channels, height, width)", settings={"image_shape": np.array([8.5, 8])}),
     BadFit("0 sample(s)", IMAGES[:0], LABELS[:0]),
     BadFit("X has shape (30, 1, 0, 8)", IMAGES[:, :, :0]),
     BadFit("inhomogeneous", [[[1, 2], [3]], [[4, 5], [6, 7]]], [0, 1]),
@@ -83,13 +93,27 @@ FITS = [
     BadFit("could not convert string to float", np.array([["a", 1]] * 30, object)),
     BadFit("Sparse data", scipy.sparse.eye_array(30).tocsr(), error=TypeError),
     BadFit("float() argument must be", np.array([[{}]] * 30, object), error=TypeError),
+    BadFit("X is a tensor without", torch.from_numpy(IMAGES).to_sparse()),
+    BadFit("X is a tensor without", torch.from_numpy(IMAGES).to("meta")),
     BadFit("y should be a 1d array", torch.from_numpy(IMAGES[:20])),
     # labels
     BadFit("y has shape (29,)", y=LABELS[:29]),
     BadFit("y has shape ()", y=None),
     BadFit("y has shape (30, 3)", y=np.eye(3)[LABELS]),
-    BadFit("fractions or NaN", y=LABELS + 0.5),
-    BadFit("fractions or NaN", y=np.where(LABELS > 0, LABELS, np.nan)),
+    BadFit("y holds fractions", y=LABELS + 0.5),
+    BadFit("fractions, NaN or infinity", y=np.where(LABELS > 0, LABELS, np.nan)),
+    BadFit("fractions, NaN or infinity", y=np.where(LABELS > 0, LABELS, -np.inf)),
+    BadFit("fractions, NaN or infinity", y=first_is(np.inf, LABELS)),
+    BadFit("y holds None, which is missing", y=first_is(None)),
+    BadFit("y holds nan, which is missing", y=first_is(np.nan)),
+    BadFit("y holds b'a', which is missing or no label", y=first_is(b"a")),
+    BadFit("y mixes names and numbers", y=first_is(1)),
+    BadFit("y masks labels", y=np.ma.array(LABELS, mask=LABELS == 1)),
+    BadFit("y is ragged", y=[[1, 2], [3]] * 15),
+    BadFit("y holds |S5", y=NAMES.astype("S")),
+    BadFit("y holds datetime64[D]", y=LABELS.astype("M8[D]")),
+    BadFit("y holds complex128", y=LABELS * 1j),
+    BadFit("y is a tensor without", y=torch.from_numpy(LABELS).to("meta")),
     BadFit("y has 1 class", y=np.zeros(30)),
     BadFit("too few images to hold any out", IMAGES[:3], LABELS[:3]),
     # weights
@@ -108,6 +132,9 @@ FITS = [
     BadFit("device is 0; give a name", settings={"device": 0}),
     BadFit("loss is <class", settings={"loss": float}),
     BadFit("random_state is 'lucky'", settings={"random_state": "lucky"}),
+    BadFit("random_state is Generator", settings={"random_state": np.random.default_rng(0)}),
+    BadFit("callback is 3; give a function", settings={"callback": 3}),
+    BadFit("checkpoint is 3", settings={"checkpoint": 3}, model=LayerwiseConvexCNN),
     BadFit("memory_gb is '8'", settings={"memory_gb": "8"}),
     BadFit("betas is ('a',)", settings={"betas": ("a",)}),
     BadFit("neither a name nor a solver", settings={"solver": 3}),
@@ -123,6 +150,9 @@ FITS = [
     BadFit("betas is 0", settings={"betas": 0}),
     BadFit("betas is (-1.0,)", settings={"betas": (-1.0,)}),
     BadFit("betas is nan", settings={"betas": float("nan")}),
+    BadFit("betas is 1000", settings={"betas": 10**400}),
+    BadFit("betas is 1e+308", settings={"betas": 1e308}),
+    BadFit("memory_gb is 1000", settings={"memory_gb": 10**400}),
     BadFit("validation_fraction is 1", settings={"validation_fraction": 1.0}),
     BadFit("validation_fraction is nan", settings={"validation_fraction": float("nan")}),
     BadFit("tolerance is 0", settings={"tolerance": 0.0}),
@@ -139,6 +169,8 @@ FITS = [
     BadFit("n_filters is 0", settings={"n_filters": 0}, model=NonConvexConvClassifier),
     BadFit("n_filters is 2.5", settings={"n_filters": 2.5}, model=NonConvexConvClassifier),
     BadFit("beta -1.0", settings={"beta": -1.0}, model=NonConvexConvClassifier),
+    BadFit("beta 1e+308", settings={"beta": 1e308}, model=NonConvexConvClassifier),
+    BadFit("beta 1000", settings={"beta": 10**400}, model=NonConvexConvClassifier),
     BadFit("beta nan", settings={"beta": float("nan")}, model=NonConvexConvClassifier),
     BadFit(
         "solver 'lbfgs' is not known", settings={"solver": "lbfgs"}, model=NonConvexConvClassifier
@@ -170,6 +202,7 @@ PREDICTIONS = {
     "Expected 2D array, got 1D array": IMAGES[0].ravel(),
     "strings": [["a"]],
     "Complex data not supported": FLOAT * 1j,
+    "X is a tensor without": torch.from_numpy(FLOAT).to("meta"),
 }
 
 
@@ -187,6 +220,34 @@ def test_images_of_another_kind_are_refused(message, method, trained):
     with pytest.raises(ConvexcnnError) as caught:
         getattr(trained, method)(*arguments)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "setting"),
+    [
+        ("learning_rate is nan", {"learning_rate": float("nan")}),
+        ("learning_rate is inf", {"learning_rate": float("inf")}),
+        ("learning_rate is 1e+308", {"learning_rate": 1e308}),
+        ("learning_rate is -1", {"learning_rate": -1}),
+        ("learning_rate is 'fast'", {"learning_rate": "fast"}),
+        ("momentum is nan", {"momentum": float("nan")}),
+        ("momentum is 1", {"momentum": 1.0}),
+        ("epochs is 1.5", {"epochs": 1.5}),
+        ("epochs is 0", {"epochs": 0}),
+        ("batch_size is 0", {"batch_size": 0}),
+        ("log_every is 0", {"log_every": 0}),
+        ("method 'newton' is not known", {"method": "newton"}),
+    ],
+)
+def test_a_descent_that_cannot_work_is_refused(message, setting):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        SGD(**setting)
+
+
+@pytest.mark.parametrize("betas", [10**400, 1e308, (0.1, 10**400), float("inf")])
+def test_a_block_refuses_weights_beyond_float32(betas):
+    with pytest.raises(SettingError, match="betas is"):
+        Block(betas=betas)
 
 
 def test_there_is_nothing_to_load(tmp_path):

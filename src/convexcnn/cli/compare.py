@@ -121,6 +121,10 @@ def command(
     run = RunFolder(out, settings, header=command_line(), overwrite=overwrite, resumable=True)
     check_folder(out, "--out", folders_read(data))
     run.check()
+    from convexcnn.models.paper import protocol_solver, run_paper_protocol
+
+    sgd = ("epochs", "batch_size", "learning_rate", "momentum")
+    protocol_solver(**{name: protocol[name] for name in sgd})
     dataset = load_dataset(
         data,
         root=root,
@@ -131,8 +135,6 @@ def command(
         seed=seed,
     )
     note_left_out(dataset, console)
-    from convexcnn.models.paper import run_paper_protocol
-
     with run, console.progress() as callback:
         if run.resumed:
             console.note(f"Continuing the unfinished run in {run.folder}")

@@ -46,6 +46,15 @@ PAPER = {
 """Table 1 of the paper, CIFAR-10."""
 
 
+def protocol_solver(epochs: int, batch_size: int, learning_rate: float, momentum: float) -> SGD:
+    """The SGD that trains both formulations.
+
+    Raises:
+        SettingError: a value that cannot work.
+    """
+    return SGD(epochs, batch_size, learning_rate * LOSS_SCALE, momentum)
+
+
 def run_paper_protocol(
     dataset: ImageDataset,
     *,
@@ -89,7 +98,7 @@ def run_paper_protocol(
     """
     if dataset.test is None:
         raise DataError(f"{dataset.name} has no test images; compare needs some")
-    solver = SGD(epochs, batch_size, learning_rate * LOSS_SCALE, momentum)
+    solver = protocol_solver(epochs, batch_size, learning_rate, momentum)
     architecture = {
         "filter_size": filter_size,
         "stride": stride,

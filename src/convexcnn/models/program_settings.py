@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from convexcnn.data.limits import budget_bytes
 from convexcnn.distributed import current
 from convexcnn.errors import SettingError
+from convexcnn.patches.float32 import LARGEST
 from convexcnn.programs.kind import POOLINGS, ProgramKind
 from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
@@ -87,7 +89,9 @@ class ProgramSettings:
     def beta_values(self) -> list[float]:
         if self.betas is None:
             return [0.0]
-        values = [self.betas] if isinstance(self.betas, (int, float)) else list(self.betas)
+        values = (
+            [self.betas] if isinstance(self.betas, (int, float, np.floating)) else list(self.betas)
+        )
         return [float(value) for value in values]
 
     @property
@@ -121,7 +125,7 @@ class ProgramSettings:
             )
         for name in ("tolerance", "memory_gb"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < value <= LARGEST:
                 raise SettingError(f"{name} is {value}; give a positive number")
         self._check_solver()
         self._check_betas()
@@ -195,9 +199,9 @@ class ProgramSettings:
     def _check_betas(self) -> None:
         try:
             values = self.beta_values
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise SettingError(f"betas is {self.betas!r}; give positive numbers") from error
-        sound = values and all(0 <= value < math.inf for value in values)
+        sound = values and all(0 <= value <= LARGEST for value in values)
         if not sound or (not self.descends and self.betas is not None and 0 in values):
             raise SettingError(f"betas is {self.betas}; give positive numbers")
         if self.descends and len(values) > 1:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from convexcnn.errors import SettingError
 from convexcnn.models.parameters import check_values
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.float32 import LARGEST
 from convexcnn.programs.losses import LOSSES
 from convexcnn.programs.regularisers import REGULARISERS
 
@@ -96,7 +98,7 @@ class Block:
             raise SettingError(f"lookahead is {self.lookahead}; give 1 or 2 convolutions")
         for name in ("epochs", "tolerance"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < value <= LARGEST:
                 raise SettingError(f"{name} is {value}; give a positive number, or None")
         choices = {
             "gates": BLOCK_GATES,
@@ -115,9 +117,9 @@ class Block:
             raise SettingError(f"gates 'lookahead' is for head neurons; head is {self.head!r}")
         if self.whiten is not None and self.whiten < 1:
             raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
-        values = [self.betas] if isinstance(self.betas, (int, float)) else self.betas
+        values = [self.betas] if isinstance(self.betas, (int, float, np.floating)) else self.betas
         try:
-            sound = values is None or (len(values) and all(0 < b < math.inf for b in values))
+            sound = values is None or (len(values) and all(0 < b <= LARGEST for b in values))
         except TypeError:
             sound = False
         if not sound:

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from convexcnn.errors import SettingError
+from convexcnn.patches.float32 import LARGEST
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.block import BatchStatistics, BlockProgram, own_parts
 from convexcnn.solvers.result import Callback
+
+METHODS = ("sgd", "adam")
+NUMBERS = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class SGD:
         momentum: heavy-ball momentum, as ``torch.optim.SGD`` defines it.
         method: ``"sgd"``, or ``"adam"`` with a one-cycle learning rate.
         log_every: steps between two events.
+
+    Raises:
+        SettingError: a value that cannot work.
     """
 
     epochs: int = 100
@@ -34,6 +42,22 @@ class SGD:
     momentum: float = 0.9
     method: str = "sgd"
     log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise SettingError(f"{name} is {value!r}; give a whole number from 1 up")
+        rate: Any = self.learning_rate
+        momentum: Any = self.momentum
+        if not isinstance(rate, NUMBERS) or not 0 <= rate <= LARGEST:
+            raise SettingError(f"learning_rate is {rate!r}; give a positive number that is finite")
+        if not isinstance(momentum, NUMBERS) or not 0 <= momentum < 1:
+            raise SettingError(f"momentum is {momentum!r}; give a number from 0 to below 1")
+        if self.method not in METHODS:
+            raise SettingError(
+                f"method {self.method!r} is not known; choose one of {', '.join(METHODS)}"
+            )
 
     def solve(
         self,
