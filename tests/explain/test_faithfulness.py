@@ -115,6 +115,10 @@ def test_what_cannot_work_is_refused(convex_model, data) -> None:
         deletion_curve(convex_model, data[0][:2], np.zeros((2, 3)))
     with pytest.raises(SettingError, match="at least 1"):
         insertion_curve(convex_model, data[0][:2], np.zeros((2, 9, 9)), steps=0)
+    with pytest.raises(SettingError, match=r"steps is 2\.5"):
+        insertion_curve(convex_model, data[0][:2], np.zeros((2, 9, 9)), steps=2.5)
+    with pytest.raises(SettingError, match="batch_size is 'all'"):
+        deletion_curve(convex_model, data[0][:2], np.zeros((2, 9, 9)), batch_size="all")
     with pytest.raises(DataError, match="at least two"):
         faithfulness_table(convex_model, data[0][:1])
     with pytest.raises(SettingError, match="no weights"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from convexcnn.errors import SettingError
+from convexcnn.errors import DataError, SettingError
 from convexcnn.explain.contributions import exact_contributions
 from convexcnn.explain.gradcam import grad_cam
 from convexcnn.explain.pixels import on_pixels
@@ -83,6 +83,22 @@ def test_maps_are_enlarged_to_pixels() -> None:
 def test_a_layer_that_is_not_there_is_refused(layer) -> None:
     with pytest.raises(SettingError, match="choose one of 0, 1, 2"):
         grad_cam(deep_network(), torch.rand(1, 3, 9, 9), 0, layer=layer)
+
+
+def test_images_at_once_change_nothing_and_are_checked(convex_model, data) -> None:
+    maps = grad_cam(convex_model, data[0][:5], 0)
+    np.testing.assert_allclose(
+        grad_cam(convex_model, data[0][:5], 0, batch_size=2), maps, rtol=1e-4, atol=1e-6
+    )
+    half = torch.from_numpy(data[0][:5]).bfloat16()
+    np.testing.assert_array_equal(
+        grad_cam(convex_model, half, 0), grad_cam(convex_model, half.float(), 0)
+    )
+    for size in (0, 2.5, "all"):
+        with pytest.raises(SettingError, match="batch_size is"):
+            grad_cam(convex_model, data[0][:5], 0, batch_size=size)
+    with pytest.raises(DataError, match="give a dense one"):
+        grad_cam(convex_model, half.to_sparse(), 0)
 
 
 def test_a_layer_without_maps_and_a_class_out_of_range_are_refused(convex_model, data) -> None:

@@ -69,6 +69,10 @@ def test_given_starts_are_used_and_the_end_is_noticed() -> None:
         ({"image_shape": SHAPE, "starts": 0}, SettingError, "at least 1"),
         ({"image_shape": SHAPE, "starts": np.zeros((1, 2))}, DataError, "starts has shape"),
         ({"image_shape": SHAPE}, SettingError, "name the column"),
+        ({"image_shape": SHAPE, "starts": 1.5}, SettingError, "starts is 1.5"),
+        ({"image_shape": SHAPE, "steps": 1.5}, SettingError, "steps is 1.5"),
+        ({"image_shape": SHAPE, "lower": np.nan}, SettingError, "or NaN"),
+        ({"image_shape": SHAPE, "target": 1.5}, SettingError, "target is 1.5"),
         ({"image_shape": SHAPE, "target": 9}, SettingError, "choose one of 0 to 3"),
     ],
 )

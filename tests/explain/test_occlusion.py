@@ -107,7 +107,15 @@ def test_windows_are_averaged_by_how_many_cover_a_pixel() -> None:
         ({"window": 3, "target": 3}, SettingError, "choose one of 0 to 2"),
         ({"window": 3, "target": [0]}, DataError, "one for each of the 2 images"),
         ({"window": 3, "fill": np.zeros(5)}, DataError, "broadcasts"),
+        ({"window": 3, "fill": np.nan}, SettingError, "NaN or infinite"),
+        ({"window": 3, "fill": "grey"}, SettingError, "fill or baseline is 'grey'"),
         ({"window": 3, "batch_size": 0}, SettingError, "batch_size"),
+        ({"window": 3, "batch_size": 2.5}, SettingError, "batch_size is 2.5"),
+        ({"window": 2.5}, SettingError, "window is 2.5"),
+        ({"window": "wide"}, SettingError, "window is 'wide'"),
+        ({"window": 3, "stride": None}, SettingError, "stride is None"),
+        ({"window": 3, "target": 1.5}, SettingError, "target is 1.5"),
+        ({"window": 3, "target": "ash"}, SettingError, "target is 'ash'"),
     ],
 )
 def test_what_cannot_work_is_refused(convex_model, data, settings, error, words) -> None:

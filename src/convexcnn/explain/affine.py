@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from convexcnn.errors import DataError
+from convexcnn.errors import DataError, SettingError
 from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
 from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
 from convexcnn.models.base import ImageClassifier
@@ -96,11 +96,12 @@ def starting_colour(model: object, colour: float | ArrayLike | None, pixels: Ten
 
     Raises:
         DataError: an array of another shape.
+        SettingError: no numbers, or some that are not finite.
     """
     if colour is None and isinstance(model, ImageClassifier):
         value = torch.tensor(model.scaler_.mean, dtype=pixels.dtype)[:, None, None]
     else:
-        value = torch.as_tensor(0.0 if colour is None else colour, dtype=pixels.dtype)
+        value = _colour(0.0 if colour is None else colour).to(pixels.dtype)
     try:
         return value.to(pixels.device).expand_as(pixels)
     except RuntimeError as error:
@@ -108,6 +109,16 @@ def starting_colour(model: object, colour: float | ArrayLike | None, pixels: Ten
             f"a fill or baseline of shape {tuple(value.shape)} does not fit; give a number, or an "
             f"array that broadcasts to {tuple(pixels.shape)}"
         ) from error
+
+
+def _colour(colour: float | ArrayLike) -> Tensor:
+    try:
+        value = torch.as_tensor(colour, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(f"a fill or baseline is {colour!r}; give a number, or some") from error
+    if not bool(torch.isfinite(value).all()):
+        raise SettingError("a fill or baseline is NaN or infinite; give finite numbers")
+    return value
 
 
 def block_gradient(block: PatchBlock, images: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from convexcnn.errors import DataError, SettingError
+from convexcnn.errors import DataError
 from convexcnn.explain.affine import starting_colour
 from convexcnn.explain.methods import METHODS, Explainer
 from convexcnn.explain.randomisation import randomisation_test
@@ -23,6 +23,7 @@ from convexcnn.explain.scorer import (
     Target,
     as_scorer,
     as_tensor,
+    at_least_one,
     picked,
     resolve_target,
 )
@@ -216,8 +217,8 @@ def _curve(
     *,
     insert: bool,
 ) -> Curve:
-    if steps < 1:
-        raise SettingError(f"steps is {steps}; give at least 1")
+    at_least_one("steps", steps)
+    at_least_one("batch_size", batch_size)
     pixels, value = as_tensor(images, model), _values(model, batch_size)
     filling = starting_colour(model, fill, pixels)
     targets = resolve_target(target, lambda: value(pixels), len(pixels))

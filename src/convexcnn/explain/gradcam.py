@@ -17,7 +17,15 @@ from convexcnn.explain.block import (
     blocks_with_targets,
     has_block,
 )
-from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
+from convexcnn.explain.scorer import (
+    Target,
+    as_module,
+    as_scorer,
+    as_tensor,
+    at_least_one,
+    picked,
+    resolve_target,
+)
 from convexcnn.explain.stack import averages_mirror_images, is_stack
 from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
@@ -57,7 +65,7 @@ def grad_cam(
             ``named_modules()``, of a classifier in those of its ``to_torch()``; needed for a
             module.
         positive: whether negative values become 0.
-        batch_size: images per call of a module.
+        batch_size: images at once, at most.
 
     Returns:
         (n, rows, columns), in the layer's grid; see ``on_pixels`` to enlarge it.
@@ -68,9 +76,10 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, *Grad-CAM*.
     """
+    at_least_one("batch_size", batch_size)
     pixels = as_tensor(images, model)
     if layer is None and (has_block(model) or is_stack(model)):
-        maps = _of_classifier(model, pixels, target)
+        maps = _of_classifier(model, pixels, target, batch_size)
     else:
         module = as_module(model)
         targets = resolve_target(target, lambda: as_scorer(module, batch_size)(pixels), len(pixels))
@@ -82,21 +91,26 @@ def grad_cam(
     return result
 
 
-def _of_classifier(model: ImageClassifier, pixels: Tensor, target: Target) -> Tensor:
+def _of_classifier(
+    model: ImageClassifier, pixels: Tensor, target: Target, batch_size: int
+) -> Tensor:
     block = block_of(model)
     targets = resolve_target(target, lambda: as_scorer(model)(pixels), len(pixels))
     picked(torch.zeros(len(pixels), block.n_classes), targets)
-    maps = _one_way(model, block, pixels, targets)
+    at_once = min(block.images_at_once, batch_size)
+    maps = _one_way(model, block, pixels, targets, at_once)
     if averages_mirror_images(model):
-        maps = (maps + _one_way(model, block, pixels.flip(3), targets).flip(2)) / 2
+        maps = (maps + _one_way(model, block, pixels.flip(3), targets, at_once).flip(2)) / 2
     return maps
 
 
-def _one_way(model: ImageClassifier, block: PatchBlock, pixels: Tensor, targets: Tensor) -> Tensor:
+def _one_way(
+    model: ImageClassifier, block: PatchBlock, pixels: Tensor, targets: Tensor, at_once: int
+) -> Tensor:
     """Maps (n, rows, columns) of images as they are."""
     rows, columns = block.geometry.grid
     mean = block.weights.sum(1) / (rows * columns)
-    stream = blocks_with_targets(block_inputs(model, pixels), targets, block.images_at_once)
+    stream = blocks_with_targets(block_inputs(model, pixels), targets, at_once)
     with torch.no_grad(), fast_float32():
         parts = [_patch_map(block, part, mean[classes]) for part, classes in stream]
     return torch.cat([torch.zeros(0, rows, columns), *(part.cpu() for part in parts)])

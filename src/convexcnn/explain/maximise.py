@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
-from convexcnn.explain.scorer import Progress, as_module, picked
+from convexcnn.explain.scorer import Progress, as_module, at_least_one, picked, resolve_target
 from convexcnn.models.base import ImageClassifier
 
 GROWTH, SHRINKAGE = 2.0, 0.25
@@ -85,6 +85,7 @@ def maximise_input(
 
     Source: Chang & Lee, *Peeking into the Black Box*, eq. (4).
     """
+    at_least_one("steps", steps)
     value = _value_of(model, target)
     shape = _shape(model, image_shape)
     low, high = _bounds(lower, upper, shape)
@@ -144,7 +145,8 @@ def _value_of(
             leaf = images.clone().requires_grad_()
             output = function(leaf)
             if output.ndim == 2 and target is not None:
-                output = picked(output, torch.full((len(images),), target))
+                scores = output
+                output = picked(scores, resolve_target(target, lambda: scores, len(images)))
             if output.shape != (len(images),):
                 raise SettingError(
                     f"model gives values of shape {tuple(output.shape)} for {len(images)} images; "
@@ -172,20 +174,19 @@ def _bounds(
             torch.from_numpy(np.broadcast_to(np.asarray(bound, np.float32), shape).copy())
             for bound in (lower, upper)
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"lower or upper does not broadcast to an image of {shape}") from error
-    if bool((low > high).any()):
-        raise SettingError("lower is above upper; exchange them")
+    if not bool((low <= high).all()):
+        raise SettingError("lower is above upper, or NaN; exchange them, or give numbers")
     return low, high
 
 
 def _starts(starts: int | ArrayLike, low: Tensor, high: Tensor, seed: int) -> Tensor:
     """Images to start from, (n, channels, height, width), within the bounds."""
-    if isinstance(starts, int):
-        if starts < 1:
-            raise SettingError(f"starts is {starts}; give at least 1")
+    if np.ndim(starts) == 0:
+        count = at_least_one("starts", starts)
         generator = torch.Generator().manual_seed(seed)
-        share = torch.rand(starts, *low.shape, generator=generator)
+        share = torch.rand(count, *low.shape, generator=generator)
         share[0] = 0.5
         return low + share * (high - low)
     images = torch.from_numpy(np.array(starts, np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -38,8 +38,7 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
     Raises:
         SettingError: a model that cannot be called, or no image per call.
     """
-    if batch_size < 1:
-        raise SettingError(f"batch_size is {batch_size}; give at least 1")
+    at_least_one("batch_size", batch_size)
     if isinstance(model, ImageClassifier):
         return lambda images: torch.from_numpy(model.scores(images))
     if isinstance(model, nn.Module):
@@ -50,6 +49,17 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
             f"function from images (n, channels, height, width) to scores (n, k)"
         )
     return lambda images: _call(model, images, batch_size)
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """Return a setting that is a whole number from 1 up.
+
+    Raises:
+        SettingError: it names the setting and its value.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise SettingError(f"{name} is {value!r}; give a whole number, at least 1")
+    return int(value)
 
 
 def as_module(model: ImageClassifier | nn.Module) -> nn.Module:
@@ -75,10 +85,13 @@ def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> T
         images: in any layout that ``fit`` takes; float tensors of that shape stay as they are.
         model: a fitted classifier, to read flattened images by its shape.
     """
-    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
-        return images.detach()
+    known = isinstance(model, ImageClassifier)
+    plain = isinstance(images, Tensor) and images.layout == torch.strided and not images.is_meta
+    if isinstance(images, Tensor) and plain and images.is_floating_point() and images.ndim == 4:
+        pixels = images.detach()
+        return pixels.float() if known and pixels.element_size() < 4 else pixels
     shape = None
-    if isinstance(model, ImageClassifier) and np.ndim(images) == 2:
+    if isinstance(model, ImageClassifier) and len(np.shape(images)) == 2:
         shape = model.image_shape_
     return torch.from_numpy(as_images(images, shape)).float()
 
@@ -93,10 +106,16 @@ def resolve_target(target: Target, scores: Callable[[], Tensor], n: int) -> Tens
 
     Raises:
         DataError: another number of classes than images.
+        SettingError: targets that are no whole numbers.
     """
     if target is None:
         return scores().argmax(1)
-    classes = torch.as_tensor(target, dtype=torch.int64)
+    numbers = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target)
+    if numbers.dtype.kind not in "iu":
+        raise SettingError(
+            f"target is {target!r}; give the number of a class, or one for each image"
+        )
+    classes = torch.from_numpy(numbers.astype(np.int64))
     if classes.ndim == 0:
         return classes.expand(n)
     if classes.shape != (n,):

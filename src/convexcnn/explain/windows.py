@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,7 +98,11 @@ class Windows:
 
 
 def _axes(name: str, box: Box, channels: int) -> tuple[int, int, int]:
-    sides = (box,) if isinstance(box, int) else tuple(int(side) for side in box)
+    given: Any = box if np.ndim(box) else (box,)
+    try:
+        sides = tuple(operator.index(side) for side in given)
+    except (TypeError, ValueError):
+        sides = ()
     match sides:
         case (side,):
             return channels, side, side
@@ -106,5 +112,6 @@ def _axes(name: str, box: Box, channels: int) -> tuple[int, int, int]:
             return depth, height, width
         case _:
             raise SettingError(
-                f"{name} is {box!r}; give a side, (height, width) or (channels, height, width)"
+                f"{name} is {box!r}; give a side, (height, width) or (channels, height, width), in "
+                "whole numbers"
             )
