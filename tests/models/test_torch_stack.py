@@ -41,6 +41,19 @@ def test_network_has_the_scores_of_its_stack(stack) -> None:
     assert near.mean() > 0.9  # the others have a patch or a map within rounding of a boundary
 
 
+def test_network_of_a_stack_agrees_on_a_thousand_images() -> None:
+    """Maps are rounded to 16 bits: of few images a number lies where rounding may go either way."""
+    blocks = (Block(stride=2, n_gates=16, epochs=4), Block(n_gates=16, epochs=4))
+    model = layerwise(blocks=blocks, certificates=False).fit(*stripes(60, size=9))
+    images = np.random.default_rng(1).integers(0, 256, (1000, 1, 9, 9)).astype(np.uint8)
+    expected = model.scores(images)
+    with torch.no_grad():
+        scores = model.to_torch()(torch.from_numpy(images)).numpy()
+    apart = np.abs(scores - expected).max(1) / np.abs(expected).max()
+    assert (apart <= 1e-5).mean() >= 0.98
+    assert apart.max() < 1e-4
+
+
 def test_gradient_is_that_of_the_affine_piece(stack) -> None:
     network = stack.to_torch().double()
     for block in network.blocks[:-1]:

@@ -335,8 +335,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         return {"convex": filters.reshape(shape).numpy(), "convex_strength": strength.numpy()}
 
     def to_torch(self) -> StackNetwork:
-        weights = self.head_weights_.tolist()
         mirror = AUGMENTATIONS[self.as_trained().augment].mirror
+        weights = self.head_weights_.tolist()
         return StackNetwork(self.scaler_, self.blocks_, weights, mirror=mirror).eval()
 
     @property

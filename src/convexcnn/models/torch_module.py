@@ -14,24 +14,25 @@ from convexcnn.programs.neurons import Neurons
 
 
 class Standardise(nn.Module):
-    """``ImageScaler`` as a layer: (x - mean_c) / scale_c, then less the image's own mean if asked.
+    """``ImageScaler`` as a layer: (x - mean_c) (1 / scale_c), less the image's mean if asked.
 
     Args:
         scaler: fitted on training images.
     """
 
     mean: Tensor
-    scale: Tensor
+    inverse: Tensor
 
     def __init__(self, scaler: ImageScaler) -> None:
         super().__init__()
         self.centre = scaler.centre
         self.register_buffer("mean", torch.tensor(scaler.mean)[:, None, None])
-        self.register_buffer("scale", torch.tensor(scaler.scale)[:, None, None])
+        inverse = 1 / torch.tensor(scaler.scale, dtype=torch.float64)
+        self.register_buffer("inverse", inverse.to(self.mean.dtype)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pixels (n, channels, height, width), as trained on, to what the block sees."""
-        scaled: Tensor = (images.to(self.mean.dtype) - self.mean) / self.scale
+        scaled: Tensor = (images.to(self.mean.dtype) - self.mean) * self.inverse
         return scaled - scaled.mean((1, 2, 3), keepdim=True) if self.centre else scaled
 
 
