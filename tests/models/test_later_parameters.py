@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convexcnn.explain.methods import METHODS
-from convexcnn.models import EndToEndCNN, load_model, save_model
+from convexcnn.models import Block, EndToEndCNN, GreedyCNN, load_model, save_model
 from small import stripes
 from tiny_models import convex, layerwise, non_convex
 
@@ -29,6 +29,10 @@ CASES = {
     "end-to-end": (
         lambda: EndToEndCNN(network="alexnet", budget=None, epochs=1),
         OF_ALL | {"network": "vgg11"},
+    ),
+    "greedy": (
+        lambda: GreedyCNN(blocks=[Block(n_gates=4)], budget=None, epochs=1),
+        OF_ALL | {"blocks": "vgg11"},
     ),
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convexcnn.models.back_propagation import accuracy, descend
 from convexcnn.models.end_to_end import BATCH_SIZE, EndToEndCNN
+from convexcnn.models.parameters import Seed
 from convexcnn.models.stack_settings import Block, Blocks, Shape, read_blocks
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
@@ -38,7 +39,7 @@ class GreedyCNN(EndToEndCNN):
         centre: whether every image loses its mean first.
         validation_fraction: part of the images that is held out; 0 trains on all of them.
         device: ``auto``, ``cpu`` or ``cuda``.
-        random_state: seed of weights, split, order, flips and shifts.
+        random_state: seed of weights, split, order, flips and shifts, or what it is drawn from.
         image_shape: shape of one image if X comes flattened.
         callback: called with one JSON-able event per measurement, about twenty per block.
     """
@@ -55,7 +56,7 @@ class GreedyCNN(EndToEndCNN):
         centre: bool = False,
         validation_fraction: float = 0.1,
         device: str = "auto",
-        random_state: int | None = 0,
+        random_state: Seed = 0,
         image_shape: tuple[int, ...] | None = None,
         callback: Callback | None = None,
     ) -> None:
