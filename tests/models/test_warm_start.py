@@ -70,6 +70,14 @@ def test_further_blocks_are_those_of_a_training_of_all_at_once(blocks, whole, tw
     assert model.training_scores_.shape == (3, 60, 3)
 
 
+def test_a_seed_that_was_drawn_is_that_of_further_blocks():
+    model = layerwise(blocks=TINY_BLOCKS[:1], random_state=None).fit(IMAGES, LABELS)
+    seed = model.trained_on_.random_state
+    model.set_params(warm_start=True, blocks=TINY_BLOCKS[:2]).fit(IMAGES, LABELS)
+    assert model.trained_on_.random_state == seed
+    assert len(model.blocks_) == 2
+
+
 def test_a_stack_from_files_goes_on_and_is_certified_again(blocks, whole, two, tmp_path):
     save_model(two, tmp_path)
     model = load_model(tmp_path).set_params(warm_start=True, blocks=blocks)

@@ -104,10 +104,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """A copy with parameters that nobody else changes, and a seed that is a number."""
         model = copy.copy(self)
         model.__dict__.update(kept_parameters(self))
-        model.random_state = draw_seed(self.random_state)
+        model.random_state = self._drawn_seed()
         if self.image_shape is not None:
             model.image_shape = shape_of_image(self.image_shape)
         return model
+
+    def _drawn_seed(self) -> int:
+        return draw_seed(self.random_state)
 
     def _fitted_attributes(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None

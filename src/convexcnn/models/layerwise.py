@@ -153,6 +153,14 @@ class LayerwiseConvexCNN(ImageClassifier):
         """Whether the next training keeps the blocks of the last one."""
         return self.warm_start and hasattr(self, "blocks_")
 
+    def _drawn_seed(self) -> int:
+        """As given, or drawn; of a training that goes on, the one that was drawn before."""
+        given = isinstance(self.random_state, (int, np.integer))
+        before: TrainedOn | None = getattr(self, "trained_on_", None)
+        if self._goes_on and before is not None and not given:
+            return before.random_state
+        return super()._drawn_seed()
+
     def _check(self, X: ArrayLike, y: ArrayLike) -> tuple[ImageRows, NDArray[Any]]:
         images, targets = super()._check(X, y)
         if self._goes_on:
@@ -204,7 +212,7 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     def _deciding(self) -> TrainedOn:
         """What decides about the input of all blocks, but for the images."""
-        split = float(self.validation_fraction), int(self.random_state or 0)
+        split = float(self.validation_fraction), draw_seed(self.random_state)
         return TrainedOn("", bool(self.centre), self.augment, *split)
 
     def _kept_blocks(self, blocks: Sequence[Block]) -> KeptBlocks:

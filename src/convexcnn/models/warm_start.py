@@ -48,7 +48,7 @@ class TrainedOn:
         centre: as parameters of the stack, like the rest.
         augment: likewise.
         validation_fraction: likewise.
-        random_state: likewise, 0 for None.
+        random_state: likewise, the seed that was given or drawn.
     """
 
     images: str
