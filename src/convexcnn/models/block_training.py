@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convexcnn.errors import DataError
 from convexcnn.models.fresh_maps import FreshMaps
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.memory_plan import MemoryPlan
@@ -23,6 +24,7 @@ from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
+from convexcnn.solvers.optimum import Status
 
 RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
 """Solvers of heads on known features with l2, by loss."""
@@ -38,6 +40,12 @@ SOLVED_BETAS = 6
 
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
+FLAT = 1e-12
+"""Variance of features, relative to their mean square, below which they are all the same."""
+
+NO_MORE_STEPS = "its solver takes no more steps than that: raise tolerance, or give larger betas"
+"""What to do where one ends before the tolerance: a block has no number of steps to raise."""
+
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,11 @@ class BlockTask:
 
     @property
     def train(self) -> ImageStream:
+    @property
+    def number(self) -> int:
+        """Which block of its stack it is, from 1."""
+        return len(self.earlier) + 1
+
         return self.stream.subset(self.split.kept)
 
     def descent_stream(self, dtype: torch.dtype = torch.float32) -> ImageStream:
@@ -191,12 +204,12 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
     return solver, reason or "pooled neurons are few, and known for all images at once"
 
 
-def default_betas(block: Block, phi: Tensor) -> list[float] | None:
-    """Betas that suit some known features (n, m); None where solvers know better.
+def default_betas(task: BlockTask, phi: Tensor) -> list[float] | None:
+    """Betas that suit some known features (n, m); None where some are given or solvers know better.
 
     A norm has a smallest beta at which all weights are zero, which its path starts from.
     """
-    if block.regulariser != "l2":
+    if task.block.betas is not None:
         return None
     variance = float(phi.var(0).mean())
     return [variance * relative for relative in HEAD_PATH]
@@ -204,10 +217,21 @@ def default_betas(block: Block, phi: Tensor) -> list[float] | None:
 
 def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:
     """Mean loss and accuracy of scores (n, k) of images with labels (n,)."""
+
+    Raises:
+        DataError: features that are the same for all images, from which no betas follow.
     truth = torch.from_numpy(labels).to(scores.device)
     targets = torch.nn.functional.one_hot(truth, scores.shape[1]).to(scores.dtype)
     return {
         "loss": float(get_loss(loss).value(scores, targets)) / len(scores),
+    if not variance > FLAT * float(phi.square().mean()):
+        what = "maps of the block before it" if task.earlier else "images"
+        raise DataError(
+            f"block {task.number}: its features are the same for all images, so that there is "
+            f"nothing to learn; check that the {what} are not constant, or take other gates"
+        )
+    if task.block.regulariser != "l2":
+        return None
         "accuracy": float((scores.argmax(1) == truth).double().mean()),
     }
 
@@ -227,6 +251,13 @@ def solver_outcome(solution: Solution, reason: str) -> dict[str, Any]:
         "name": solution.solver,
         "reason": reason,
         "status": solution.status.name.lower().replace("_", " "),
-        "advice": "" if solution.status.name == "OPTIMAL" else solution.status.value,
+        "advice": _advice(solution.status),
         "relative_gap": solution.relative_gap,
     }
+
+
+def _advice(status: Status) -> str:
+    """What to try next; nothing if it is solved."""
+    if status is Status.OPTIMAL:
+        return ""
+    return NO_MORE_STEPS if status is Status.ITERATION_LIMIT else status.value

@@ -121,7 +121,7 @@ class _GrowingHead:
         """
         task, block = self.task, self.task.block
         train, held_out = (self._known(place) for place in range(2))
-        betas = default_betas(block, torch.from_numpy(self.phi[0]).flatten(1))
+        betas = default_betas(task, torch.from_numpy(self.phi[0]).flatten(1))
         if self.beta is not None:
             task = replace(task, block=replace(block, betas=self.beta))
         solver, _ = task.solver(len(self.gates), betas)
