@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.errors import DataError
+from convexcnn.models.descent_memory import images_at_once
 from convexcnn.models.fresh_maps import FreshMaps
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.memory_plan import MemoryPlan
@@ -22,9 +23,9 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.choose import ProblemSize, needed_gb
+from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
-from convexcnn.solvers.optimum import Status
 
 RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
 """Solvers of heads on known features with l2, by loss."""
@@ -38,14 +39,14 @@ HEAD_PATH = tuple(10.0 ** (-1.5 - i / 2) for i in range(9))
 SOLVED_BETAS = 6
 """Of them, about, before held-out images have had enough: late blocks want large ones."""
 
-WHITENING_NUMBERS = 1.5e8
-"""Numbers in the patches that a whitening is fitted on."""
 FLAT = 1e-12
 """Variance of features, relative to their mean square, below which they are all the same."""
 
 NO_MORE_STEPS = "its solver takes no more steps than that: raise tolerance, or give larger betas"
 """What to do where one ends before the tolerance: a block has no number of steps to raise."""
 
+WHITENING_NUMBERS = 1.5e8
+"""Numbers in the patches that a whitening is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ class BlockTask:
     callback: Callback | None = None
 
     @property
-    def train(self) -> ImageStream:
-    @property
     def number(self) -> int:
         """Which block of its stack it is, from 1."""
         return len(self.earlier) + 1
 
+    @property
+    def train(self) -> ImageStream:
         return self.stream.subset(self.split.kept)
 
     def descent_stream(self, dtype: torch.dtype = torch.float32) -> ImageStream:
@@ -123,6 +124,13 @@ class BlockTask:
     def geometry(self) -> PatchGeometry:
         channels, height, width = self.stream.images.shape[1:]
         return self.block.geometry((channels, height, width))
+
+    @property
+    def at_once(self) -> int:
+        """Images of a piece of a mini-batch of descent."""
+        _, channels, height, width = self.pixels.images.shape
+        where = self.block, self.geometry, (channels, height, width), self.stream.device
+        return images_at_once(*where, last=self.last)
 
     def sample(self) -> Tensor:
         """Training images whose patches are enough to whiten by."""
@@ -208,22 +216,13 @@ def default_betas(task: BlockTask, phi: Tensor) -> list[float] | None:
     """Betas that suit some known features (n, m); None where some are given or solvers know better.
 
     A norm has a smallest beta at which all weights are zero, which its path starts from.
+
+    Raises:
+        DataError: features that are the same for all images, from which no betas follow.
     """
     if task.block.betas is not None:
         return None
     variance = float(phi.var(0).mean())
-    return [variance * relative for relative in HEAD_PATH]
-
-
-def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:
-    """Mean loss and accuracy of scores (n, k) of images with labels (n,)."""
-
-    Raises:
-        DataError: features that are the same for all images, from which no betas follow.
-    truth = torch.from_numpy(labels).to(scores.device)
-    targets = torch.nn.functional.one_hot(truth, scores.shape[1]).to(scores.dtype)
-    return {
-        "loss": float(get_loss(loss).value(scores, targets)) / len(scores),
     if not variance > FLAT * float(phi.square().mean()):
         what = "maps of the block before it" if task.earlier else "images"
         raise DataError(
@@ -232,6 +231,15 @@ def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, f
         )
     if task.block.regulariser != "l2":
         return None
+    return [variance * relative for relative in HEAD_PATH]
+
+
+def measure(scores: Tensor, labels: NDArray[np.int64], loss: str) -> dict[str, float]:
+    """Mean loss and accuracy of scores (n, k) of images with labels (n,)."""
+    truth = torch.from_numpy(labels).to(scores.device)
+    targets = torch.nn.functional.one_hot(truth, scores.shape[1]).to(scores.dtype)
+    return {
+        "loss": float(get_loss(loss).value(scores, targets)) / len(scores),
         "accuracy": float((scores.argmax(1) == truth).double().mean()),
     }
 

@@ -149,7 +149,7 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
         return Neurons(*as_filters(gates, transform, geometry))
     k = task.stream.n_classes
     network = network_of(block, geometry, transform, k, generator, last=task.last)
-    NeuronDescent(network, images, generator).run(steps, task.callback)
+    NeuronDescent(network, images, generator, task.at_once).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
