@@ -66,11 +66,22 @@ def test_a_run_has_an_entry_for_every_block(trained: Path) -> None:
             assert 0 <= block[name]["accuracy"] <= 1
     assert sum(block["head_weight"] for block in result["blocks"]) == pytest.approx(1)
     assert np.sum(result["confusion"]) == 30
-    assert result["settings"]["blocks"] == "small"
+    assert result["settings"]["blocks"] is None
+    assert "probes" not in result["phases"]
     assert "block 2: certificate" in result["phases"]
     page = (trained / "report.html").read_text("utf-8")
     assert "Accuracy against depth" in page
     assert page.count("Optimal among") == 4
+
+
+def test_measuring_what_blocks_cost_is_a_phase_of_a_run_with_a_budget(
+    data: Path, tmp_path: Path
+) -> None:
+    options = [*STACK, "--budget", "0.004", "--no-certificate"]
+    done = typed("fit", data, "--out", tmp_path / "run", *options, "--json")
+    phases = json.loads(done.out)["phases"]
+    assert next(iter(phases)) == "probes"
+    assert phases["probes"] > 0
 
 
 def test_fit_prints_every_block(data: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_step_of_a_block(neurons: int) -> None:
     network = NeuronNetwork(EVEN, transform, neurons, CLASSES, generator)
     batch = images(EVEN).contiguous(memory_format=torch.channels_last)
     targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
-    found = counted(lambda: network.train_once(batch, targets))
+    found = counted(lambda: network.train_once([(batch, targets)], len(batch)))
     expected = IMAGES * counts.neuron_descent(EVEN, neurons, CLASSES)
     assert found == pytest.approx(expected + counts.neuron_step(EVEN, neurons), rel=0.02)
 
@@ -122,7 +122,7 @@ def test_a_step_of_a_block_that_looks_ahead(downsample: str, lookahead: int) -> 
     network = network_of(block, EVEN, transform, CLASSES, generator, last=False)
     batch = images(EVEN).contiguous(memory_format=torch.channels_last)
     targets = torch.eye(CLASSES)[torch.arange(IMAGES) % CLASSES]
-    found = counted(lambda: network.train_once(batch, targets))
+    found = counted(lambda: network.train_once([(batch, targets)], len(batch)))
     expected = IMAGES * counts.block_descent(block, EVEN, CLASSES) + counts.block_step(block, EVEN)
     assert found == pytest.approx(expected, rel=0.03)
 

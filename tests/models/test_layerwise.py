@@ -282,6 +282,13 @@ def test_the_first_block_of_a_preset_is_coarse_on_large_images(name, side, grids
     assert [geometry.grid[0] for geometry in geometries] == grids
 
 
+@pytest.mark.parametrize(("side", "name"), [(32, "small"), (127, "small"), (128, "imagenet")])
+def test_the_stack_that_is_taken_by_default_suits_the_size_of_images(side, name):
+    shape = (3, side, side)
+    assert stack(blocks=None).read_blocks(shape) == read_blocks(name, None, shape)
+    assert LayerwiseConvexCNN().blocks is None
+
+
 def test_the_number_of_gates_can_be_set_for_all_blocks():
     assert [block.n_gates for block in read_blocks("small", {"n_gates": 5})] == [5] * 4
     model = stack(blocks="small", n_gates=3, gates="patches", tolerance=0.01, regulariser="group")

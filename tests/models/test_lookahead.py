@@ -61,7 +61,7 @@ def test_its_own_scores_are_those_of_a_network_with_one_hidden_layer():
 def test_the_further_head_moves_the_neurons():
     network = make()
     images, targets = STREAM.block(slice(None))
-    network.train_once(images, targets)  # heads are zero before it
+    network.train_once([(images, targets)], len(images))  # heads are zero before it
     with torch.enable_grad():
         _, further = network.both_scores(images)
         loss = torch.nn.functional.cross_entropy(further, targets)

@@ -9,15 +9,19 @@ import torch
 
 from convexcnn.models import Block, time_plan
 from convexcnn.models.block_training import SOLVED_BETAS
+from convexcnn.models.neuron_network import NeuronNetwork
 from convexcnn.models.time_plan import (
     BEGUN,
     FEWEST_EPOCHS,
     MOST_EPOCHS,
     MOST_STEPS,
+    PROBED_IMAGES,
+    PROBED_STEPS,
     SPARE,
     BlockCost,
     HeadRates,
     TimePlan,
+    seconds_of_a_step,
     seconds_to_load,
 )
 from convexcnn.patches.extract import PatchGeometry
@@ -124,6 +128,46 @@ def test_there_are_no_more_epochs_than_are_worth_their_time(clock):
         TimePlan(1e5, COSTS, images=500, views=2, augmented=True, classes=10).steps(1, 7, 100)
         == MOST_STEPS
     )
+
+
+def test_measuring_is_part_of_the_budget(clock, monkeypatch):
+    def slow(*arguments, **options):
+        clock[0] += 10.0
+        return COSTS[0]
+
+    monkeypatch.setattr(BlockCost, "of", slow)
+    monkeypatch.setattr(HeadRates, "of", lambda *arguments: HeadRates())
+    stream, place = stripe_stream(90), PatchGeometry((1, 8, 8), 3, 1, 1, 2)
+    found = TimePlan.of(2.0, [Block()] * 2, [place] * 2, stream)
+    assert found.elapsed == found.probing == 20.0
+    assert TimePlan.of(None, [Block()] * 2, [place] * 2, stream).probing == 0.0
+
+
+@pytest.mark.parametrize("side", [32, 224])
+def test_costs_are_measured_on_a_few_images(side, monkeypatch):
+    sizes, start = [], NeuronNetwork.add_gradient
+
+    def noted(network, images, *rest):
+        sizes.append(len(images))
+        return start(network, images, *rest)
+
+    monkeypatch.setattr(NeuronNetwork, "add_gradient", noted)
+    place = PatchGeometry((3, side, side), 8, 8, 0, 2)
+    BlockCost.of(Block(8, 8, 0, n_gates=2), place, "cpu", last=True)
+    assert sizes == [PROBED_IMAGES] * (1 + PROBED_STEPS)
+
+
+def test_the_step_after_a_gradient_is_not_scaled_up(clock):
+    class Network:
+        def add_gradient(self, images, targets, share):
+            clock[0] += 0.01 * len(images)
+
+        def take_step(self, images):
+            clock[0] += 7.0
+
+    images = torch.zeros(64, 1, 2, 2)
+    found = seconds_of_a_step(Network(), images, torch.zeros(64, 2))
+    assert found == pytest.approx(0.01 * 256 + 7)
 
 
 def test_costs_are_measured_without_touching_the_random_state():

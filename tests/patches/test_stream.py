@@ -100,6 +100,19 @@ def test_shares_of_a_mini_batch_are_parts_of_the_whole_in_the_same_views(rank):
         assert torch.equal(targets[third(len(images))], labels)
 
 
+def test_pieces_of_a_mini_batch_are_the_whole_of_it_in_the_same_views():
+    stream = replace(stripe_stream(IMAGES, mirror=True), shifts=1)
+    whole, in_pieces = generator(3), generator(3)
+    batches = stream.shuffled(10, whole)
+    for size, parts in stream.mini_batches(10, in_pieces, at_once=4):
+        (images, targets), parts = next(batches), list(parts)
+        assert [len(part) for part, _ in parts][:2] == [4, 4]
+        assert size == len(images)
+        assert torch.equal(torch.cat([part for part, _ in parts]), images)
+        assert torch.equal(torch.cat([labels for _, labels in parts]), targets)
+    assert torch.equal(whole.get_state(), in_pieces.get_state())
+
+
 def test_a_subset_keeps_the_settings_of_its_stream():
     stream = stripe_stream(IMAGES, mirror=True)
     part = stream.subset(np.array([4, 1]))

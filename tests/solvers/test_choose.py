@@ -28,6 +28,7 @@ CONES = ProgramKind("relu", "group")
 
 SMALL = ProblemSize(rows=200, patches=9, cells=4, gates=4, dim=6, classes=3)
 WIDE = ProblemSize(rows=200, patches=9, cells=4, gates=64, dim=49, classes=3)
+FEW = ProblemSize(rows=160, patches=64, cells=4, gates=6, dim=11, classes=10)
 CIFAR = ProblemSize(rows=100_000, patches=196, cells=4, gates=48, dim=49, classes=10)
 
 CHOICES = [
@@ -37,7 +38,10 @@ CHOICES = [
     (RIDGE, SMALL, 1e-9, "interior-point", "Newton steps"),
     (GROUP, SMALL, 1e-3, "multiple-kernel", "matrices of side 96"),
     (GROUP, WIDE, 1e-3, "multiple-kernel", "matrices of side 200"),
-    (LOGISTIC, SMALL, 1e-3, "interior-point", "Newton steps"),
+    (LOGISTIC, SMALL, 1e-3, "lbfgs", "96 features of 200 images fit in memory"),
+    (LOGISTIC, FEW, 1e-3, "lbfgs", "264 features of 160 images fit in memory"),
+    (LOGISTIC, SMALL, 1e-6, "interior-point", "Newton steps"),
+    (LOGISTIC, WIDE, 1e-3, "interior-point", "matrices of side 200"),
     (NUCLEAR, SMALL, 1e-3, "admm", "one factor with side 96"),
     (NUCLEAR, SMALL, 1e-9, "fista", "every gated program"),
     (CONES, SMALL, 1e-3, "interior-point", "Newton steps"),

@@ -38,7 +38,9 @@ POSITIVE = click.IntRange(min=1)
     help="One block, or a stack of blocks trained one after the other.  [default: two-layer]",
 )
 @click.option(
-    "--blocks", type=click.Choice(STACKS), help="Stack of --model layerwise.  [default: small]"
+    "--blocks",
+    type=click.Choice(STACKS),
+    help="Stack of --model layerwise.  [default: imagenet from 128 pixels on, else small]",
 )
 @click.option(
     "--formulation",

@@ -51,6 +51,7 @@ def train_stack(
     from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import save_model
+    from convexcnn.models.time_plan import PROBES
     from convexcnn.models.whole_files import write_arrays
 
     start = time.perf_counter()
@@ -65,7 +66,8 @@ def train_stack(
     estimator.set_params(callback=None, checkpoint=None)
     estimator.class_names = dataset.classes
     estimator.fingerprint_ = dataset.fingerprint()
-    phases = {
+    phases = {} if estimator.budget is None else {PROBES: estimator.probing_seconds_}
+    phases |= {
         f"block {number}: {name}": seconds
         for number, block in enumerate(estimator.blocks_, 1)
         for name, seconds in block.seconds.items()

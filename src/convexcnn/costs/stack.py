@@ -20,12 +20,13 @@ from convexcnn.models.block_training import (
     block_solver,
     problem_size,
 )
+from convexcnn.models.descent_memory import bytes_per_image, descent_gb, images_at_once
 from convexcnn.models.gates import lending_epochs
 from convexcnn.models.layerwise import LayerwiseConvexCNN
 from convexcnn.models.memory_plan import MAPS_SHARE
-from convexcnn.models.neuron_network import BATCH, default_steps
+from convexcnn.models.neuron_network import BATCH, default_steps, descent_dtype
 from convexcnn.models.stack_settings import Block, plan_geometries
-from convexcnn.models.time_plan import REFERENCE, BlockCost, TimePlan
+from convexcnn.models.time_plan import PROBES, REFERENCE, BlockCost, TimePlan
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.whiten import PATCH_NUMBERS
 from convexcnn.programs.kind import ProgramKind
@@ -36,6 +37,9 @@ LENT = ("sgd", "lookahead")
 
 LOADED = 12.0
 """Bytes that are moved for every number of an image on its way into a mini-batch."""
+
+PROBING = 0.7
+"""Seconds per block in which its costs are measured, if there is a budget."""
 
 EXPLAINING = 1.5
 """Seconds per block for its pictures in the report."""
@@ -82,7 +86,9 @@ class StackPlan:
         self.rows = Rows.of(survey.n_train, views, model.validation_fraction)
         k = survey.n_classes
         scores = len(self.blocks) * survey.n_train * k
-        self.budget = 1e9 * memory_plan(model.memory_gb, survey, scores).usable_gb
+        where = self.blocks, self.geometries, survey.image_shape, "cpu", survey.n_train
+        descent = descent_gb(*where)
+        self.budget = 1e9 * memory_plan(model.memory_gb, survey, scores, descent).usable_gb
         costs, rates, loading = list[BlockCost](), REFERENCE, 0.0
         if model.budget is not None:
             costs = [hardware.block_cost(shape) for shape in self._shapes()]
@@ -110,6 +116,9 @@ class StackPlan:
     def phases(self) -> list[Phase]:
         """All phases, those of blocks that a budget leaves no time for left out."""
         found: list[Phase] = []
+        if self.time.minutes is not None:
+            found.append(Phase(PROBES, fixed=PROBING * len(self.blocks)))
+            self.time.spent += found[0].fixed
         maps = _Maps(0.0, self.budget)
         trained = 0
         for number, shape in enumerate(self._shapes(), 1):
@@ -179,7 +188,9 @@ class StackPlan:
         flops = images * counts.block_descent(block, geometry, self.survey.n_classes)
         flops += steps * counts.block_step(block, geometry)
         work = Work("descent", flops, shape=shape), carried(LOADED * images * pixels)
-        memory = 6.0 * batch * (pixels + counts.patches(geometry) * block.n_gates)
+        where = block, geometry, self.survey.image_shape
+        at_once = min(batch, images_at_once(*where, "cpu", last=False))
+        memory = float(at_once * bytes_per_image(*where, descent_dtype("cpu"), last=False))
         note = f"{images / kept:.1f} epochs"
         return Phase("gates", (*work, *self._passed(number, images)), held + memory, note=note)
 

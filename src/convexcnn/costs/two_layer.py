@@ -111,10 +111,13 @@ def non_convex_phases(model: NonConvexConvClassifier, survey: DataSurvey) -> lis
     return phases + explained(survey, EXPLAINING)
 
 
-def memory_plan(memory_gb: float | None, survey: DataSurvey, scores: int = 0) -> MemoryPlan:
+def memory_plan(
+    memory_gb: float | None, survey: DataSurvey, scores: int = 0, descent_gb: float = 0.0
+) -> MemoryPlan:
     """What a training may keep in memory: images beyond their share of the budget lie in a file."""
     train = survey.n_train * survey.pixels * survey.item_bytes
-    return MemoryPlan.beside_images(memory_gb, train if survey.in_memory(memory_gb) else 0, scores)
+    held = train if survey.in_memory(memory_gb) else 0
+    return MemoryPlan.beside_images(memory_gb, held, scores, descent_gb)
 
 
 def problem_size(shape: FeatureShape, rows: int, classes: int) -> ProblemSize:

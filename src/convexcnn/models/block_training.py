@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convexcnn.errors import DataError
+from convexcnn.models.descent_memory import images_at_once
 from convexcnn.models.fresh_maps import FreshMaps
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.memory_plan import MemoryPlan
@@ -21,6 +23,7 @@ from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.choose import ProblemSize, needed_gb
+from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import PathSolver
 from convexcnn.solvers.result import Callback, Solution
 
@@ -35,6 +38,12 @@ HEAD_PATH = tuple(10.0 ** (-1.5 - i / 2) for i in range(9))
 
 SOLVED_BETAS = 6
 """Of them, about, before held-out images have had enough: late blocks want large ones."""
+
+FLAT = 1e-12
+"""Variance of features, relative to their mean square, below which they are all the same."""
+
+NO_MORE_STEPS = "its solver takes no more steps than that: raise tolerance, or give larger betas"
+"""What to do where one ends before the tolerance: a block has no number of steps to raise."""
 
 WHITENING_NUMBERS = 1.5e8
 """Numbers in the patches that a whitening is fitted on."""
@@ -85,6 +94,11 @@ class BlockTask:
     callback: Callback | None = None
 
     @property
+    def number(self) -> int:
+        """Which block of its stack it is, from 1."""
+        return len(self.earlier) + 1
+
+    @property
     def train(self) -> ImageStream:
         return self.stream.subset(self.split.kept)
 
@@ -110,6 +124,13 @@ class BlockTask:
     def geometry(self) -> PatchGeometry:
         channels, height, width = self.stream.images.shape[1:]
         return self.block.geometry((channels, height, width))
+
+    @property
+    def at_once(self) -> int:
+        """Images of a piece of a mini-batch of descent."""
+        _, channels, height, width = self.pixels.images.shape
+        where = self.block, self.geometry, (channels, height, width), self.stream.device
+        return images_at_once(*where, last=self.last)
 
     def sample(self) -> Tensor:
         """Training images whose patches are enough to whiten by."""
@@ -191,14 +212,25 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
     return solver, reason or "pooled neurons are few, and known for all images at once"
 
 
-def default_betas(block: Block, phi: Tensor) -> list[float] | None:
-    """Betas that suit some known features (n, m); None where solvers know better.
+def default_betas(task: BlockTask, phi: Tensor) -> list[float] | None:
+    """Betas that suit some known features (n, m); None where some are given or solvers know better.
 
     A norm has a smallest beta at which all weights are zero, which its path starts from.
+
+    Raises:
+        DataError: features that are the same for all images, from which no betas follow.
     """
-    if block.regulariser != "l2":
+    if task.block.betas is not None:
         return None
     variance = float(phi.var(0).mean())
+    if not variance > FLAT * float(phi.square().mean()):
+        what = "maps of the block before it" if task.earlier else "images"
+        raise DataError(
+            f"block {task.number}: its features are the same for all images, so that there is "
+            f"nothing to learn; check that the {what} are not constant, or take other gates"
+        )
+    if task.block.regulariser != "l2":
+        return None
     return [variance * relative for relative in HEAD_PATH]
 
 
@@ -227,6 +259,13 @@ def solver_outcome(solution: Solution, reason: str) -> dict[str, Any]:
         "name": solution.solver,
         "reason": reason,
         "status": solution.status.name.lower().replace("_", " "),
-        "advice": "" if solution.status.name == "OPTIMAL" else solution.status.value,
+        "advice": _advice(solution.status),
         "relative_gap": solution.relative_gap,
     }
+
+
+def _advice(status: Status) -> str:
+    """What to try next; nothing if it is solved."""
+    if status is Status.OPTIMAL:
+        return ""
+    return NO_MORE_STEPS if status is Status.ITERATION_LIMIT else status.value

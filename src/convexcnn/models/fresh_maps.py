@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.models.frozen_maps import MapStream
 from convexcnn.models.trained_block import TrainedBlock
-from convexcnn.patches.stream import ImageStream, whole
+from convexcnn.patches.stream import ImageStream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +32,12 @@ class FreshMaps(MapStream):
     earlier: tuple[TrainedBlock, ...]
     dtype: torch.dtype = torch.float32
 
-    def shuffled(
-        self, size: int, generator: torch.Generator, *, share: Callable[[int], slice] = whole
+    def random_pieces(
+        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator, at_once: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, targets in self.pixels.shuffled(size, generator, share=share):
+        for images, targets in self.pixels.random_pieces(rows, own, generator, at_once):
             maps = images.to(self.dtype)
+            del images
             for block in self.earlier:
                 maps = block.rough_images(maps)
             yield maps, targets

@@ -15,7 +15,7 @@ from convexcnn.data.rows import RowView
 from convexcnn.data.stored_rows import allocate_rows
 from convexcnn.distributed import BLOCK
 from convexcnn.models.stack_settings import Shape
-from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.stream import ImageStream, pieces
 
 MAPPED_AT_ONCE = BLOCK
 """Images whose maps are computed at once, always the same ones: rounding depends on it."""
@@ -65,12 +65,16 @@ class MapStream(ImageStream):
     def view(self, rows: slice | NDArray[np.int64], images: Tensor, number: int) -> Tensor:
         return self._standardised(self.view_maps[number - 1], rows) if number else images
 
-    def random_views(
-        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def random_pieces(
+        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator, at_once: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One of the stored views, the same of all rows."""
         number = int(torch.randint(self.views, (), generator=generator))
-        return self._sampled(number, rows)[own], self._targets(rows[own])
+        chosen = rows[own]
+        shared = self._sampled(number, rows)[own] if self.processes.size > 1 else None
+        for part in pieces(len(chosen), at_once):
+            maps = self._sampled(number, chosen[part]) if shared is None else shared[part]
+            yield maps, self._targets(chosen[part])
 
     def subset(self, rows: slice | NDArray[np.intp]) -> MapStream:
         images, labels = self.images.subset(rows), self.labels[rows]

@@ -47,7 +47,7 @@ class GreedyCNN(EndToEndCNN):
     def __init__(
         self,
         *,
-        blocks: Blocks = "small",
+        blocks: Blocks | None = None,
         budget: float | None = 10.0,
         epochs: int | None = None,
         augment: str = "flip+crop",

@@ -23,16 +23,17 @@ from convexcnn.models.base import ImageClassifier
 from convexcnn.models.block_checkpoint import BlockCheckpoint, fingerprint, fingerprints
 from convexcnn.models.block_kinds import KINDS
 from convexcnn.models.block_training import Split
+from convexcnn.models.descent_memory import descent_gb
 from convexcnn.models.inputs import encode
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.parameters import Seed, draw_seed
 from convexcnn.models.patch_block import PatchBlock
 from convexcnn.models.probabilities import fit_temperature
-from convexcnn.models.stack_settings import Block, Blocks, Shape, read_blocks
+from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
 from convexcnn.models.stack_training import StackTraining, check_blocks, freeze
 from convexcnn.models.strength import strongest_filters
-from convexcnn.models.time_plan import TimePlan
+from convexcnn.models.time_plan import PROBES, TimePlan
 from convexcnn.models.torch_stack import StackNetwork
 from convexcnn.models.trained_block import TrainedBlock
 from convexcnn.models.warm_start import ANEW, KeptBlocks, TrainedOn, tell_nothing_added
@@ -56,7 +57,8 @@ class LayerwiseConvexCNN(ImageClassifier):
 
     Args:
         blocks: ``small`` (four blocks), ``vgg11`` (eight), ``imagenet`` (four, for large images),
-            or a list of ``Block``.
+            or a list of ``Block``; None for ``imagenet`` if images have 128 pixels a side or more,
+            and ``small`` if not.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
         gates: where they come from, likewise.
         regulariser: of every block, likewise.
@@ -90,12 +92,13 @@ class LayerwiseConvexCNN(ImageClassifier):
         training_scores_: (B, n, k) scores of every head for the images that ``fit`` was given.
         trained_on_: what has to be the same for ``warm_start``.
         seconds_: time of ``fit``.
+        probing_seconds_: part of it in which the costs of blocks were measured; 0 without a budget.
     """
 
     def __init__(
         self,
         *,
-        blocks: Blocks = "small",
+        blocks: Blocks | None = None,
         n_gates: int | None = None,
         gates: str | None = None,
         regulariser: str | None = None,
@@ -176,10 +179,12 @@ class LayerwiseConvexCNN(ImageClassifier):
         _, channels, height, width = stream.images.shape
         blocks = self.read_blocks((channels, height, width))
         kept = self._kept_blocks(blocks)
-        memory = self.memory_plan(stream, len(blocks))
+        memory = self.memory_plan(stream, blocks)
         geometries = check_blocks(blocks, stream.paired(), memory)
         split = self._held_out(stream)
         plan = TimePlan.of(self.budget, blocks, geometries, stream)
+        if self.callback is not None and self.budget is not None:
+            self.callback({"phase": PROBES, "step": 1, "seconds": plan.probing})
         trained_on = replace(self._deciding(), images=fingerprint(stream))
         kept.check_images(trained_on)
         training = StackTraining(
@@ -202,6 +207,7 @@ class LayerwiseConvexCNN(ImageClassifier):
             "temperature_": fit_temperature(found.scores.numpy(), stream.labels[split.held_out]),
             "training_scores_": found.heads.numpy(),
             "trained_on_": trained_on,
+            "probing_seconds_": plan.probing,
             "n_train_": len(stream.images),
         }
         if len(found.blocks) > len(kept):
@@ -230,10 +236,14 @@ class LayerwiseConvexCNN(ImageClassifier):
         kept.check_begin(blocks)
         return kept
 
-    def memory_plan(self, stream: ImageStream, blocks: int) -> MemoryPlan:
-        """What the training of so many blocks may keep in memory."""
-        scores = blocks * len(stream.images) * stream.n_classes
-        return MemoryPlan.of(self.memory_gb, stream.images, scores)
+    def memory_plan(self, stream: ImageStream, blocks: Sequence[Block]) -> MemoryPlan:
+        """What the training of blocks may keep in memory."""
+        images, scores = stream.images, len(blocks) * len(stream.images) * stream.n_classes
+        _, channels, height, width = images.shape
+        shape = channels, height, width
+        geometries = plan_geometries(blocks, shape)
+        descent = descent_gb(blocks, geometries, shape, stream.device, len(images))
+        return MemoryPlan.of(self.memory_gb, images, scores, descent)
 
     def _checkpoint(
         self,
@@ -384,7 +394,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         weights = torch.tensor(stack["head_weights"], dtype=torch.float64)
         if weights.shape != (len(blocks),) or not bool((weights >= 0).all()):
             raise ValueError(f"head_weights is {stack['head_weights']}")
-        if not isinstance(self.blocks, str):
+        if self.blocks is not None and not isinstance(self.blocks, str):
             self.blocks = read_blocks(self.blocks)
         self.blocks_, self.head_weights_ = blocks, weights
         self.certificates_: list[Certificate] = []

@@ -14,7 +14,9 @@ PROGRAM_GB = 0.6
 """Python, torch and this package, once they have trained anything."""
 
 WORKING_GB = 0.3
-"""Blocks of images on their way, their patches, and products that do not grow with the images."""
+"""Blocks of images on their way, their patches, and products that do not grow with the images.
+
+Mini-batches of large images take more; they are counted instead."""
 
 MAPS_SHARE = 0.6
 """Part of what is left that maps and features of blocks may take; others go to a file."""
@@ -46,22 +48,33 @@ class MemoryPlan:
     kept: int = field(default=0)
 
     @classmethod
-    def of(cls, memory_gb: float | None, images: ImageRows, scores: int = 0) -> MemoryPlan:
+    def of(
+        cls,
+        memory_gb: float | None,
+        images: ImageRows,
+        scores: int = 0,
+        descent_gb: float = 0.0,
+    ) -> MemoryPlan:
         """The plan of a training on images.
 
         Args:
             memory_gb: what the whole process may use; None for a part of the machine's memory.
             images: the training images, in memory or in a file.
             scores: numbers that are kept of all images until the end, in float32.
+            descent_gb: what mini-batches take while filters are learned.
 
         Raises:
             SettingError: nothing would be left; it says how much that takes.
         """
-        return cls.beside_images(memory_gb, held_bytes(images), scores)
+        return cls.beside_images(memory_gb, held_bytes(images), scores, descent_gb)
 
     @classmethod
     def beside_images(
-        cls, memory_gb: float | None, image_bytes: float, scores: int = 0
+        cls,
+        memory_gb: float | None,
+        image_bytes: float,
+        scores: int = 0,
+        descent_gb: float = 0.0,
     ) -> MemoryPlan:
         """The plan of a training on images that take so many bytes of memory.
 
@@ -73,8 +86,8 @@ class MemoryPlan:
                 f"memory_gb is {memory_gb}; give a positive number, at most {MOST_GB:g}"
             )
         total = 1e-9 * budget_bytes(memory_gb)
-        taken = PROGRAM_GB + WORKING_GB + 1e-9 * WITH_TEST_IMAGES * image_bytes
-        taken += 4e-9 * scores
+        taken = PROGRAM_GB + max(WORKING_GB, descent_gb)
+        taken += 1e-9 * WITH_TEST_IMAGES * image_bytes + 4e-9 * scores
         usable = total - taken
         if memory_gb is None:
             usable = max(usable, LEAST_SHARE * total)

@@ -33,7 +33,7 @@ from convexcnn.models.neuron_network import DIRECTION_RATE, LOG_EVERY, endless_b
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.gates import patch_gates
 from convexcnn.patches.responses import KnownFeatures, NeuronFeatures, pooled_relu
-from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.stream import ImageStream, MiniBatch
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.losses import get_loss
 from convexcnn.programs.regularisers import get_regulariser
@@ -68,7 +68,7 @@ def dual_neurons(
     """
     wanted = task.block.n_gates
     rounds = min(ROUNDS, wanted)
-    batches = endless_batches(images, batch, task.generator)
+    batches = endless_batches(images, batch, task.generator, task.at_once)
     head = _GrowingHead(task, transform)
     for round_ in range(1, rounds + 1):
         new = wanted * round_ // rounds - len(head.gates)
@@ -121,7 +121,7 @@ class _GrowingHead:
         """
         task, block = self.task, self.task.block
         train, held_out = (self._known(place) for place in range(2))
-        betas = default_betas(block, torch.from_numpy(self.phi[0]).flatten(1))
+        betas = default_betas(task, torch.from_numpy(self.phi[0]).flatten(1))
         if self.beta is not None:
             task = replace(task, block=replace(block, betas=self.beta))
         solver, _ = task.solver(len(self.gates), betas)
@@ -168,7 +168,7 @@ def _starts(count: int, task: BlockTask, transform: PatchTransform) -> Tensor:
 
 
 def _ascend(
-    head: _GrowingHead, starts: Tensor, batches: Iterator[tuple[Tensor, Tensor]], steps: int
+    head: _GrowingHead, starts: Tensor, batches: Iterator[MiniBatch], steps: int
 ) -> tuple[Tensor, Tensor]:
     """Climb |S(a)| from every start, all at once, by orthogonalised steps on the unit sphere.
 
@@ -188,21 +188,25 @@ def _ascend(
     schedule = torch.optim.lr_scheduler.LambdaLR(muon, one_cycle(steps))
     recent = units.new_zeros(len(units), head.k * geometry.n_cells)
     for step in range(1, steps + 1):
-        images, targets = next(batches)
-        left = head.dual_point(images, targets) / len(images)
-        with torch.enable_grad():
-            filters = as_filters(units, transform, geometry)
-            pooled = pooled_relu(images, *filters, geometry)
-            slopes = torch.einsum("bk,bcm->mkc", left, pooled).flatten(1)
-            along = torch.nn.functional.normalize(recent if step > 1 else slopes.detach(), dim=1)
-            torch.autograd.backward(-(slopes * along).sum())
+        size, pieces = next(batches)
+        slopes = torch.zeros_like(recent)
+        for images, targets in pieces:
+            left = head.dual_point(images, targets) / size
+            with torch.enable_grad():
+                filters = as_filters(units, transform, geometry)
+                pooled = pooled_relu(images, *filters, geometry)
+                part = torch.einsum("bk,bcm->mkc", left, pooled).flatten(1)
+                known = part.detach() if step == 1 else recent
+                along = torch.nn.functional.normalize(known, dim=1)
+                torch.autograd.backward(-(part * along).sum())
+            slopes += part.detach()
         muon.step()
         schedule.step()
         muon.zero_grad()
         with torch.no_grad():
             units.div_(units.norm(dim=1, keepdim=True))
         share = min(MEMORY, 1 - 1 / step)
-        recent = share * recent + (1 - share) * slopes.detach()
+        recent = share * recent + (1 - share) * slopes
         if callback is not None and (step % LOG_EVERY == 0 or step == steps):
             event = {"phase": "ascent to further neurons", "step": step, "steps": steps}
             callback(event | {"slope": float(recent.norm(dim=1).mean())})

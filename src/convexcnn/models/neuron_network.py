@@ -9,8 +9,9 @@ which together stand in for batch normalisation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import pooled_relu
-from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.stream import ImageStream, MiniBatch
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.solvers.result import Callback
 
@@ -129,32 +130,54 @@ class NeuronNetwork:
         return torch.addmm(bias, pooled.flatten(1), weights.T)
 
     def train_once(
-        self, images: Tensor, targets: Tensor, processes: Processes = ALONE
-    ) -> tuple[float, Tensor]:
+        self,
+        pieces: Iterable[tuple[Tensor, Tensor]],
+        size: int,
+        processes: Processes = ALONE,
+    ) -> tuple[float, float]:
         """One step down the cross-entropy with smoothed labels.
 
         Args:
-            images: (n, channels, height, width) in the precision of descent, channels last.
-            targets: (n, k) one-hot.
+            pieces: of a mini-batch: images (n, channels, height, width) in the precision of
+                descent, channels last, and targets (n, k), one-hot.
+            size: images in all of them.
             processes: that share a mini-batch; each has its own images of it.
 
         Returns:
-            The mean loss and the scores (n, k) before the step, of these images.
+            The mean loss before the step, of these images, and how many of them were right.
         """
-        optimisers, loss, scores = self.optimisers, 0.0, targets
-        if len(images):  # the last mini-batch of an epoch can be smaller than the job
-            with torch.enable_grad():
-                objective, own, scores = self.objective(images, targets)
-            torch.autograd.backward(objective)
-            loss, scores = float(own.detach()), scores.detach()
-        self._average_gradients(len(images), processes)
+        loss = correct = 0.0
+        for images, targets in pieces:
+            if len(images):  # the last mini-batch of an epoch can be smaller than the job
+                own, scores = self.add_gradient(images, targets, len(images) / size)
+                loss += own * len(images) / size
+                correct += float((scores.argmax(1) == targets.argmax(1)).sum())
+        self.take_step(size, processes)
+        return loss, correct
+
+    def add_gradient(self, images: Tensor, targets: Tensor, share: float) -> tuple[float, Tensor]:
+        """Add the gradient of images, weighed by their share of the mini-batch.
+
+        Returns:
+            Their mean loss and their scores (n, k).
+        """
+        for parameter in self.parameters:
+            parameter.requires_grad_()
+        with torch.enable_grad():
+            objective, own, scores = self.objective(images, targets)
+        torch.autograd.backward(objective, objective.new_tensor(share))
+        return float(own.detach()), scores.detach()
+
+    def take_step(self, size: int, processes: Processes = ALONE) -> None:
+        """Move everything that is learned by the gradients of so many images of this process."""
+        optimisers = self.optimisers
+        self._average_gradients(size, processes)
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
         with torch.no_grad():
             for rows in self.unit_rows:
                 rows.div_(rows.norm(dim=1, keepdim=True))
-        return loss, scores
 
     def objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What descent goes down, the loss of the head, and its scores (n, k)."""
@@ -190,12 +213,18 @@ class NeuronDescent:
         network: changed in place.
         stream: training images, or maps.
         generator: order of the images and their views.
+        at_once: images of a piece of a mini-batch, at most.
     """
 
     def __init__(
-        self, network: NeuronNetwork, stream: ImageStream, generator: torch.Generator
+        self,
+        network: NeuronNetwork,
+        stream: ImageStream,
+        generator: torch.Generator,
+        at_once: int = BATCH,
     ) -> None:
         self.network, self.stream, self.generator = network, stream, generator
+        self.at_once = at_once
         self.batch_size = min(BATCH, len(stream.images))
         self.batches = -(-len(stream.images) // self.batch_size)
 
@@ -207,21 +236,23 @@ class NeuronDescent:
         """Descend for so many steps: rates grow over the first tenth and then shrink to zero."""
         network, start = self.network, time.perf_counter()
         processes = self.stream.processes
-        batches = endless_batches(self.stream, self.batch_size, self.generator)
+        batches = endless_batches(self.stream, self.batch_size, self.generator, self.at_once)
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimiser, one_cycle(steps))
             for optimiser in network.optimisers
         ]
         loss_sum = correct = seen = 0.0
         for step in range(1, steps + 1):
-            images, targets = next(batches)
+            size, pieces = next(batches)
             if step == 1:
-                network.standardise(images, processes)
-            loss, scores = network.train_once(images, targets, processes)
+                first = next(pieces)
+                network.standardise(first[0], processes)
+                pieces = chain([first], pieces)
+                del first
+            loss, right = network.train_once(pieces, size, processes)
             for schedule in schedules:
                 schedule.step()
-            correct += float((scores.argmax(1) == targets.argmax(1)).sum())
-            loss_sum, seen = loss_sum + loss * len(images), seen + len(images)
+            correct, loss_sum, seen = correct + right, loss_sum + loss * size, seen + size
             if step % LOG_EVERY and step != steps:
                 continue
             loss_sum, correct, seen = map(processes.total, (loss_sum, correct, seen))
@@ -239,13 +270,26 @@ def default_steps(batches: int) -> int:
 
 
 def endless_batches(
-    stream: ImageStream, size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Own shares of mini-batches, without end, in the precision of descent, channels last."""
-    dtype = descent_dtype(stream.device)
+    stream: ImageStream, size: int, generator: torch.Generator, at_once: int
+) -> Iterator[MiniBatch]:
+    """Own shares of mini-batches, without end, in the precision of descent, channels last.
+
+    Args:
+        stream: images, or maps.
+        size: of a mini-batch.
+        generator: of their order and views.
+        at_once: images of a piece, at most.
+    """
+    dtype, share = descent_dtype(stream.device), stream.processes.share
+
+    def rough(pieces: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, targets in pieces:
+            images = images.to(dtype).contiguous(memory_format=torch.channels_last)
+            yield images, targets
+
     while True:
-        for images, targets in stream.shuffled(size, generator, share=stream.processes.share):
-            yield images.to(dtype).contiguous(memory_format=torch.channels_last), targets
+        for own, pieces in stream.mini_batches(size, generator, share=share, at_once=at_once):
+            yield own, rough(pieces)
 
 
 def one_cycle(steps: int) -> Callable[[int], float]:

@@ -96,8 +96,8 @@ def train_neuron_block(task: BlockTask) -> BlockOutcome:
     phi, maps = _respond(block, task)
     clock.lap("responses")
     train = known_stream(phi, task, task.split.kept)
-    sample, _ = known_stream(phi[:1], task, task.split.kept).sample(slice(SAMPLE))
-    solver, reason = task.solver(g, default_betas(task.block, sample.flatten(1)))
+    sample, _ = known_stream(phi[:1], task, spread(task.split.kept)).sample(slice(None))
+    solver, reason = task.solver(g, default_betas(task, sample.flatten(1)))
     held_out = known_stream(phi[:1], task, task.split.held_out)
     features = KnownFeatures(block.features.shape, task.stream.device)
     solution = solver.solve(features, train, held_out, task.callback)
@@ -149,7 +149,7 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
         return Neurons(*as_filters(gates, transform, geometry))
     k = task.stream.n_classes
     network = network_of(block, geometry, transform, k, generator, last=task.last)
-    NeuronDescent(network, images, generator).run(steps, task.callback)
+    NeuronDescent(network, images, generator, task.at_once).run(steps, task.callback)
     with torch.no_grad():
         filters, thresholds = network.filters()
     return Neurons(filters.detach(), thresholds.detach(), network.frozen_head())
@@ -179,7 +179,7 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapS
         store = MapStore(
             stream,
             block.map_shape,
-            task.split.kept[:SAMPLE],
+            spread(task.split.kept),
             in_memory=task.memory.keeps(needed),
         )
     for rows, images in every_view(stream):
@@ -193,6 +193,12 @@ def _respond(block: NeuronBlock, task: BlockTask) -> tuple[list[ImageRows], MapS
             store.write(rows, maps)
         phi[0][place] = np.stack(pooled[: 1 + stream.mirror]).mean(0)
     return list(phi), None if store is None else store.stream()
+
+
+def spread(rows: NDArray[np.intp], most: int = SAMPLE) -> NDArray[np.intp]:
+    """At most so many of some rows, at even distances: images may lie class by class."""
+    places = np.arange(min(most, len(rows))) * len(rows) // max(1, min(most, len(rows)))
+    return rows[places]
 
 
 def _pooled_and_maps(

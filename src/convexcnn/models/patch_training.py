@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from convexcnn.errors import SettingError
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
@@ -45,6 +46,11 @@ def train_patch_block(task: BlockTask) -> BlockOutcome:
     k = train.n_classes
     weights = solution.weights.reshape(k, *features.shape).to(gates).contiguous()
     neurons, neuron_gates = strongest_neurons(weights, 0 if task.last else block.n_neurons)
+    if not task.last and not len(neurons):
+        raise SettingError(
+            f"block {task.number} keeps no neuron at beta {solution.beta:g}, so that the next one "
+            "would see nothing; give smaller betas, or make it the last block"
+        )
     after.lap("neurons")
     found = PatchBlock(
         settings=block,

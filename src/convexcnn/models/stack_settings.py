@@ -181,16 +181,26 @@ PRESETS: dict[str, tuple[Block, ...]] = {
 LARGE_SIDE = 48
 """Pixels from which filters of the first block lie at every second pixel."""
 
+PHOTO_SIDE = 128
+"""Pixels from which the stack that is taken by default is ``imagenet``."""
+
+
+def default_preset(image_shape: Shape | None) -> str:
+    """The name of the stack for images of a shape, if none is asked for."""
+    large = image_shape is not None and min(image_shape[1:]) >= PHOTO_SIDE
+    return "imagenet" if large else "small"
+
 
 def read_blocks(
-    blocks: Blocks,
+    blocks: Blocks | None,
     instead: Mapping[str, Any] | None = None,
     image_shape: Shape | None = None,
 ) -> tuple[Block, ...]:
     """Return the settings of every block.
 
     Args:
-        blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block.
+        blocks: a name of ``PRESETS``, or one ``Block``, or mapping of its fields, per block; None
+            for the preset that suits the size of the images.
         instead: settings that all blocks have instead of their own; those that are None have no
             say.
         image_shape: channels, height and width of an image, which presets are fitted to: cut down
@@ -199,6 +209,8 @@ def read_blocks(
     Raises:
         SettingError: a name that is not known, no block, or a value that cannot work.
     """
+    if blocks is None:
+        blocks = default_preset(image_shape)
     if not isinstance(blocks, (str, Sequence)):
         raise SettingError(f"blocks is {blocks!r}; give a name, or a list of Block")
     if isinstance(blocks, str):

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.models.block_training import SOLVED_BETAS
+from convexcnn.models.descent_memory import images_at_once
 from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.lookahead_network import network_of
-from convexcnn.models.neuron_network import BATCH, descent_dtype
+from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import downsampled
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
-from convexcnn.timing import mean_seconds, rate
+from convexcnn.timing import mean_seconds, rate, wait_for
 
 SPARE = 0.95
 """Part of the budget that is planned; the rest is for what cannot be foreseen."""
@@ -43,7 +45,15 @@ FEWEST_STEPS, FEWEST_EPOCHS = 200, 2.0
 BEGUN = 0.5
 """Part of that time with which a block is begun that was planned when there seemed to be more."""
 
-PROBED_STEPS = 3
+PROBES = "probes"
+"""Name of the phase in which costs are measured."""
+
+PROBED_IMAGES, PROBED_STEPS = 64, 2
+"""Images that a block is measured on, and how often; what they take is scaled up."""
+
+LOADED_NUMBERS = 2**23
+"""In the images whose loading is measured, at most."""
+
 PROBED_ROWS, PROBED_FEATURES = 8192, 1024
 
 
@@ -99,18 +109,20 @@ class BlockCost:
         dim = geometry.patch_dim
         scaling = PatchTransform(torch.zeros(dim), torch.eye(dim) / dim**0.5, 1.0).to(device)
         network = network_of(block, geometry, scaling, 2, generator, last=last)
-        images = torch.randn(BATCH, *geometry.image_shape, generator=generator).to(device)
+        at_once = images_at_once(block, geometry, geometry.image_shape, device, last=last)
+        n = min(PROBED_IMAGES, at_once)
+        images = torch.randn(n, *geometry.image_shape, generator=generator).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         rough = images.to(descent_dtype(device))
-        targets = torch.eye(2, device=device)[torch.arange(BATCH) % 2]
-        step = mean_seconds(lambda: network.train_once(rough, targets), PROBED_STEPS, device)
+        targets = torch.eye(2, device=device)[torch.arange(n) % 2]
+        step = seconds_of_a_step(network, rough, targets)
         neurons = [part.detach() for part in network.filters()]
         features = NeuronFeatures(geometry, *neurons)
         rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
         channels = geometry.image_shape[0]
         scaler, stored = ImageScaler((0.0,) * channels, (1.0,) * channels), images.half()
         written = torch.empty(
-            BATCH, *block.next_shape(geometry, block.n_gates), dtype=torch.float16
+            n, *block.next_shape(geometry, block.n_gates), dtype=torch.float16
         ).contiguous(memory_format=torch.channels_last)
 
         def get_through() -> None:
@@ -125,8 +137,8 @@ class BlockCost:
                 if not last:
                     kept.copy_(downsampled(found, block.downsample))
 
-        passing = mean_seconds(get_through, 1, device) / BATCH
-        responses = mean_seconds(respond, 1, device) / BATCH
+        passing = mean_seconds(get_through, 1, device) / n
+        responses = mean_seconds(respond, 1, device) / n
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
         shared = step / BATCH, passing, responses, features.n_features
         return cls(*shared, evaluations, descends=block.descends)
@@ -146,11 +158,30 @@ def n_betas(block: Block) -> int:
     return 1 if isinstance(block.betas, (int, float)) else len(block.betas)
 
 
+def seconds_of_a_step(network: NeuronNetwork, images: Tensor, targets: Tensor) -> float:
+    """What a step of descent takes with a whole mini-batch, foreseen from a few of its images.
+
+    Their gradient grows with them, and the step after it does not.
+    """
+    taken, device = torch.zeros(PROBED_STEPS, 2), str(images.device)
+    for run in range(-1, PROBED_STEPS):
+        start = time.perf_counter()
+        network.add_gradient(images, targets, 1.0)
+        wait_for(device)
+        middle = time.perf_counter()
+        network.take_step(len(images))
+        wait_for(device)
+        taken[max(0, run)] = torch.tensor([middle - start, time.perf_counter() - middle])
+    gradient, step = taken.mean(0).tolist()
+    return float(BATCH / len(images) * gradient + step)
+
+
 def seconds_to_load(stream: ImageStream) -> float:
-    """What an image takes to be read, scaled and augmented, by one mini-batch."""
-    images = stream.subset(slice(0, BATCH))
+    """What an image takes to be read, scaled and augmented, by a part of a mini-batch."""
+    most = max(1, min(PROBED_IMAGES, stream.images_of(LOADED_NUMBERS)))
+    images = stream.subset(slice(0, most))
     start = time.perf_counter()
-    found, _ = next(images.shuffled(BATCH, torch.Generator()))
+    found, _ = next(images.shuffled(most, torch.Generator()))
     found = found.to(descent_dtype(stream.device), memory_format=torch.channels_last)
     found.flatten()[0].item()
     return (time.perf_counter() - start) / len(found)
@@ -172,6 +203,7 @@ class TimePlan:
         classes: k.
         rates: of the products that heads are made of.
         loading: seconds that an image takes from its row to a mini-batch of views.
+        start: when the time that the budget is of began, by ``time.perf_counter``; None for now.
     """
 
     def __init__(
@@ -185,11 +217,14 @@ class TimePlan:
         classes: int,
         rates: HeadRates = REFERENCE,
         loading: float = 0.0,
+        start: float | None = None,
     ) -> None:
         self.minutes, self.costs = minutes, costs
         self.images, self.views, self.classes, self.rates = images, views, classes, rates
         self.augmented, self.loading, self.spent = augmented, loading, 0.0
-        self._start = time.perf_counter()
+        now = time.perf_counter()
+        self._start = now if start is None else start
+        self.probing = now - self._start
 
     @classmethod
     def of(
@@ -199,7 +234,11 @@ class TimePlan:
         geometries: Sequence[PatchGeometry],
         stream: ImageStream,
     ) -> TimePlan:
-        """The plan of a training on all images of a stream; what blocks cost is measured here."""
+        """The plan of a training on all images of a stream; what blocks cost is measured here.
+
+        The measurements are part of the budget.
+        """
+        start = time.perf_counter()
         last, costs, rates, loading = len(blocks), list[BlockCost](), REFERENCE, 0.0
         if minutes is not None:
             rates = HeadRates.of(stream.n_classes, stream.device)
@@ -217,6 +256,7 @@ class TimePlan:
             classes=stream.n_classes,
             rates=rates,
             loading=loading,
+            start=None if minutes is None else start,
         )
 
     def _fixed(self, cost: BlockCost) -> float:

@@ -29,6 +29,15 @@ def whole(images: int) -> slice:
     return slice(0, images)
 
 
+MiniBatch = tuple[int, Iterator[tuple[Tensor, Tensor]]]
+"""How many images it has, and these with their targets, piece by piece, to be read once."""
+
+
+def pieces(images: int, at_once: int) -> Iterator[slice]:
+    """Where so many images lie, some at a time; one piece of none if there are none."""
+    return (slice(start, start + at_once) for start in range(0, max(1, images), at_once))
+
+
 @dataclass(frozen=True)
 class ImageStream:
     """Labelled images that are scaled block by block, so that only pixels are ever stored.
@@ -148,15 +157,28 @@ class ImageStream:
 
         Shifts need not be those of views.
         """
-        images, targets = self.block(rows[own])
+        return next(self.random_pieces(rows, own, generator, len(rows)))
+
+    def random_pieces(
+        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator, at_once: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``random_views`` in pieces of at most ``at_once`` images; one if there are none."""
+        offsets = mirrored = None
         if self.shifts:
             largest = self._largest_shift
             offsets = torch.randint(2 * largest + 1, (len(rows), 2), generator=generator)[own]
-            images = shifted(images, (offsets - largest).to(images.device))
+            offsets -= largest
         if self.mirror:
-            mirrored = (torch.rand(len(rows), generator=generator)[own] < 0.5).to(images.device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return images, targets
+            mirrored = torch.rand(len(rows), generator=generator)[own] < 0.5
+        chosen = rows[own]
+        for part in pieces(len(chosen), at_once):
+            images, targets = self.block(chosen[part])
+            if offsets is not None:
+                images = shifted(images, offsets[part].to(images.device))
+            if mirrored is not None:
+                turned = mirrored[part].to(images.device)[:, None, None, None]
+                images = torch.where(turned, images.flip(3), images)
+            yield images, targets
 
     @property
     def _largest_shift(self) -> int:
@@ -197,10 +219,23 @@ class ImageStream:
             generator: of the order and the views; the same in all processes.
             share: the part of so many images of a mini-batch that this process gets.
         """
+        for _, parts in self.mini_batches(size, generator, share=share, at_once=size):
+            yield next(parts)
+
+    def mini_batches(
+        self,
+        size: int,
+        generator: torch.Generator,
+        *,
+        share: Callable[[int], slice] = whole,
+        at_once: int,
+    ) -> Iterator[MiniBatch]:
+        """Yield the mini-batches of ``shuffled``, of at most ``at_once`` images at a time."""
         order = torch.randperm(len(self.images), generator=generator).numpy()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            yield self.random_views(rows, share(len(rows)), generator)
+            own = share(len(rows))
+            yield len(rows[own]), self.random_pieces(rows, own, generator, at_once)
 
     def subset(self, rows: slice | NDArray[np.intp]) -> ImageStream:
         """The same stream over some of the images, in the same views; no pixels are copied."""

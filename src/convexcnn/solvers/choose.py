@@ -214,6 +214,16 @@ PREFERENCES = (
         "reaches any tolerance in a few steps",
     ),
     Preference(
+        "lbfgs",
+        lambda size, kind, tolerance: (
+            kind.loss == "cross_entropy"
+            and size.features <= max(size.rows, DENSE)
+            and tolerance >= LOGISTIC_GAP
+        ),
+        "{features:,} features of {rows:,} images fit in memory, and quasi-Newton steps in the "
+        "metric of their Gram matrix are few",
+    ),
+    Preference(
         "interior-point",
         lambda size, kind, tolerance: (
             size.smaller_side <= DENSE / (size.classes if kind.loss == "cross_entropy" else 2)
@@ -226,16 +236,6 @@ PREFERENCES = (
         lambda size, kind, tolerance: True,
         "{cone_rows:,} cone constraints are too many for Newton steps, so filters are generated "
         "cone by cone",
-    ),
-    Preference(
-        "lbfgs",
-        lambda size, kind, tolerance: (
-            kind.loss == "cross_entropy"
-            and size.features <= size.rows
-            and tolerance >= LOGISTIC_GAP
-        ),
-        "{features:,} features of {rows:,} images fit in memory, and quasi-Newton steps in the "
-        "metric of their Gram matrix are few",
     ),
     Preference(
         "admm",

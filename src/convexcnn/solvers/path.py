@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convexcnn.errors import SettingError
+from convexcnn.errors import DataError, SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
@@ -131,8 +131,25 @@ def relative_path(
     """
     if betas is not None:
         return [float(beta) for beta in betas]
+    check_spread(total_variance)
     variance = total_variance / features.n_features
     return [variance * relative for relative in DEFAULT_PATH]
+
+
+def check_spread(scale: float) -> None:
+    """Refuse features that no default betas follow from.
+
+    Args:
+        scale: their variance, or the beta from which on all weights are zero.
+
+    Raises:
+        DataError: it is not positive.
+    """
+    if not scale > 0:
+        raise DataError(
+            "the features of all training images are the same, so that there is nothing to learn; "
+            "check that the images are not constant, or choose other gates"
+        )
 
 
 def squared_measures(

@@ -20,7 +20,7 @@ from convexcnn.programs.program import Program
 from convexcnn.programs.regularisers import Norm, get_regulariser
 from convexcnn.solvers.optimum import Optimum, Status
 from convexcnn.solvers.passes import feature_scale
-from convexcnn.solvers.path import DEFAULT_PATH, PathSolver, scores_of
+from convexcnn.solvers.path import DEFAULT_PATH, PathSolver, check_spread, scores_of
 from convexcnn.solvers.result import Callback, PathPoint, PhaseClock, Solution, best_point
 
 AtBeta = Callable[[float, Optimum | None], Optimum]
@@ -219,7 +219,9 @@ class WarmPath(PathSolver):
         if isinstance(regulariser, Norm):
             slopes = scale.slopes.view(-1, *features.shape)
             largest = float(regulariser.dual_norm(slopes))
+            check_spread(largest)
             return [largest * relative for relative in NORM_PATH]
+        check_spread(scale.total_variance)
         variance = scale.total_variance / features.n_features
         return [variance * relative for relative in DEFAULT_PATH]
 
