@@ -170,7 +170,7 @@ FITS = [
     BadFit("n_filters is 2.5", settings={"n_filters": 2.5}, model=NonConvexConvClassifier),
     BadFit("beta -1.0", settings={"beta": -1.0}, model=NonConvexConvClassifier),
     BadFit("beta 1e+308", settings={"beta": 1e308}, model=NonConvexConvClassifier),
-    BadFit("beta 1000", settings={"beta": 10**400}, model=NonConvexConvClassifier),
+    BadFit("beta is 1000", settings={"beta": 10**400}, model=NonConvexConvClassifier),
     BadFit("beta nan", settings={"beta": float("nan")}, model=NonConvexConvClassifier),
     BadFit(
         "solver 'lbfgs' is not known", settings={"solver": "lbfgs"}, model=NonConvexConvClassifier
