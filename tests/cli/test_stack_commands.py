@@ -232,7 +232,6 @@ def test_a_file_of_blocks_that_cannot_work_is_wrong_use(
             ["--budget", "3"],
             "with formulation gated; it is for model layerwise",
         ),
-        (["--model", "layerwise", "--beta", "0.1"], "no setting 'betas' with model layerwise"),
         (["--model", "layerwise", "--formulation", "relu"], "the blocks of layerwise are gated"),
         (["--blocks", "small"], "there is no setting 'blocks' with formulation gated"),
         (["--model", "layerwise", "--augment", "rotate"], "Invalid value"),
@@ -245,6 +244,16 @@ def test_options_that_cannot_work_are_wrong_use(
     assert done.code == 2
     assert complaint in done.json()["error"]
     assert not (tmp_path / "run").exists()
+
+
+def test_loss_and_beta_are_those_of_every_block(data: Path, tmp_path: Path) -> None:
+    words = ["--model", "layerwise", "--n-gates", "4", "--budget", "0.004"]
+    run = tmp_path / "run"
+    done = typed("fit", data, "--out", run, *words, "--loss", "squared", "--beta", "0.1", "--json")
+    assert done.code == 0, done.err
+    for block in done.json()["blocks"]:
+        assert (block["loss"], block["beta"]) == ("squared", 0.1)
+    assert "(squared)" in typed("evaluate", run, data).out
 
 
 @pytest.mark.parametrize("options", [(), ("--block", "1"), ("--block", "2")])

@@ -162,7 +162,7 @@ def test_every_gate_strategy_and_loss(gates, loss):
     model = stack(blocks=blocks).fit(IMAGES, LABELS)
     assert all(c.relative_gap <= 1e-3 for c in model.certificates_)
     assert ("descent" in model.blocks_[0].measures) == (gates == "sgd")
-    assert model.loss == loss
+    assert model.measured_by == loss
     assert model.score(IMAGES, LABELS) > 0.6
 
 

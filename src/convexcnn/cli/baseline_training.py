@@ -132,7 +132,7 @@ def _untrained(
     if name != GREEDY:
         return EndToEndCNN(network=name)
     widths = {"n_gates": settings.get("n_gates")}
-    return GreedyCNN(blocks=read_blocks(settings["blocks"], widths, image_shape))
+    return GreedyCNN(blocks=read_blocks(settings.get("blocks"), widths, image_shape))
 
 
 def _entry(name: str, model: EndToEndCNN, measured: Mapping[str, dict[str, float]]) -> Result:

@@ -73,7 +73,7 @@ def command(
     ]
     console.table(["class", "images", "accuracy", "most often taken for"], rows)
     console.show(f"Accuracy: {percent(measured.accuracy)} of {len(labels):,} images ({split})")
-    console.show(f"Loss: {measured.loss:.4f} ({model.loss})")
+    console.show(f"Loss: {measured.loss:.4f} ({model.measured_by})")
     console.result(
         {
             "run": str(run),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NOT_TAKEN_OVER = ("baselines", "extend")
 """Settings of a run that are of no account for its extension."""
 
-OF_ALL_BLOCKS = ("n_gates", "gates", "regulariser", "tolerance")
+OF_ALL_BLOCKS = ("n_gates", "gates", "loss", "regulariser", "betas", "tolerance")
 """Those that a list of blocks has to say for itself: `models.layerwise.OF_EVERY_BLOCK`."""
 
 

@@ -218,7 +218,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             shape_of_image(self.image_shape)
         if self.callback is not None and not callable(self.callback):
             raise SettingError(f"callback is {self.callback!r}; give a function of one event")
-        get_loss(self.loss)
+        get_loss(self.measured_by)
+
+    @property
+    def measured_by(self) -> str:
+        """The loss by which predictions are measured: the one that is trained on."""
+        return self.loss
 
     def _check_validation_fraction(self) -> None:
         """Refuse a part of the images that cannot be held out, where some are.

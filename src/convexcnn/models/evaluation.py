@@ -83,7 +83,7 @@ def evaluate_scores(
         labels: (n,) integers in 0..n_classes - 1.
         n_classes: k.
     """
-    loss = model.as_trained().loss
+    loss = model.as_trained().measured_by
     missing = -np.inf if loss == "cross_entropy" else 0.0
     scores = np.full((len(labels), n_classes), missing)
     scores[:, model.classes_] = known

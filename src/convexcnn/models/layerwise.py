@@ -41,7 +41,7 @@ from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
-OF_EVERY_BLOCK = ("n_gates", "gates", "regulariser", "tolerance")
+OF_EVERY_BLOCK = ("n_gates", "gates", "loss", "regulariser", "betas", "tolerance")
 """Parameters of a stack that stand for settings of all its blocks."""
 
 
@@ -61,7 +61,9 @@ class LayerwiseConvexCNN(ImageClassifier):
             and ``small`` if not.
         n_gates: gates of every block, instead of what ``blocks`` says; None for that.
         gates: where they come from, likewise.
-        regulariser: of every block, likewise.
+        loss: of every head, likewise.
+        regulariser: of every head, likewise.
+        betas: weights of the regulariser that every head chooses from, likewise.
         tolerance: relative duality gap of every head, likewise.
         centre: whether every image loses its mean first.
         augment: views that train: ``none``, ``flip``, ``crop`` or ``flip+crop``. With mirror
@@ -101,7 +103,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         blocks: Blocks | None = None,
         n_gates: int | None = None,
         gates: str | None = None,
+        loss: str | None = None,
         regulariser: str | None = None,
+        betas: float | Sequence[float] | None = None,
         tolerance: float | None = None,
         centre: bool = True,
         augment: str = "flip+crop",
@@ -119,7 +123,9 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.blocks = blocks
         self.n_gates = n_gates
         self.gates = gates
+        self.loss = loss  # type: ignore[assignment]  # see measured_by
         self.regulariser = regulariser
+        self.betas = betas
         self.tolerance = tolerance
         self.centre = centre
         self.augment = augment
@@ -135,8 +141,8 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.callback = callback
 
     @property
-    def loss(self) -> str:  # type: ignore[override]
-        """The loss of the last block, which the prediction is measured by."""
+    def measured_by(self) -> str:
+        """The loss of the last block."""
         blocks = getattr(self, "blocks_", None)
         return (blocks[-1].settings if blocks else self.read_blocks()[-1]).loss
 
