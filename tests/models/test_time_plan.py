@@ -9,13 +9,13 @@ import torch
 
 from convexcnn.models import Block, time_plan
 from convexcnn.models.block_training import SOLVED_BETAS
-from convexcnn.models.neuron_network import NeuronNetwork
+from convexcnn.models.descent_memory import FEWEST
+from convexcnn.models.neuron_network import BATCH, NeuronNetwork
 from convexcnn.models.time_plan import (
     BEGUN,
     FEWEST_EPOCHS,
     MOST_EPOCHS,
     MOST_STEPS,
-    PROBED_IMAGES,
     PROBED_STEPS,
     SPARE,
     BlockCost,
@@ -143,8 +143,8 @@ def test_measuring_is_part_of_the_budget(clock, monkeypatch):
     assert TimePlan.of(None, [Block()] * 2, [place] * 2, stream).probing == 0.0
 
 
-@pytest.mark.parametrize("side", [32, 224])
-def test_costs_are_measured_on_a_few_images(side, monkeypatch):
+@pytest.mark.parametrize(("side", "most"), [(32, BATCH), (224, 200)])
+def test_costs_are_measured_on_a_piece_of_a_mini_batch(side, most, monkeypatch):
     sizes, start = [], NeuronNetwork.add_gradient
 
     def noted(network, images, *rest):
@@ -153,12 +153,17 @@ def test_costs_are_measured_on_a_few_images(side, monkeypatch):
 
     monkeypatch.setattr(NeuronNetwork, "add_gradient", noted)
     place = PatchGeometry((3, side, side), 8, 8, 0, 2)
-    BlockCost.of(Block(8, 8, 0, n_gates=2), place, "cpu", last=True)
-    assert sizes == [PROBED_IMAGES] * (1 + PROBED_STEPS)
+    BlockCost.of(Block(8, 8, 0, n_gates=800), place, "cpu", last=True)
+    assert sizes[0] == FEWEST
+    assert FEWEST < sizes[1] <= most
+    assert len(sizes) <= 1 + PROBED_STEPS
 
 
 def test_the_step_after_a_gradient_is_not_scaled_up(clock):
     class Network:
+        def train_once(self, pieces, size):
+            clock[0] += 100.0
+
         def add_gradient(self, images, targets, share):
             clock[0] += 0.01 * len(images)
 

@@ -106,7 +106,7 @@ def test_pieces_of_a_mini_batch_are_the_whole_of_it_in_the_same_views():
     batches = stream.shuffled(10, whole)
     for size, parts in stream.mini_batches(10, in_pieces, at_once=4):
         (images, targets), parts = next(batches), list(parts)
-        assert [len(part) for part, _ in parts][:2] == [4, 4]
+        assert all(len(part) <= 4 for part, _ in parts)
         assert size == len(images)
         assert torch.equal(torch.cat([part for part, _ in parts]), images)
         assert torch.equal(torch.cat([labels for _, labels in parts]), targets)

@@ -38,7 +38,7 @@ LENT = ("sgd", "lookahead")
 LOADED = 12.0
 """Bytes that are moved for every number of an image on its way into a mini-batch."""
 
-PROBING = 0.7
+PROBING = 0.8
 """Seconds per block in which its costs are measured, if there is a budget."""
 
 EXPLAINING = 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.models.block_training import SOLVED_BETAS
-from convexcnn.models.descent_memory import images_at_once
+from convexcnn.models.descent_memory import FEWEST, images_at_once
 from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
@@ -48,8 +48,18 @@ BEGUN = 0.5
 PROBES = "probes"
 """Name of the phase in which costs are measured."""
 
-PROBED_IMAGES, PROBED_STEPS = 64, 2
-"""Images that a block is measured on, and how often; what they take is scaled up."""
+PROBED_STEPS = 2
+"""On a mini-batch, or a piece of one."""
+
+PROBED_IMAGES, PASSES = 64, 3
+"""Images that are taken through a block, and how often."""
+
+ENOUGH_SECONDS = 0.5
+"""What a step takes that is not measured again."""
+
+RELEASED_BYTES = 24 * 2**20
+"""Once so much memory is released together, parts of it are kept and found again at once, as they
+are in a training; until then responses take up to three times as long."""
 
 LOADED_NUMBERS = 2**23
 """In the images whose loading is measured, at most."""
@@ -110,12 +120,14 @@ class BlockCost:
         scaling = PatchTransform(torch.zeros(dim), torch.eye(dim) / dim**0.5, 1.0).to(device)
         network = network_of(block, geometry, scaling, 2, generator, last=last)
         at_once = images_at_once(block, geometry, geometry.image_shape, device, last=last)
-        n = min(PROBED_IMAGES, at_once)
-        images = torch.randn(n, *geometry.image_shape, generator=generator).to(device)
+        images = torch.randn(at_once, *geometry.image_shape, generator=generator).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         rough = images.to(descent_dtype(device))
-        targets = torch.eye(2, device=device)[torch.arange(n) % 2]
+        targets = torch.eye(2, device=device)[torch.arange(at_once) % 2]
         step = seconds_of_a_step(network, rough, targets)
+        images, rough = images[:PROBED_IMAGES], rough[:PROBED_IMAGES]
+        n = len(images)
+        torch.empty(RELEASED_BYTES, dtype=torch.uint8)
         neurons = [part.detach() for part in network.filters()]
         features = NeuronFeatures(geometry, *neurons)
         rough_features = NeuronFeatures(geometry, *(part.to(rough.dtype) for part in neurons))
@@ -137,8 +149,8 @@ class BlockCost:
                 if not last:
                     kept.copy_(downsampled(found, block.downsample))
 
-        passing = mean_seconds(get_through, 1, device) / n
-        responses = mean_seconds(respond, 1, device) / n
+        passing = mean_seconds(get_through, PASSES, device) / n
+        responses = mean_seconds(respond, PASSES, device) / n
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
         shared = step / BATCH, passing, responses, features.n_features
         return cls(*shared, evaluations, descends=block.descends)
@@ -159,21 +171,27 @@ def n_betas(block: Block) -> int:
 
 
 def seconds_of_a_step(network: NeuronNetwork, images: Tensor, targets: Tensor) -> float:
-    """What a step of descent takes with a whole mini-batch, foreseen from a few of its images.
+    """What a step of descent takes with a whole mini-batch, from one piece of it.
 
-    Their gradient grows with them, and the step after it does not.
+    A first step on a few images does not count; the last one does, which is the second one unless
+    a step takes long.
     """
-    taken, device = torch.zeros(PROBED_STEPS, 2), str(images.device)
-    for run in range(-1, PROBED_STEPS):
-        start = time.perf_counter()
-        network.add_gradient(images, targets, 1.0)
-        wait_for(device)
-        middle = time.perf_counter()
-        network.take_step(len(images))
-        wait_for(device)
-        taken[max(0, run)] = torch.tensor([middle - start, time.perf_counter() - middle])
-    gradient, step = taken.mean(0).tolist()
-    return float(BATCH / len(images) * gradient + step)
+    device, gradient, moving = str(images.device), 0.0, 0.0
+    network.train_once([(images[:FEWEST], targets[:FEWEST])], len(images[:FEWEST]))
+    for _ in range(PROBED_STEPS):
+        gradient = _seconds(lambda: network.add_gradient(images, targets, 1.0), device)
+        moving = _seconds(lambda: network.take_step(len(images)), device)
+        if gradient + moving > ENOUGH_SECONDS:
+            break
+    return BATCH / len(images) * gradient + moving
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    """Time of a piece of work that is done once."""
+    start = time.perf_counter()
+    run()
+    wait_for(device)
+    return time.perf_counter() - start
 
 
 def seconds_to_load(stream: ImageStream) -> float:
