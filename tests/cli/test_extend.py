@@ -144,7 +144,8 @@ def test_a_budget_goes_on_with_a_stack_that_has_a_name(
             time_plan.TimePlan, "leaves_no_time_for", lambda plan, number: number > last
         )
 
-    words = "--model", "layerwise", "--n-gates", "3", "--gates", "patches", "--limit", "45"
+    words = "--model", "layerwise", "--blocks", "small", "--n-gates", "3", "--gates", "patches"
+    words += "--limit", "45"
     first, second = tmp_path / "first", tmp_path / "second"
     ends_after(1)
     assert typed("fit", folder / "data.npz", "--out", first, *words).code == 0

@@ -99,7 +99,8 @@ def test_every_method_takes_a_stack_and_any_of_its_heads(stack, data, method, bl
 @pytest.mark.parametrize("block", BLOCKS)
 def test_grad_cam_is_that_of_the_blocks_own_gated_coordinates(stack, data, block) -> None:
     """By autograd: A = 1[gate] x of every gate and coordinate, in double precision, one way."""
-    stack = copy.copy(stack).set_params(augment="none")
+    stack = copy.copy(stack)
+    stack.trained_parameters_ = stack.trained_parameters_ | {"augment": "none"}
     images = torch.from_numpy(data[0][:3]).double()
     network = block_head(stack, block).to_torch().double()
     *_, (last, patches, on) = network.steps(images)
