@@ -286,8 +286,9 @@ class ConvexConvClassifier(BlockClassifier):
 
     def _fitted(self, solution: Solution, features: GatedFeatures, k: int) -> dict[str, Any]:
         signs = (2,) if self.formulation == "relu" else ()
+        weights = solution.weights.contiguous()  # as files hold them: sums then round alike
         return {
-            "coef_": solution.weights.reshape(*signs, k, *features.shape).to(features.gates),
+            "coef_": weights.reshape(*signs, k, *features.shape).to(features.gates),
             "intercept_": solution.bias.to(features.gates),
             "beta_": solution.beta,
             "path_": [point.to_dict() for point in solution.path],
