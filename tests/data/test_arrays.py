@@ -238,3 +238,16 @@ def test_torch_data_sets_of_every_kind_hold_the_same():
 def test_torch_data_sets_that_are_no_images_are_refused(items, complaint):
     with pytest.raises(DataError, match=complaint):
         dataset_from_torch(items)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_names_of_no_character_are_refused_in_either_byte_order(order, tmp_path) -> None:
+    sign = "<" if order == "little" else ">"
+    names = [np.frombuffer(code.to_bytes(4, order) * 2, f"{sign}U1") for code in (0x110000, 65)]
+    path = tmp_path / "names.npz"
+    np.savez(path, images=np.zeros((4, 5, 4)), labels=np.arange(4) % 2, classes=names[0])
+    with pytest.raises(DataError, match="characters that do not exist"):
+        load_dataset(path)
+    np.savez(path, images=np.zeros((4, 5, 4)), labels=np.arange(4) % 2, classes=names[1])
+    with pytest.raises(DataError, match="not all different"):
+        load_dataset(path)

@@ -243,6 +243,7 @@ def _as_text(values: NDArray[Any], where: str) -> NDArray[np.str_]:
         text = np.char.decode(values, "utf-8") if is_bytes else values.astype(np.str_)
     except UnicodeDecodeError as error:
         raise DataError(f"{where} hold bytes that are no UTF-8; give strings") from error
+    text = text.astype(text.dtype.newbyteorder("="))
     characters = np.frombuffer(text.tobytes(), np.uint32)
     if characters.size and characters.max() > sys.maxunicode:
         raise DataError(f"{where} hold characters that do not exist; write them anew")
