@@ -117,7 +117,7 @@ def record(name: str, done: dict[str, Any], left: list[str], engine: str, result
     targets[name] = entry
     report = {
         "claim": CLAIM,
-        "command": "python fuzz/run.py --all --minutes 30",
+        "command": "python fuzz/run.py --all --minutes 30 --until",
         "version": __version__,
         "machine": machine(),
         "targets": dict(sorted(targets.items())),
