@@ -11,6 +11,7 @@ import torch
 from convexcnn.errors import SettingError
 from convexcnn.models import Block, GreedyCNN, load_model, save_model
 from convexcnn.models.greedy import GreedyNetwork, Stage
+from convexcnn.models.stack_settings import DOWNSAMPLINGS
 from small import stripes
 
 IMAGES, LABELS = stripes(90)
@@ -72,6 +73,12 @@ def test_a_stage_has_the_weights_of_its_block_and_head_only():
     expected = {id(p) for m in (network.blocks[1], network.heads[1]) for p in m.parameters()}
     assert {id(p) for p in stage.parameters()} == expected
     assert stage(torch.randn(2, 3, 9, 9)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("how", DOWNSAMPLINGS)
+def test_every_down_sampling_of_a_stack_is_there(how):
+    network = GreedyNetwork([Block(n_gates=4, downsample=how), BLOCKS[2]], (1, 9, 9), 3)
+    assert network(torch.randn(2, 1, 9, 9)).shape == (2, 3)
 
 
 def test_minutes_are_shared_by_the_blocks():

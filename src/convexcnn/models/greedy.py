@@ -13,6 +13,7 @@ from convexcnn.models.back_propagation import accuracy, descend
 from convexcnn.models.end_to_end import BATCH_SIZE, EndToEndCNN
 from convexcnn.models.parameters import Seed
 from convexcnn.models.stack_settings import Block, Blocks, Shape, read_blocks
+from convexcnn.models.trained_block import downsampled
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
 
@@ -163,11 +164,7 @@ class GreedyBlock(nn.Module):
         )
         self.normalisation = nn.BatchNorm2d(block.n_gates)
         nn.init.kaiming_normal_(self.convolution.weight, nonlinearity="relu")
-        self.downsample = {
-            "none": nn.Identity(),
-            "average": nn.AvgPool2d(2),
-            "space-to-depth": SpaceToDepth(),
-        }[block.downsample]
+        self.downsample = block.downsample
 
     def responses(self, maps: Tensor) -> Tensor:
         """What the head sees, (n, neurons, rows, columns)."""
@@ -176,17 +173,7 @@ class GreedyBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """What the next block sees."""
-        found: Tensor = self.downsample(self.responses(maps))
-        return found
-
-
-class SpaceToDepth(nn.Module):
-    """Squares of 2x2 pixels as four channels each; an odd row or column at the end is left out."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(n, 4 channels, rows // 2, columns // 2)."""
-        rows, columns = maps.shape[2] // 2 * 2, maps.shape[3] // 2 * 2
-        return nn.functional.pixel_unshuffle(maps[:, :, :rows, :columns], 2)
+        return downsampled(self.responses(maps), self.downsample)
 
 
 class Stage(nn.Module):
