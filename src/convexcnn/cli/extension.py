@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 NOT_TAKEN_OVER = ("baselines", "extend")
 """Settings of a run that are of no account for its extension."""
 
-OF_ALL_BLOCKS = ("n_gates", "gates", "loss", "regulariser", "betas", "tolerance")
-"""Those that a list of blocks has to say for itself: `models.layerwise.OF_EVERY_BLOCK`."""
-
 
 def extended_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run, overridden by those that are given for its extension.
@@ -32,11 +29,13 @@ def extended_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         RunError: it is not the run of a stack.
         SettingError: `extend` is no path.
     """
+    from convexcnn.models.layerwise import OF_EVERY_BLOCK
+
     run = _folder(given)
     _result_of_stack(run)
     settings = {k: v for k, v in read_toml(run / SETTINGS_FILE).items() if k not in NOT_TAKEN_OVER}
     if isinstance(given.get("blocks"), list):
-        settings = {k: v for k, v in settings.items() if k not in OF_ALL_BLOCKS}
+        settings = {k: v for k, v in settings.items() if k not in OF_EVERY_BLOCK}
     return {**settings, **given, "extend": str(run)}
 
 
