@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ConvexcnnError(Exception):
     """Base of every error that convexcnn raises on purpose; the command line exits with 1."""
@@ -25,3 +28,10 @@ class RunError(ConvexcnnError):
 
 class LostProcessError(RunError):
     """Another process of the job has ended or does not answer."""
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str = "there are") -> str:
+    """What to say of a name that is not known: the nearest one, or all that there are."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"{otherwise} {', '.join(names)}"

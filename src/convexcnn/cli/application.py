@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import json
@@ -23,7 +22,7 @@ import click
 from convexcnn import __version__
 from convexcnn.cli.console import close_streams, discard, open_streams, printable
 from convexcnn.distributed import ALONE, Processes, first_to_speak, launched, met
-from convexcnn.errors import ConvexcnnError, LostProcessError
+from convexcnn.errors import ConvexcnnError, LostProcessError, suggestion
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -63,8 +62,7 @@ class LazyGroup(click.Group):
         name = args[0]
         if name.startswith("-") or name in self.modules:
             return super().resolve_command(ctx, args)
-        near = difflib.get_close_matches(name, self.modules, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(self.modules)}"
+        hint = suggestion(name, self.modules, "choose from")
         raise click.UsageError(f"there is no command '{name}'; {hint}", ctx)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convexcnn.cli.options import LARGEST_SEED
-from convexcnn.errors import SettingError
+from convexcnn.errors import SettingError, suggestion
 
 if TYPE_CHECKING:
     from convexcnn.models import (
@@ -201,13 +200,10 @@ def _unknown(key: str, model: str, what: str, known: list[str]) -> str:
     from convexcnn.models import Block
 
     other = "two-layer" if model == "layerwise" else "layerwise"
-    near = difflib.get_close_matches(key, known, n=1)
     if model == "layerwise" and key in Block.__dataclass_fields__:
         hint = "every block has its own: give [[blocks]] in a file for --config"
     elif key in _default_estimator(other, "gated").get_params():
         hint = f"it is for model {other}: add --model {other}, or leave it out"
-    elif near:
-        hint = f"did you mean '{near[0]}'?"
     else:
-        hint = f"there are {', '.join(sorted(known))}"
+        hint = suggestion(key, sorted(known))
     return f"there is no setting '{key}' with {what}; {hint}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from convexcnn.errors import SettingError
+from convexcnn.errors import SettingError, suggestion
 from convexcnn.models.parameters import check_values
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.float32 import LARGEST
@@ -259,8 +258,7 @@ def _read_block(number: int, block: Block | Mapping[str, Any]) -> Block:
     known = list(Block.__dataclass_fields__)
     for name in block if isinstance(block, Mapping) else ():
         if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            hint = suggestion(str(name), known)
             raise SettingError(f"block {number}: there is no setting {name!r}; {hint}")
     try:
         return Block(**block)
