@@ -16,7 +16,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from commands import typed
+from convexcnn.cli.stack_training import train_stack
+from convexcnn.data import ImageDataset, ImageSplit
+from convexcnn.data.rows import RowView, view_rows
+from convexcnn.models.base import SCORED_AT_ONCE
 from small import stripes
+from tiny_models import layerwise
 
 STACK = ["--model", "layerwise", "--n-gates", "3"]
 
@@ -357,3 +362,24 @@ def test_a_budget_ends_a_stack(data: Path, tmp_path: Path) -> None:
     assert done.json()["settings"]["budget"] == 1e-6
     done = typed("certify", run, data, "--json")
     assert (done.code, len(done.json()["blocks"])) == (0, 1), done.out
+
+
+def test_test_images_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = stripes(300)
+    tested = images.copy()
+    test = ImageSplit(view_rows(tested, slice(None)), labels)
+    dataset = ImageDataset("stripes", ImageSplit(images, labels), test, ("a", "b", "c"), "here")
+    most, read = [0], RowView.__getitem__
+
+    def spied(rows: RowView, index: Any, /) -> Any:
+        found = read(rows, index)
+        if rows.source is tested:
+            most.append(len(found))
+        return found
+
+    monkeypatch.setattr(RowView, "__getitem__", spied)
+    done = train_stack(layerwise(), dataset, tmp_path, lambda event: None, certificate=False)
+    assert done["test"]["accuracy"] > 0.9
+    assert 0 < max(most) <= SCORED_AT_ONCE

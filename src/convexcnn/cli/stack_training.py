@@ -148,8 +148,11 @@ def _block_scores(
     """Every head's scores (B, n, k), which processes share."""
     import torch
 
+    from convexcnn.data.rows import take_rows
+
     own = processes.share(len(split))
-    scores = torch.from_numpy(estimator.block_scores(split.images[own])).transpose(0, 1)
+    found = estimator.block_scores(take_rows(split.images, own))
+    scores = torch.from_numpy(found).transpose(0, 1)
     whole: NDArray[np.float32] = processes.gather(scores, len(split), own).transpose(0, 1).numpy()
     return whole
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexcnn.data.dataset import ImageSplit
-from convexcnn.data.rows import row_blocks
+from convexcnn.data.rows import row_blocks, take_rows
 from convexcnn.explain.block import has_block
 from convexcnn.explain.maximisers import maximise_blocks
 from convexcnn.explain.methods import METHODS
@@ -120,7 +120,7 @@ def _first_examples(
     """Places and scores of the examples; images are scored until there are enough of them."""
     few = FIRST
     while True:
-        scores = model.scores(split.images[:few])
+        scores = model.scores(take_rows(split.images, slice(few)))
         predicted = model.classes_[scores.argmax(1)].astype(np.int64)
         chosen = choose_examples(split.labels[:few], predicted)
         if len(chosen) == RIGHT + WRONG or few >= len(split):
