@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib.font_manager  # noqa: F401 - writes its own settings where it is first imported
+
 import bundle
 from convexcnn.errors import ConvexcnnError
 

@@ -84,6 +84,8 @@ def test_a_damaged_file(write_run: WriteRun, name: str, content: bytes) -> None:
         (["phases", "gates"], "long"),
         (["seconds"], 10**400),
         (["train", "loss"], 1e200),
+        (["train", "accuracy"], 65535.0),
+        (["blocks", 0, "path", 3, "validation", "accuracy"], -0.1),
         (["data", "n_train"], 2**70),
         (["confusion", 1, 1], 2**64),
     ],
@@ -129,6 +131,17 @@ def test_half_a_character_is_shown_as_a_question_mark(write_run: WriteRun) -> No
     result = fit_result(("ash\udcff", "beech"))
     result["settings"]["root"] = "\ud800"
     assert "ash?" in build_report(write_run(result)).read_text("utf-8")
+
+
+def test_a_comparison_with_an_accuracy_that_is_none(write_run: WriteRun) -> None:
+    result = compare_result()
+    result["summary"]["gated"]["test_accuracy"]["mean"] = 52.0
+    refuses(write_run(result), "summary.gated.test_accuracy.mean", "from 0 to 1", "52.0")
+
+
+def test_a_log_line_with_an_accuracy_that_is_none(write_run: WriteRun) -> None:
+    line = {"formulation": "gated", "seed": 0, "step": 1, "train_accuracy": 65535.0}
+    refuses(write_run(compare_result(), [line, line]), "metrics.jsonl", "line 1.train_accuracy")
 
 
 def test_a_log_line_with_a_wrong_entry(write_run: WriteRun) -> None:

@@ -44,7 +44,7 @@ def read_baseline(node: Node) -> Baseline:
         epochs=node["epochs"].number(),
         parameters=node["parameters"].integer(),
         curve=tuple(
-            (point["seconds"].number() / 60, point["validation_accuracy"].number())
+            (point["seconds"].number() / 60, point["validation_accuracy"].fraction())
             for point in points
         ),
     )
@@ -114,4 +114,4 @@ def time_chart(baselines: tuple[Baseline, ...], stack: StackPoints) -> LineChart
 def _accuracy(node: Node, key: str) -> float | None:
     scores = node.optional(key)
     value = None if scores is None else scores.optional("accuracy")
-    return None if value is None else value.number()
+    return None if value is None else value.fraction()

@@ -13,6 +13,7 @@ from convexcnn.report.formatting import count, fixed, percent, scientific
 from convexcnn.report.line_chart import Line, LineChart, Mark
 from convexcnn.report.node import Node
 from convexcnn.report.results import (
+    ACCURACIES,
     FORMULATIONS,
     Block,
     CompareResult,
@@ -181,7 +182,7 @@ def descent_charts(metrics: tuple[Node, ...], formulation: str) -> list[LineChar
 
 def _descent_chart(events: tuple[Node, ...], measure: str, colour: str) -> LineChart | None:
     values = {
-        event["step"].number(): event[measure].number()
+        event["step"].number(): _measured(event, measure)
         for event in events
         if event.mapping().get(measure) is not None and event.mapping().get("step") is not None
     }
@@ -217,12 +218,18 @@ def _curves_by_seed(
         entry = line.mapping()
         if entry.get("formulation") == formulation and entry.get(measure) is not None:
             seed = line["seed"].integer()
-            logged.setdefault(seed, {})[line["step"].number()] = line[measure].number()
+            logged.setdefault(seed, {})[line["step"].number()] = _measured(line, measure)
     curves = {}
     for seed, values in logged.items():
         steps = np.array(sorted(values))
         curves[seed] = (steps, np.array([values[step] for step in steps]))
     return curves
+
+
+def _measured(event: Node, measure: str) -> float:
+    """A loss or an accuracy of an event of the log."""
+    node = event[measure]
+    return node.fraction() if measure in ACCURACIES else node.number()
 
 
 def _line_over_seeds(formulation: Formulation, curves: dict[int, Curve]) -> Line:

@@ -13,6 +13,9 @@ INFINITE = (math.inf, -math.inf)
 LARGEST_NUMBER = 1e100
 """Finite ones above it cannot be drawn: the arithmetic of a chart's axes overflows."""
 
+ROUNDING = 1e-6
+"""By which a weighted mean of fractions may leave 0 to 1."""
+
 LARGEST_WHOLE = 2**63 - 1
 """Of whole numbers, which end up in arrays."""
 
@@ -70,6 +73,13 @@ class Node:
         if self.value not in INFINITE and abs(self.value) > LARGEST_NUMBER:
             raise self.wrong("a number that is not as large")
         return float(self.value)
+
+    def fraction(self) -> float:
+        """The entry as a float from 0 to 1, as accuracies are; not-a-number is kept."""
+        number = self.number()
+        if number < -ROUNDING or number > 1 + ROUNDING:
+            raise self.wrong("a number from 0 to 1")
+        return number
 
     def integer(self) -> int:
         """The entry as an int."""

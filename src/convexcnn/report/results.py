@@ -16,6 +16,7 @@ from convexcnn.report.node import Node
 Formulation = Literal["gated", "non-convex"]
 FORMULATIONS: tuple[Formulation, Formulation] = ("gated", "non-convex")
 MEASURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+ACCURACIES = MEASURES[1::2]
 _T = TypeVar("_T")
 
 
@@ -171,7 +172,7 @@ def _maybe(parent: Node, key: str, read: Callable[[Node], _T]) -> _T | None:
 
 
 def _scores(node: Node) -> Scores:
-    return Scores(_maybe(node, "loss", Node.number), _maybe(node, "accuracy", Node.number))
+    return Scores(_maybe(node, "loss", Node.number), _maybe(node, "accuracy", Node.fraction))
 
 
 def _data(node: Node) -> DataDescription:
@@ -303,7 +304,10 @@ def _steps_to(marks: Node) -> dict[str, int | None]:
 
 def _spreads(node: Node) -> dict[str, Spread]:
     return {
-        measure: Spread(_maybe(entry, "mean", Node.number), _maybe(entry, "std", Node.number))
+        measure: Spread(
+            _maybe(entry, "mean", Node.fraction if measure in ACCURACIES else Node.number),
+            _maybe(entry, "std", Node.number),
+        )
         for measure in MEASURES
         if (entry := node.optional(measure)) is not None
     }
