@@ -113,7 +113,7 @@ def test_windows_of_occlusion_grow_with_the_image() -> None:
 def test_what_cannot_work_is_refused(convex_model, data) -> None:
     with pytest.raises(DataError, match="one value per pixel"):
         deletion_curve(convex_model, data[0][:2], np.zeros((2, 3)))
-    with pytest.raises(SettingError, match="at least 1"):
+    with pytest.raises(SettingError, match="1 or more"):
         insertion_curve(convex_model, data[0][:2], np.zeros((2, 9, 9)), steps=0)
     with pytest.raises(SettingError, match=r"steps is 2\.5"):
         insertion_curve(convex_model, data[0][:2], np.zeros((2, 9, 9)), steps=2.5)

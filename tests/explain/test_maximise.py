@@ -66,7 +66,7 @@ def test_given_starts_are_used_and_the_end_is_noticed() -> None:
         ({}, SettingError, "image_shape is not given"),
         ({"image_shape": SHAPE, "lower": 2, "upper": 1}, SettingError, "exchange"),
         ({"image_shape": SHAPE, "lower": np.zeros(7)}, DataError, "broadcast"),
-        ({"image_shape": SHAPE, "starts": 0}, SettingError, "at least 1"),
+        ({"image_shape": SHAPE, "starts": 0}, SettingError, "1 or more"),
         ({"image_shape": SHAPE, "starts": np.zeros((1, 2))}, DataError, "starts has shape"),
         ({"image_shape": SHAPE}, SettingError, "name the column"),
         ({"image_shape": SHAPE, "starts": 1.5}, SettingError, "starts is 1.5"),

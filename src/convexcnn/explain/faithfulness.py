@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.errors import DataError
 from convexcnn.explain.affine import starting_colour
 from convexcnn.explain.methods import METHODS, Explainer
@@ -23,7 +24,6 @@ from convexcnn.explain.scorer import (
     Target,
     as_scorer,
     as_tensor,
-    at_least_one,
     picked,
     resolve_target,
 )
@@ -217,8 +217,8 @@ def _curve(
     *,
     insert: bool,
 ) -> Curve:
-    at_least_one("steps", steps)
-    at_least_one("batch_size", batch_size)
+    check_whole("steps", steps, 1)
+    check_whole("batch_size", batch_size, 1)
     pixels, value = as_tensor(images, model), _values(model, batch_size)
     filling = starting_colour(model, fill, pixels)
     targets = resolve_target(target, lambda: value(pixels), len(pixels))

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.errors import SettingError
 from convexcnn.explain.block import (
     PatchBlock,
@@ -22,7 +23,6 @@ from convexcnn.explain.scorer import (
     as_module,
     as_scorer,
     as_tensor,
-    at_least_one,
     picked,
     resolve_target,
 )
@@ -76,7 +76,7 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, *Grad-CAM*.
     """
-    at_least_one("batch_size", batch_size)
+    check_whole("batch_size", batch_size, 1)
     pixels = as_tensor(images, model)
     if layer is None and (has_block(model) or is_stack(model)):
         maps = _of_classifier(model, pixels, target, batch_size)

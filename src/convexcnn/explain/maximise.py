@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.errors import DataError, SettingError
-from convexcnn.explain.scorer import Progress, as_module, at_least_one, picked, resolve_target
+from convexcnn.explain.scorer import Progress, as_module, picked, resolve_target
 from convexcnn.models.base import ImageClassifier
 
 GROWTH, SHRINKAGE = 2.0, 0.25
@@ -85,7 +87,7 @@ def maximise_input(
 
     Source: Chang & Lee, *Peeking into the Black Box*, eq. (4).
     """
-    at_least_one("steps", steps)
+    check_whole("steps", steps, 1)
     value = _value_of(model, target)
     shape = _shape(model, image_shape)
     low, high = _bounds(lower, upper, shape)
@@ -184,9 +186,10 @@ def _bounds(
 def _starts(starts: int | ArrayLike, low: Tensor, high: Tensor, seed: int) -> Tensor:
     """Images to start from, (n, channels, height, width), within the bounds."""
     if np.ndim(starts) == 0:
-        count = at_least_one("starts", starts)
+        count: Any = starts
+        check_whole("starts", count, 1)
         generator = torch.Generator().manual_seed(seed)
-        share = torch.rand(count, *low.shape, generator=generator)
+        share = torch.rand(int(count), *low.shape, generator=generator)
         share[0] = 0.5
         return low + share * (high - low)
     images = torch.from_numpy(np.array(starts, np.float32))

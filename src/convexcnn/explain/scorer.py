@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.data.preprocess import as_images
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import ImageClassifier
@@ -38,7 +39,7 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
     Raises:
         SettingError: a model that cannot be called, or no image per call.
     """
-    at_least_one("batch_size", batch_size)
+    check_whole("batch_size", batch_size, 1)
     if isinstance(model, ImageClassifier):
         return lambda images: torch.from_numpy(model.scores(images))
     if isinstance(model, nn.Module):
@@ -49,17 +50,6 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
             f"function from images (n, channels, height, width) to scores (n, k)"
         )
     return lambda images: _call(model, images, batch_size)
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """Return a setting that is a whole number from 1 up.
-
-    Raises:
-        SettingError: it names the setting and its value.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise SettingError(f"{name} is {value!r}; give a whole number, at least 1")
-    return int(value)
 
 
 def as_module(model: ImageClassifier | nn.Module) -> nn.Module:

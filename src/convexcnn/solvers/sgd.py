@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.errors import SettingError
 from convexcnn.patches.float32 import LARGEST
 from convexcnn.patches.stream import ImageStream
@@ -45,9 +46,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise SettingError(f"{name} is {value!r}; give a whole number from 1 up")
+            check_whole(name, getattr(self, name), 1)
         rate: Any = self.learning_rate
         momentum: Any = self.momentum
         if not isinstance(rate, NUMBERS) or not 0 <= rate <= LARGEST:
