@@ -29,7 +29,7 @@ demo: $(VENV)/.demo
 	@echo "Your own pictures: $(VENV)/bin/convexcnn fit FOLDER --out runs/mine --image-size 32"
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow --timeout 3600
