@@ -11,6 +11,7 @@ import torch
 
 from convexcnn.errors import SettingError
 from convexcnn.models import load_model, save_model
+from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.proof import block_evidence, prove
 from convexcnn.models.recovered import recover
 from convexcnn.solvers.sgd import SGD
@@ -60,6 +61,18 @@ def test_the_network_scores_training_images_like_the_model(proven):
     assert network[0].out_channels == found.neurons
     assert found.training.largest < 1e-6
     assert found.training.changed == 0
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_the_network_scores_every_view_of_training_images_like_the_model(augment):
+    model = convex(betas=0.02, n_gates=3, whiten=3, augment=augment).fit(IMAGES, LABELS)
+    network = model.to_relu(IMAGES)
+    stream = model.training_stream(IMAGES, LABELS)
+    assert len(stream) == len(IMAGES) * AUGMENTATIONS[augment].views
+    score = model._scorer()
+    for images, _ in stream.blocks(20):
+        found = network(images.double()).detach()
+        torch.testing.assert_close(found.float(), score(images), atol=1e-4, rtol=0)
 
 
 def test_the_objective_is_that_of_the_network(proven):

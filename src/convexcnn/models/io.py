@@ -72,7 +72,6 @@ def save_model(model: ImageClassifier, folder: Path | str) -> None:
         "training": {
             "fingerprint": getattr(model, "fingerprint_", None),
             "images": int(model.n_train_),
-            "mirror": model.augment == "flip",
             "weighted": model.sample_weighted_,
         },
     }

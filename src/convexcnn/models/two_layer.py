@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from convexcnn.certificates.certificate import PROBED, Certificate, require_same_bits
 from convexcnn.certificates.further_neuron import FurtherNeuron
 from convexcnn.errors import SettingError
+from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.base import SCORED_AT_ONCE
 from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
@@ -429,7 +430,8 @@ class ConvexConvClassifier(BlockClassifier):
                 )
             images = model._images_like_trained(X)
             labels, k = np.zeros(len(images), np.int64), len(self.classes_)
-            stream = ImageStream(images, labels, k, self.scaler_, model.augment == "flip")
+            views = vars(AUGMENTATIONS[model.augment])
+            stream = ImageStream(images, labels, k, self.scaler_, **views)
         with torch.no_grad():
             neurons = recover(model, stream)
             where = self.geometry(), self.transform_.to("cpu")
