@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from convexcnn.certificates.certify import ConeCertificate, certify
+from convexcnn.certificates.certify import ConeCertificate, _feature_rows, certify
+from convexcnn.certificates.dual_bound import certificate_of
 from convexcnn.errors import SettingError
 from convexcnn.programs.cones import cone_decomposition, shift_into_cones
 from convexcnn.programs.program import Program
 from cvxpy_oracle import oracle_optimum, tiny_program
 from small import relative_violation
+from test_certify_cones import by_blocks
 
 CASES = [
     ("gated", "l2", "squared", 1, True),
@@ -47,6 +51,59 @@ def test_bounds_bracket_the_optimum(
         assert bound.gap == pytest.approx(bound.primal - bound.dual)
         if formulation == "gated":
             assert bound.primal == pytest.approx(program.objective(weights, bias), rel=1e-12)
+
+
+@pytest.mark.parametrize(("formulation", "regulariser", "loss", "cells", "intercept"), CASES)
+def test_solutions_that_go_too_far_are_bounded_all_the_same(
+    formulation: str, regulariser: str, loss: str, cells: int, intercept: bool
+) -> None:
+    """Beyond the labels the residual points away from them, which no multiple may turn around."""
+    settings = {"cells": cells, "intercept": intercept, "beta": 1e-4}
+    program = tiny_program(formulation, regulariser, loss, **settings)
+    optimum = oracle_optimum(program)
+    phi = torch.cat(list(_feature_rows(program)))
+    fitted = torch.linalg.pinv(phi) @ program.targets.double()
+    for factor in (-2.0, 1.5, 2.0, 3.0):
+        weights = factor * fitted.T.reshape(program.shape)
+        if formulation == "relu":
+            weights = cone_decomposition([program.patches], program.gates, weights)
+        bound = certify(program, weights, torch.zeros(2, dtype=torch.float64))
+        assert bound.dual <= optimum * (1 + 1e-8)
+        assert bound.relative_gap > 0.1
+
+
+def test_filters_that_no_move_along_their_gate_brings_into_a_cone_are_left_out() -> None:
+    patches = torch.zeros(4, 1, 2, 3, dtype=torch.float64)
+    patches[:, 0, 0, 0] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    patches[:, 0, 1, 1] = -1  # at a right angle to the gate, on, and no move changes what it gives
+    gates = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    targets = torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1]]
+    program = Program(patches, gates, targets, 0.01, formulation="relu")
+    weights = torch.zeros(2, *program.shape, dtype=torch.float64)
+    weights[0, 0, 0, 0, 1] = 1.0
+    bias = targets.mean(0)
+    nothing = certify(program, torch.zeros_like(weights), bias)
+    for bound in (certify(program, weights, bias), by_blocks(program, weights, bias)):
+        assert bound.violation == 1
+        assert bound.primal == pytest.approx(nothing.primal)
+        assert bound.dual <= bound.primal
+
+
+@pytest.mark.parametrize("regulariser", ["l2", "group"])
+def test_a_class_that_has_no_images_and_no_chance_leaves_a_bound(regulariser: str) -> None:
+    program = tiny_program(regulariser=regulariser, loss="cross_entropy")
+    targets = torch.cat([program.targets, torch.zeros(len(program.targets), 1)], 1)
+    three = replace(program, targets=targets)
+    bias = torch.tensor([0.0, 0.0, -1000.0], dtype=torch.float64)
+    bound = certify(three, torch.zeros(three.shape, dtype=torch.float64), bias)
+    assert 0 < bound.dual <= bound.primal
+
+
+@pytest.mark.parametrize("dual", [1.1, float("nan"), float("inf")])
+def test_a_bound_that_bounds_nothing_claims_nothing(dual: float) -> None:
+    bound = certificate_of("program", "scope", 1.0, dual)
+    assert (bound.gap, bound.relative_gap) == (float("inf"), float("inf"))
+    assert certificate_of("program", "scope", 1.0, 1 + 1e-9).relative_gap == pytest.approx(-1e-9)
 
 
 def test_relu_weights_are_moved_into_their_cones() -> None:

@@ -70,7 +70,7 @@ def test_colours_are_measured_per_class() -> None:
 
 
 def test_what_cannot_work_is_refused(convex_model, data) -> None:
-    with pytest.raises(SettingError, match="at least 1"):
+    with pytest.raises(SettingError, match="1 or more"):
         strongest_filters(convex_model, 0)
     with pytest.raises(SettingError, match="side of a filter"):
         frequency_response(np.ones((6, 6)), 4)

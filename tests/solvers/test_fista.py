@@ -45,6 +45,20 @@ def test_a_stream_has_the_optimum_of_memory(kind: ProgramKind) -> None:
         assert not streamed.bias.any()
 
 
+@pytest.mark.parametrize("regulariser", ["l2", "group"])
+def test_features_whose_sum_says_little_are_no_trouble(regulariser: str) -> None:
+    """The sum lies along one direction of the patches, and they vary nine times as much in another."""
+    patches = torch.ones(20, 1, 1, 2, dtype=torch.float64)
+    patches[::2, 0, 0, 1], patches[1::2, 0, 0, 1] = 3, -3
+    targets = torch.eye(2, dtype=torch.float64)[torch.arange(20) % 2]
+    targets[0] = targets[1]
+    gates = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    program = Program(patches, gates, targets, 0.01, regulariser=regulariser)
+    found = Fista(1e-6).solve(program)
+    assert found.status is Status.OPTIMAL
+    assert certify(program, found.weights, found.bias).relative_gap <= 1.1e-6
+
+
 @pytest.mark.parametrize("regulariser", ["group", "nuclear"])
 def test_an_active_set_works_with_few_gates(
     regulariser: str, monkeypatch: pytest.MonkeyPatch

@@ -66,7 +66,7 @@ def certify_block(
         stream: the images that it was trained on, mirrored as in training.
         kind: the program that it was trained by. (R) is gathered in memory.
         chunk: images per block of Phi.
-        progress: called with the number of images done.
+        progress: called with the number of rows done; of (R) with all of them, at the end.
 
     Returns:
         The certificate, the training loss, and the residual.
@@ -77,7 +77,10 @@ def certify_block(
     """
     block = block.double()
     if kind.formulation == "relu":
-        return _certify_cones(block, stream, kind)
+        evidence = _certify_cones(block, stream, kind)
+        if progress is not None:
+            progress(len(stream))
+        return evidence
     roots = stream.roots()
     if roots is not None and kind.loss != "squared":
         raise SettingError(f"images with weights have a certificate for squared loss, not {kind}")

@@ -152,7 +152,7 @@ def feature_rows(
         block: the trained block in raw (scaled) pixels.
         stream: images, mirrored as in training.
         chunk: images per block of Phi.
-        progress: called with the number of images done.
+        progress: called with the number of rows done.
 
     Raises:
         RunError: if Phi is not the same for the same images: nothing could be said of it.

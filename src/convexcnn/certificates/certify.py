@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
-from convexcnn.certificates.cone_projection import Cones, cones_of, project_on_cones, taken_patches
+from convexcnn.certificates.cone_projection import (
+    Cones,
+    cones_of,
+    moved_into_cones,
+    project_on_cones,
+    taken_patches,
+)
 from convexcnn.certificates.dual_bound import (
     best_bound,
     certificate_of,
@@ -53,7 +59,7 @@ def certify(
             of the program; a start for better ones, zero by default.
 
     Returns:
-        The certificate; its gap is infinite if no point of the cones was found.
+        The certificate. That of (R) is of the solution moved into the cones.
     """
     if program.formulation == "relu":
         if isinstance(multipliers, SparseMultipliers):
@@ -123,4 +129,4 @@ def _into_cones(weights: Tensor, gates: Tensor, cones: Cones) -> tuple[Tensor, f
     # Rounding of one response in 1e15 is not a violation.
     missing = torch.where(missing <= 1e-15 * scale, 0.0, missing)
     shift = torch.where(missing > 0, missing / reach, 0.0).amax(-1, keepdim=True)
-    return weights + shift * gates, violation
+    return moved_into_cones(weights, shift, gates), violation

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from convexcnn.certificates.certify import ConeCertificate
-from convexcnn.certificates.cone_projection import SignedPatches, project_on_cones
+from convexcnn.certificates.cone_projection import (
+    SignedPatches,
+    moved_into_cones,
+    project_on_cones,
+)
 from convexcnn.certificates.dual_bound import (
     best_bound,
     certificate_of,
@@ -112,7 +116,7 @@ def _into_cones(blocks: PatchBlocks, gates: Tensor, weights: Tensor) -> tuple[Te
                 needed = torch.where(outside > 0, outside / reach.abs()[:, None], 0.0).amax(0)
                 shift[:, :, cell, gate][mine] = torch.maximum(shift[:, :, cell, gate][mine], needed)
     violation = max(0.0, -lowest / largest) if largest else 0.0
-    return weights + shift[..., None] * gates, violation
+    return moved_into_cones(weights, shift[..., None], gates), violation
 
 
 def _pulled_multipliers(
@@ -157,11 +161,15 @@ def _nearest_patches(blocks: PatchBlocks, gates: Tensor, cells: int) -> list[Ten
     for block in blocks():
         for cell in range(cells):
             x = block[:, cell].reshape(-1, d)
-            distance = (x @ gates.T).abs().T / x.norm(dim=1).clamp_min(1e-300)
+            distance = _angles((x @ gates.T).T, x.norm(dim=1))
             near = distance.topk(min(NEAREST, len(x)), 1, largest=False).indices
             both = torch.cat([kept[cell], x[near]], 1)
-            distance = (both @ gates[..., None])[..., 0].abs()
-            distance = distance / both.norm(dim=2).clamp_min(1e-300)
+            distance = _angles((both @ gates[..., None])[..., 0], both.norm(dim=2))
             chosen = distance.topk(min(NEAREST, both.shape[1]), 1, largest=False).indices
             kept[cell] = both.gather(1, chosen[..., None].expand(-1, -1, d))
     return kept
+
+
+def _angles(responses: Tensor, norms: Tensor) -> Tensor:
+    """Sines of the angles of patches to walls; a patch that is zero is none, and far from all."""
+    return torch.where(norms > 0, responses.abs() / norms, torch.inf)

@@ -117,6 +117,17 @@ def cones_of(program: Program) -> Cones:
     return SignedPatches(program.patches.transpose(0, 1).flatten(1, 2), program.gates)
 
 
+def moved_into_cones(weights: Tensor, shift: Tensor, gates: Tensor) -> Tensor:
+    """v + t a, moved along its gate; zero, which every cone holds, where no t leads into one.
+
+    Args:
+        weights: v, (..., g, d).
+        shift: t, (..., g, 1); infinite where no move is far enough.
+        gates: a, (g, d).
+    """
+    return torch.where(shift.isfinite(), weights + shift * gates, 0.0)
+
+
 def project_on_cones(slopes: Tensor, cones: Cones, start: Tensor) -> Tensor:
     """Return z + C' mu, whose norm bounds that of the projection of z on its cone from above.
 

@@ -5,12 +5,13 @@ For every L (n, k) whose columns sum to zero (only if there is an intercept),
     -(1/n) loss*(-L) - beta R*(Phi' L / (n beta))
 
 is at most the optimum of (G). The negative gradient of the loss at a solution is such an L; it is
-scaled by the t that makes the bound largest. In (R), Phi_i' l_c is replaced by its projection on
-the cone of gate i, whose norm any multipliers mu >= 0 bound: |P_K(z)| <= |z + C' mu|.
+scaled by the t >= 0 that makes the bound largest. In (R), Phi_i' l_c is replaced by its projection
+on the cone of gate i, whose norm any multipliers mu >= 0 bound: |P_K(z)| <= |z + C' mu|.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from convexcnn.certificates.certificate import Certificate
 from convexcnn.certificates.growing_rows import GrowingRows
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import SettingError
+
+ROUNDING = 1e-6
+"""Part of a primal value by which rounding may lift a dual one above it."""
 
 Rows = Iterable[tuple[Tensor, Tensor]]
 """Blocks of the rows of Phi (b, cells g d) with their targets (b, k), walked through once."""
@@ -128,8 +132,12 @@ def _columns(shift: Tensor, roots: Tensor | None) -> Tensor:
 
 
 def certificate_of(program: str, scope: str, primal: float, dual: float) -> Certificate:
+    """The certificate of two values; what lies above the primal one by more than rounding, or is
+    no number, bounds nothing, and the gap is infinite."""
+    if not dual <= primal + ROUNDING * abs(primal):
+        dual = -math.inf
     gap = primal - dual
-    return Certificate(program, scope, primal, dual, gap, gap / primal if primal else 0.0)
+    return Certificate(program, scope, primal, dual, gap, gap / primal if primal else gap)
 
 
 def negative_gradient(loss: str, scores: Tensor, targets: Tensor) -> Tensor:
@@ -180,7 +188,8 @@ def _feasible_mix(
         return 0.0, _mean(negative, processes)
     want = _mean(targets, processes)
     have = want - _mean(negative, processes)
-    share = float((1 - want / have).max().clamp(0, 1))
+    ratio = torch.where(want == have, 1.0, want / have)  # a class without images may have none
+    share = float((1 - ratio).max().clamp(0, 1))
     # Without a share, what is left is rounding: at most 1e-16 per class.
     return share, (want - (1 - share) * have if share else zero)
 
@@ -232,7 +241,8 @@ def best_bound(
         linear = processes.total(float((dual_point * targets).sum())) / n
         square = processes.total(float(dual_point.square().sum()))
         curvature = square / (2 * n) + quadratic
-        scale = min(limit, linear / (2 * curvature)) if curvature else 0.0
+        # A negative multiple would have to be bounded from below as well; zero is one that may be.
+        scale = max(0.0, min(limit, linear / (2 * curvature))) if curvature else 0.0
         return scale * linear - scale**2 * curvature
 
     def value(scale: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.errors import DataError, SettingError
 from convexcnn.explain.block import block_of
 from convexcnn.models.block_classifier import BlockClassifier
@@ -64,8 +65,7 @@ def strongest_filters(model: BlockClassifier, n_filters: int = 32) -> ClassFilte
     Raises:
         SettingError: no filter asked for, or a model without such a block.
     """
-    if n_filters < 1:
-        raise SettingError(f"n_filters is {n_filters}; give at least 1")
+    check_whole("n_filters", n_filters, 1)
     block = block_of(model)
     k, _, g, d = (int(size) for size in block.weights.shape)
     columns = block.weights.flatten(1, 2).cpu()

@@ -316,14 +316,16 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
                 f"the model was trained {'with' if self.sample_weighted_ else 'without'} "
                 "sample_weight; give what it was trained with"
             )
-        targets = label_array(y)
-        if targets.shape != (len(images),) or not np.isin(targets, self.classes_).all():
+        targets, total = label_array(y), len(images)
+        known = targets.shape == (total,)
+        if known:
+            weights = model._image_weights(targets, sample_weight)
+            images, targets, weights = weighing(images, targets, weights)
+        if not total or not known or not np.isin(targets, self.classes_).all():
             raise DataError(
-                f"y must hold one label for each of the {len(images)} images, out of the "
+                f"y must hold one label for each of the {total} training images, out of the "
                 f"{len(self.classes_)} that the model was trained on"
             )
-        weights = model._image_weights(targets, sample_weight)
-        images, targets, weights = weighing(images, targets, weights)
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
         views = vars(AUGMENTATIONS[model.augment])
         return ImageStream(

@@ -65,7 +65,7 @@ def dual_gates(
             steepest slope found.
 
     Returns:
-        (n_gates, d).
+        (n_gates, d); there are fewer if the images have not patches enough to start from.
     """
     first = max(1, n_gates // (rounds + 1))
     rounds = min(rounds, n_gates - first)
@@ -75,6 +75,8 @@ def dual_gates(
     )
     gates, pool = pool[:first], pool[first:]
     for round_ in range(rounds):
+        if not len(pool):
+            break
         wanted = first + (n_gates - first) * (round_ + 1) // rounds - len(gates)
         features = GatedFeatures(geometry, transform, gates)
         solution = solve(features)

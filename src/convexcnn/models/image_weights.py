@@ -28,8 +28,8 @@ def image_weights(
             images counted by their sample weights), or None.
 
     Raises:
-        DataError: weights that are none.
-        SettingError: a class weight for a class that does not occur, or of another kind.
+        DataError: weights that are none, or whose sum is infinite.
+        SettingError: class weights of another kind, or none for a class that occurs.
     """
     if sample_weight is None and class_weight is None:
         return None
@@ -102,7 +102,9 @@ def _checked(sample_weight: ArrayLike, labels: NDArray[Any]) -> NDArray[np.float
 
 
 def _positive(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    if not np.isfinite(weights).all() or (weights < 0).any():
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total) or (weights < 0).any():
         raise DataError("weights of images are negative, infinite or NaN; give numbers from 0 up")
     if not weights.any():
         raise DataError("all sample weights are zero; give some images a positive weight")

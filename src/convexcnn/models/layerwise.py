@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from convexcnn.certificates.certificate import Certificate
+from convexcnn.data.arguments import check_whole
 from convexcnn.data.rows import ImageRows
 from convexcnn.data.split import train_validation_split
 from convexcnn.errors import DataError, SettingError
@@ -344,6 +345,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         Args:
             n_filters: how many per class.
         """
+        check_whole("n_filters", n_filters, 1)
         first = self.blocks_[0].to("cpu")
         if isinstance(first, NeuronBlock):
             strengths = first.weights.norm(dim=(1, 3)) * first.filters.flatten(1).norm(dim=1)

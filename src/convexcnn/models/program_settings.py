@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
-
-import numpy as np
 
 from convexcnn.data.limits import budget_bytes
 from convexcnn.distributed import current
@@ -89,9 +88,8 @@ class ProgramSettings:
     def beta_values(self) -> list[float]:
         if self.betas is None:
             return [0.0]
-        values = (
-            [self.betas] if isinstance(self.betas, (int, float, np.floating)) else list(self.betas)
-        )
+        given: Any = self.betas
+        values = [given] if isinstance(given, Real) else list(given)
         return [float(value) for value in values]
 
     @property
@@ -202,6 +200,7 @@ class ProgramSettings:
         except (OverflowError, TypeError, ValueError) as error:
             raise SettingError(f"betas is {self.betas!r}; give positive numbers") from error
         sound = values and all(0 <= value <= LARGEST for value in values)
+        sound = sound and not isinstance(self.betas, bool)
         if not sound or (not self.descends and self.betas is not None and 0 in values):
             raise SettingError(f"betas is {self.betas}; give positive numbers")
         if self.descends and len(values) > 1:

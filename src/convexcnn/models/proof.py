@@ -126,7 +126,8 @@ def block_evidence(
     if model.formulation == "relu":  # its cones are gathered
         stream = replace(stream, processes=ALONE)
     with torch.no_grad():
-        if model.formulation == "relu" and _inequalities(model, stream) > GATHERED:
+        many = model.formulation == "relu" and _inequalities(model, stream) > GATHERED
+        if many and model.pool == "average":  # nothing larger is solved with maxima
             return _streamed_evidence(model, stream)
         return certify_block(raw_block(model), stream, model.program_kind(), progress=progress)
 
@@ -150,7 +151,7 @@ def _inequalities(model: ConvexConvClassifier, stream: ImageStream) -> int:
 
 
 def _streamed_evidence(model: ConvexConvClassifier, stream: ImageStream) -> BlockEvidence:
-    """The certificate of (R) over patches in the blocks, and the bits, that a solver saw."""
+    """The certificate of (R) with averages over patches in the blocks, and bits, of a solver."""
     kind = model.program_kind()
     with fast_float32():
         patches = PatchBlocks.from_streams(_features(model), [stream])

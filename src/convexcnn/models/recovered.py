@@ -124,7 +124,7 @@ def measure_network(
         evidence: the model's certificate and training loss on them.
         test_images: as ``predict`` takes them.
     """
-    work = 2.0 * model.geometry().cell_order.numel() * neurons.filters.numel()
+    work = 2.0 * model.geometry().cell_order.numel() * max(1, neurons.filters.numel())
     most = int(max(FEWEST, WORK / work))
     network, convex, labels = _both_scores(model, neurons, stream, most)
     loss = get_loss(model.loss)

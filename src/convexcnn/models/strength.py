@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convexcnn.data.arguments import check_whole
 from convexcnn.patches.whiten import PatchTransform
 from convexcnn.programs.regularisers import gate_matrices
 
@@ -25,7 +26,11 @@ def strongest_filters(
 
     Returns:
         filters (k, m, d_raw) by falling strength, and strengths (k, m).
+
+    Raises:
+        SettingError: no filter asked for.
     """
+    check_whole("n_filters", n_filters, 1)
     if signed:
         weights = torch.stack([weights[0], -weights[1]], 1)
     columns = weights.reshape(len(weights), -1, weights.shape[-1])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convexcnn.certificates.certificate import PROBED, Certificate, require_same_bits
 from convexcnn.certificates.further_neuron import FurtherNeuron
-from convexcnn.errors import SettingError
+from convexcnn.errors import DataError, SettingError
 from convexcnn.models.augmentation import AUGMENTATIONS
 from convexcnn.models.base import SCORED_AT_ONCE
 from convexcnn.models.block_classifier import BlockClassifier
@@ -103,7 +103,8 @@ class ConvexConvClassifier(BlockClassifier):
         gates_: (g, d) gates in the coordinates of ``transform_``.
         transform_: raw patch -> d coordinates.
         beta_: the weight of the regulariser that was chosen.
-        path_: one dictionary per beta: ``beta``, ``train``, ``validation``.
+        path_: one dictionary per beta: ``beta``, ``train`` (what its solver knows: ``loss`` or
+            ``objective``), ``validation`` (``loss`` and ``accuracy``).
         solution_: what the solver returned.
         seconds_: time of ``fit``.
     """
@@ -367,7 +368,7 @@ class ConvexConvClassifier(BlockClassifier):
         Args:
             X: the training images.
             y: (n,) their labels.
-            progress: called with the number of images done.
+            progress: called with the number of rows done: of views of images.
             sample_weight: (n,) as in training.
 
         Returns:
@@ -410,9 +411,11 @@ class ConvexConvClassifier(BlockClassifier):
             X: the training images, whose patches make the cones; not needed for ``relu``.
 
         Returns:
-            Conv2d, ReLU, AdaptiveAvgPool2d, Flatten, Linear, on ``scaler_.transform(images)``.
+            Conv2d, ReLU, AdaptiveAvgPool2d or AdaptiveMaxPool2d, Flatten, Linear, on
+            ``scaler_.transform(images)``.
 
         Raises:
+            DataError: images of another kind than the model was trained on, or none.
             SettingError: training images are needed, or the formulation has no such network.
         """
         model = self.as_trained()
@@ -429,6 +432,8 @@ class ConvexConvClassifier(BlockClassifier):
                     "formulation gated"
                 )
             images = model._images_like_trained(X)
+            if not len(images):
+                raise DataError("X has no images; give to_relu the training images")
             labels, k = np.zeros(len(images), np.int64), len(self.classes_)
             views = vars(AUGMENTATIONS[model.augment])
             stream = ImageStream(images, labels, k, self.scaler_, **views)

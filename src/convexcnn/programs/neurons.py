@@ -106,6 +106,11 @@ class Neurons:
         Returns:
             Conv2d, ReLU, AdaptiveAvgPool2d or AdaptiveMaxPool2d, Flatten, Linear.
         """
+        if not self.size:  # a convolution has a filter at least
+            nothing = self.filters.new_zeros(1, transform.dim)
+            head = self.head.new_zeros(*self.head.shape[:2], 1)
+            one = Neurons(nothing, head, self.bias, self.pooling)
+            return one.to_sequential(geometry, transform, dtype)
         channels, side = geometry.image_shape[0], geometry.filter_size
         m, (k, cells) = len(self.filters), self.head.shape[:2]
         conv = nn.Conv2d(channels, m, side, geometry.stride, geometry.padding)

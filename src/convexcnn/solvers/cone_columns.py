@@ -106,7 +106,7 @@ class ConeColumns(BetaSolver):
             points, dual = search.price()
             done = history.add(search.primal, dual)
             if callback is not None:
-                callback({"phase": self.name, "round": len(history.rows), **history.rows[-1]})
+                callback({"phase": self.name, "step": len(history.rows), **history.rows[-1]})
             if done:
                 status = Status.OPTIMAL
                 break
@@ -356,5 +356,5 @@ def _squared_bound(
         limit = beta / max(float(sizes.max()), 1e-300)
     else:
         curvature += float(sizes.square().sum()) / beta
-    scale = min(limit, inner / curvature) if curvature else 0.0
+    scale = max(0.0, min(limit, inner / curvature)) if curvature else 0.0
     return scale * inner - 0.5 * scale**2 * curvature

@@ -62,7 +62,7 @@ def balanced(
     if kind.loss == "squared":
         return DualPoint(negative - mean, one, mean)
     chances, have = targets - negative, want - mean
-    kept = (want / have).min().clamp_max(1)
+    kept = torch.where(want == have, 1.0, want / have).min().clamp_max(1)
     shift = want - kept * have
     return DualPoint(targets - kept * chances - shift, kept, shift)
 
@@ -90,7 +90,7 @@ def best_dual_value(
     slopes: Tensor,
     processes: Processes = ALONE,
 ) -> float:
-    """The dual objective at the best feasible multiple of a dual point.
+    """The dual objective at the best feasible multiple, not negative, of a dual point.
 
     Where classes fall apart, with squared loss and no nuclear norm, each has a multiple of its
     own.
@@ -118,7 +118,7 @@ def best_dual_value(
         limit, penalty = _limits(kind, beta, n, slopes[:, group])
         inner, square = (float(total) / n for total in sums[:, group].sum(1))
         curvature = square + 2 * penalty
-        scale = min(limit, inner / curvature) if curvature else 0.0
+        scale = max(0.0, min(limit, inner / curvature)) if curvature else 0.0
         value += scale * inner - 0.5 * scale**2 * curvature
     return value
 

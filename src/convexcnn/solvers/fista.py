@@ -192,6 +192,9 @@ class _Descent:
         vector = total[:, None] / total.norm().clamp_min(1e-300)
         first = self.products.gram_times(vector)
         scale = (float(first.norm()) / rows) ** 0.5 if self.kind.intercept else 0.0
+        # The sum of the features may lie in few of the directions in which they vary.
+        drawn = torch.randn(vector.shape, generator=torch.Generator().manual_seed(0))
+        vector = vector + drawn.to(vector) / drawn.norm()
         constant, size = 0.0, float(first.norm()) or 1.0
         for _ in range(POWER_STEPS):
             image = self.products.gram_times(vector) + scale * constant * total[:, None]

@@ -132,7 +132,10 @@ class MatrixFree(PathSolver):
         clock.lap("sketch")
         falling = sorted(betas, reverse=True)
         first = falling[:TOGETHER]
-        start = coarse_solutions(features, train, first, self.coarse, self.chunk)
+        try:
+            start = coarse_solutions(features, train, first, self.coarse, self.chunk)
+        except SettingError:  # a beta that its factor cannot have, and these steps can
+            start = torch.zeros(features.n_features, len(first), train.n_classes).to(moments.mean)
         clock.lap("coarse start")
         goal = 0.5 * self.tolerance if validation is None else PATH_GAP
         covariance = Covariance(features, [train], moments.mean, self.chunk)

@@ -41,6 +41,10 @@ class Optimum:
     multipliers: Tensor | SparseMultipliers | None = None
 
 
+ROUNDING = 1e-5
+"""Of a relative gap, in float32: one further below zero is none, and no reason to stop."""
+
+
 class History:
     """The record of a solver's iterations, timed from its making."""
 
@@ -54,4 +58,4 @@ class History:
         gap = (primal - dual) / abs(primal) if primal else 0.0
         seconds = time.perf_counter() - self._start
         self.rows.append({"seconds": seconds, "primal": primal, "dual": dual, "relative_gap": gap})
-        return gap <= self.tolerance
+        return -max(ROUNDING, self.tolerance) <= gap <= self.tolerance

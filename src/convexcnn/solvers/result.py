@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convexcnn.errors import SettingError
 from convexcnn.solvers.optimum import Status
 
 Callback = Callable[[dict[str, Any]], None]
@@ -51,6 +52,9 @@ class Solution:
         status: how the solver ended.
         history: one dictionary per iteration of the last beta; see :class:`Optimum`.
         reason: why this solver was chosen; empty if it was asked for.
+
+    Raises:
+        SettingError: weights or bias are not finite.
     """
 
     weights: Tensor
@@ -64,6 +68,13 @@ class Solution:
     status: Status = Status.OPTIMAL
     history: list[dict[str, float]] = field(default_factory=list)
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
+            raise SettingError(
+                f"solver {self.solver} found no finite weights at beta {self.beta:.3g}; choose "
+                "another beta or solver"
+            )
 
 
 def best_point(path: Sequence[PathPoint], held_out: int) -> PathPoint:

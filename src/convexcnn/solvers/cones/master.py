@@ -18,6 +18,7 @@ from torch import Tensor
 from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.linear_algebra.bounded_quadratic import bounded_minimum
+from convexcnn.solvers.linear_algebra.pseudo_inverse import pseudo_inverse
 
 NEWTON_STEPS = 30
 HALVINGS = 20
@@ -162,7 +163,7 @@ class _Newton:
         matrix = curvature + penalty_curvature
         slope = slope + penalty_slope
         down = negative.sum(0)
-        inverse = torch.linalg.pinv(by_bias, hermitian=True)
+        inverse = pseudo_inverse(by_bias)
         if self.master.kind.intercept:
             matrix = matrix - mixed @ inverse @ mixed.T
             slope = slope + mixed @ (inverse @ down)

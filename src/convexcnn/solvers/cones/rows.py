@@ -60,7 +60,9 @@ class ConeRows:
             change = torch.linalg.solve(curvature, slope)
             steepest = (-self.changes(change) / slack).amax(-1).flatten(2)[..., None]
             centres = centres + (0.9 / steepest.clamp_min(0.9)) * change
-        middle: Tensor = centres / centres.norm(dim=-1, keepdim=True)
+        length = centres.norm(dim=-1, keepdim=True)
+        # Without a wall the maximum is at zero, and any vector is as far from none.
+        middle: Tensor = torch.where(length > 1e-9, centres / length, unit.repeat(cells, 1))
         return middle
 
     def responses(self, weights: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from convexcnn.errors import SettingError
 from convexcnn.programs.program import Program
+from convexcnn.solvers.linear_algebra.pseudo_inverse import pseudo_inverse
 
 ROW_BLOCKS = 6
 SHIFTS = (0.0, 1e-15, 1e-14, 1e-13, 1e-12)
@@ -116,9 +117,8 @@ class BlockSystem:
             raise SettingError("a Newton system is not positive definite; raise the tolerance")
         if intercept:
             self._ones = self._constant_scores(n)
-            self._border = torch.linalg.pinv(
-                torch.einsum("nka,nkb->ab", self._ones, self._whiten_columns(self._ones)),
-                hermitian=True,
+            self._border = pseudo_inverse(
+                torch.einsum("nka,nkb->ab", self._ones, self._whiten_columns(self._ones))
             )
 
     def solve(self, right: Tensor, right_bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 PATIENCE = 10
+TURNS = 50
+"""For every variable, at most: what rounding has made indefinite would go round and round."""
 
 
 def bounded_minimum(matrix: Tensor, linear: Tensor, free: Tensor) -> Tensor:
@@ -20,13 +22,13 @@ def bounded_minimum(matrix: Tensor, linear: Tensor, free: Tensor) -> Tensor:
         free: (m,) bool, a first guess of which x are positive.
 
     Returns:
-        x, (m,).
+        x, (m,); what there is of it after ``TURNS`` turns for every variable.
     """
     scale = matrix.diagonal().sqrt()
     a, q = matrix / torch.outer(scale, scale), linear / scale
     slack = 1e-13 * float(q.abs().max())
     free, fewest, patience = free.clone(), len(q) + 1, PATIENCE
-    while True:
+    for _ in range(TURNS * (1 + len(q))):
         x = torch.zeros_like(q)
         if free.any():
             system = a[free][:, free]
@@ -45,3 +47,4 @@ def bounded_minimum(matrix: Tensor, linear: Tensor, free: Tensor) -> Tensor:
             wrong = torch.zeros_like(wrong)
             wrong[last] = True
         free ^= wrong
+    return x.clamp_min(0) / scale
