@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_certify_cones import by_blocks
 
 from convexcnn.certificates.certify import ConeCertificate, _feature_rows, certify
 from convexcnn.certificates.dual_bound import certificate_of
@@ -14,7 +15,6 @@ from convexcnn.programs.cones import cone_decomposition, shift_into_cones
 from convexcnn.programs.program import Program
 from cvxpy_oracle import oracle_optimum, tiny_program
 from small import relative_violation
-from test_certify_cones import by_blocks
 
 CASES = [
     ("gated", "l2", "squared", 1, True),
