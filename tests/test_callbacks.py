@@ -88,6 +88,23 @@ def test_fit_logs_where_it_is_told_to(tmp_path):
     arguments += ["--filter-size", "3", "--gates", "gaussian", "--n-gates", "3", "--whiten", "5"]
     assert typed(*arguments, "--log-jsonl", tmp_path / "log.jsonl").code == 0
     assert lines(tmp_path / "log.jsonl") == lines(tmp_path / "run" / "metrics.jsonl")
+    arguments[3] = tmp_path / "other"
     done = typed(*arguments, "--log-jsonl", tmp_path / "no" / "log.jsonl")
     assert done.code == 1
     assert "there is no folder" in done.err
+
+
+def test_a_refused_fit_makes_no_log(tmp_path):
+    data, log = tmp_path / "data.npz", tmp_path / "log.jsonl"
+    np.savez(data, **dict(zip(("images", "labels"), stripes(40), strict=True)))
+    options = ["--formulation", "non-convex", "--n-gates", "4"]
+    done = typed("fit", data, "--out", tmp_path / "run", "--log-jsonl", log, *options)
+    assert done.code == 2
+    assert not log.exists()
+
+
+def test_a_log_that_was_cut_off_goes_on_in_a_line_of_its_own(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"phase": "a"}\n{"pha')
+    JsonLinesLogger(path)({"phase": "b"})
+    assert path.read_text() == '{"phase": "a"}\n{"pha\n{"phase": "b"}\n'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ class JsonLinesLogger:
         self.path = Path(path)
         if self.path.is_file() and not _is_log(self.path):
             raise RunError(f"{self.path} holds no log of events; name another file")
-        self._append("")
+        self._append("\n" if _ends_within_a_line(self.path) else "")
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         self._append(json.dumps(jsonable(event), allow_nan=False) + "\n")
@@ -107,6 +108,17 @@ def _is_log(path: Path) -> bool:
             first = file.readline(LONGEST_EVENT)
         return not first or isinstance(json.loads(first), dict)
     except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether the last event of a log was cut off."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return file.read() not in (b"", b"\n")
+    except OSError:
         return False
 
 

@@ -65,7 +65,8 @@ def test_other_images_are_named(run: Path, data: Path, options: list[str]) -> No
     done = typed("certify", run, data, *options, "--json")
     assert done.code == 1
     assert not done.json()["passed"]
-    assert "is not the data that the model was trained on" in done.json()["problems"][0]
+    (problem,) = done.json()["problems"]
+    assert "is not the data that the model was trained on" in problem
 
 
 def test_changed_weights_are_found_out(run: Path, data: Path, tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def test_the_non_convex_network_is_trained_too(data: Path) -> None:
     ("options", "message"),
     [
         (["--filter-size", "9"], "filter_size 9 is larger than the 8x8 image"),
-        (["--formulation", "non-convex", "--n-gates", "4"], "no setting 'n_gates'"),
+        (["--formulation", "non-convex", "--n-gates", "4"], "it is for formulation gated"),
         (["--formulation", "non-convex", "--beta", "1", "--beta", "2"], "takes one beta, not 2"),
-        (["--n-filters", "4"], "no setting 'n_filters' with formulation gated"),
+        (["--n-filters", "4"], "no setting 'n_filters' with formulation gated; it is for formulat"),
         (["--loss", "cross_entropy", "--solver", "direct", *SMALL], "fista"),
         (["--formulation", "relu", "--regulariser", "nuclear", *SMALL], "no exact program"),
         (["--tolerance", "0.1", "--solver", "sgd", *SMALL], "tolerance has no meaning"),
@@ -439,6 +439,19 @@ def test_compare_writes_both_formulations(data: Path) -> None:
     assert "name one of its models" in typed("evaluate", "run", data).err
     for model in ("gated", "non-convex"):
         assert typed("evaluate", f"run/models/{model}", data).code == 0
+
+
+def test_a_comparison_leaves_out_what_cannot_be_read_ever_after() -> None:
+    images, labels = stripes(24, 0)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = Path("pictures") / ("across" if label == 0 else "down")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    Path("pictures/down/broken.png").write_bytes(b"none")
+    assert typed("compare", "pictures", "--out", "run", "--skip-bad", *COMPARE).code == 0
+    done = typed("evaluate", "run/models/gated", "pictures", "--json")
+    assert done.code == 0
+    assert len(done.json()["skipped"]) == 1
 
 
 def test_an_interrupted_compare_continues(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

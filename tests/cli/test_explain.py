@@ -109,12 +109,72 @@ def test_faithfulness_is_a_table_with_a_floor() -> None:
         (("picture.png", "--target", "cat"), 2, "choose one of across, down, oblique"),
         (("nothing.png",), 1, "no such file"),
         (("picture.png", "--block", "1"), 2, "has one block; leave out --block"),
+        (("picture.png", "--data", "data.npz"), 2, "--data is for --test-index and --faithfulness"),
+        (("--data", "data.npz", "--faithfulness", "3", "--out", "x"), 2, "give IMAGES or --test"),
+        (("picture.png", "--image-size", "9"), 2, "--image-size is for test images; name --data"),
     ],
 )
 def test_wrong_use_says_what_to_do(arguments: tuple[str, ...], code: int, words: str) -> None:
     done = typed("explain", "run", *arguments)
     assert (done.code, done.out) == (code, "")
     assert words in done.err
+
+
+def test_a_model_with_maxima_is_explained_by_occlusion(trained: Path, tmp_path: Path) -> None:
+    images, labels = stripes(48, size=9, channels=3)
+    save_model(convex(pool="max", betas=0.1, regulariser="group").fit(images, labels), tmp_path)
+    done = typed("explain", tmp_path, "picture.png", "--json")
+    assert (done.code, done.json()["methods"]) == (0, ["occlusion"])
+    assert "Only occlusion explains a model with max pooling" in done.err
+    done = typed("explain", tmp_path, "picture.png", "--method", "gradcam")
+    assert done.code == 2
+    assert "this model has max pooling: give --method occlusion" in done.err
+
+
+def test_faithfulness_is_that_of_the_class_asked_for() -> None:
+    options = ("--data", "data.npz", "--faithfulness", "6", "--method", "contributions", "--json")
+    tables = [
+        typed("explain", "run", *options, *more).json()["faithfulness"]["table"][0]["deletion"]
+        for more in ((), ("--target", "down"), ("--target", "oblique"))
+    ]
+    assert len(set(tables)) == 3
+
+
+def test_pictures_that_are_read_are_not_written_over(trained: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "001-a.png"):
+        (tmp_path / name).write_bytes((trained / "picture.png").read_bytes())
+    pictures = (tmp_path / "a.png", tmp_path / "001-a.png")
+    done = typed("explain", "run", *pictures, "--method", "gradient", "--out", tmp_path)
+    assert done.code == 1
+    assert "001-a.png is a picture that was read; name another folder with --out" in done.err
+    assert pictures[1].read_bytes() == pictures[0].read_bytes()
+
+
+def test_what_others_have_written_is_not_written_over(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "explanations.json").write_text('{"of": "another program"}')
+    done = typed("explain", "run", "picture.png", "--method", "gradient", "--out", tmp_path)
+    assert done.code == 1
+    assert "is none of ours" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["explanations.json"]
+    (tmp_path / "explanations.json").unlink()
+    for _ in range(2):  # its own are replaced
+        arguments = ("explain", "run", "picture.png", "--method", "gradient", "--out", tmp_path)
+        assert typed(*arguments).code == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "evaluate"])
+def test_pictures_in_other_units_are_noticed(command: str, trained: Path, tmp_path: Path) -> None:
+    images, labels = stripes(48, size=9, channels=3)
+    model = convex().fit((images / 255).astype(np.float32), labels)
+    model.class_names = CLASSES
+    save_model(model, tmp_path / "fractions")
+    what = "data.npz" if command == "evaluate" else "picture.png"
+    words = "are far from those the model was trained on"
+    assert words in typed(command, tmp_path / "fractions", what).err
+    assert words not in typed(command, "run", what).err
+    fractions = {"images": images / np.float32(255), "labels": labels, "classes": np.array(CLASSES)}
+    np.savez(tmp_path / "fractions.npz", **fractions)
+    assert words in typed("evaluate", "run", tmp_path / "fractions.npz").err
 
 
 def test_methods_are_those_of_the_library() -> None:

@@ -47,7 +47,7 @@ def test_a_stream_has_the_optimum_of_memory(kind: ProgramKind) -> None:
 
 @pytest.mark.parametrize("regulariser", ["l2", "group"])
 def test_features_whose_sum_says_little_are_no_trouble(regulariser: str) -> None:
-    """The sum lies along one direction of the patches, and they vary nine times as much in another."""
+    """It lies along one direction of the patches, and they vary nine times as much in another."""
     patches = torch.ones(20, 1, 1, 2, dtype=torch.float64)
     patches[::2, 0, 0, 1], patches[1::2, 0, 0, 1] = 3, -3
     targets = torch.eye(2, dtype=torch.float64)[torch.arange(20) % 2]

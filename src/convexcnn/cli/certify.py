@@ -191,6 +191,7 @@ def _problems(
             f"images with fingerprint {model.fingerprint_[:12]}, and not {len(dataset.train):,} "
             f"with {dataset.fingerprint()[:12]}; the certificate above is for other images"
         )
+        return problems
     for number, (proof, certificate) in enumerate(zip(proofs, recorded, strict=True), 1):
         if certificate is None or certificate["gap"] is None:
             continue

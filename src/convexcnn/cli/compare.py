@@ -113,6 +113,7 @@ def command(
         "data": data,
         "image_size": image_size,
         "limit": limit,
+        "skip_bad": skip_bad,
         "seeds": seeds,
         "seed": seed,
         "device": device or "auto",

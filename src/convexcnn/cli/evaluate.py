@@ -51,7 +51,7 @@ def command(
 
     from convexcnn.cli.console import Console, percent
     from convexcnn.cli.left_out import note_left_out
-    from convexcnn.cli.trained import check_fits, load_trained, reading_of
+    from convexcnn.cli.trained import check_fits, load_trained, reading_of, warn_of_units
     from convexcnn.data import load_dataset
     from convexcnn.models.evaluation import evaluate_scores
 
@@ -61,6 +61,7 @@ def command(
     note_left_out(dataset, console)
     check_fits(model, dataset)
     splits = _choose(dataset, split)
+    warn_of_units(console, model, splits[0].images)
     scores = np.concatenate([model.scores(part.images) for part in splits])
     labels = np.concatenate([part.labels for part in splits])
     measured = evaluate_scores(model, scores, labels, len(dataset.classes))
@@ -78,6 +79,7 @@ def command(
         {
             "run": str(run),
             "data": dataset.describe(),
+            "skipped": list(dataset.skipped),
             "split": split,
             "images": len(labels),
             "accuracy": measured.accuracy,

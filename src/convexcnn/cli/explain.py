@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from convexcnn.cli.options import FOLDER, PICTURES, data_options, output_options, run_seed_option
 
@@ -89,18 +90,28 @@ def command(
     data, with the --seed and --image-size in its config.toml unless they are given.
     """
     from convexcnn.cli.console import Console
-    from convexcnn.cli.explained import collect, explain_pictures, head_of, write_explanations
+    from convexcnn.cli.explained import (
+        collect,
+        explain_pictures,
+        head_of,
+        methods_of,
+        target_of,
+        write_explanations,
+    )
     from convexcnn.cli.outputs import check_folder, folders_read
-    from convexcnn.cli.trained import load_trained, reading_of
+    from convexcnn.cli.trained import load_trained, reading_of, warn_of_units
 
     console = Console(as_json=as_json)
-    _check_use(images, data, indices, faithfulness)
+    _check_use(images, data, indices, faithfulness, out)
     if out is not None:
         check_folder(out, "--out", [*images, *(folders_read(data) if data is not None else [])])
     model = load_trained(run)
     if block is not None:
         model = head_of(model, block, run)
-    chosen = METHODS if "all" in methods else tuple(dict.fromkeys(methods))
+    chosen = methods_of(model, () if "all" in methods else tuple(dict.fromkeys(methods)))
+    if "all" in methods and len(chosen) < len(METHODS):
+        console.note(f"Only {chosen[0]} explains a model with max pooling.")
+    column = None if target is None else target_of(model, target)
     skip_bad = bool(reading["skip_bad"])
     if data is not None:
         reading = {"root": root, "download": download, **reading_of(run, reading)}
@@ -108,9 +119,10 @@ def command(
     for name in subjects.skipped:
         console.note(f"Skipped: {name}")
     result: dict[str, Any] = {"run": str(run), "block": block, "methods": list(chosen)}
-    result["explanations"] = []
+    result["skipped"], result["explanations"] = list(subjects.skipped), []
     if len(subjects.names):
-        found = explain_pictures(model, subjects, chosen, target)
+        warn_of_units(console, model, subjects.images)
+        found = explain_pictures(model, subjects, chosen, column)
         if out is not None:
             write_explanations(out, subjects, found)
             console.note(f"Written: {out}")
@@ -120,18 +132,33 @@ def command(
         _show(console, found)
     if faithfulness is not None:
         result["faithfulness"] = _measure(
-            console, model, subjects, chosen, faithfulness, int(reading["seed"])
+            console, model, subjects, chosen, column, faithfulness, int(reading["seed"])
         )
     console.result(result)
 
 
 def _check_use(
-    images: Sequence[Path], data: str | None, indices: Sequence[int], faithfulness: int | None
+    images: Sequence[Path],
+    data: str | None,
+    indices: Sequence[int],
+    faithfulness: int | None,
+    out: Path | None,
 ) -> None:
+    """Refuse what does not go together, and options that nothing would come of."""
     if (indices or faithfulness) and data is None:
         raise click.UsageError("--test-index and --faithfulness need test images; name --data")
     if not images and not indices and not faithfulness:
         raise click.UsageError("nothing to explain; give IMAGES, --test-index or --faithfulness")
+    if data is not None and not indices and not faithfulness:
+        raise click.UsageError("--data is for --test-index and --faithfulness; give one of them")
+    if out is not None and not images and not indices:
+        raise click.UsageError("--out is for the maps of pictures; give IMAGES or --test-index")
+    context = click.get_current_context()
+    for name in ("root", "download", "seed", "image_size"):
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if data is None and given:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for test images; name --data, or leave it out")
 
 
 def _show(console: Console, found: Sequence[Any]) -> None:
@@ -150,6 +177,7 @@ def _measure(
     model: ImageClassifier,
     subjects: Subjects,
     methods: Sequence[str],
+    column: int | None,
     count: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -165,6 +193,7 @@ def _measure(
         table = faithfulness_table(
             model,
             images,
+            column,
             methods={name: EXPLAINERS[name] for name in methods},
             random_state=seed,
             progress=lambda step, steps: show(

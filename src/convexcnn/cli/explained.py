@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convexcnn.cli.trained import check_fits
-from convexcnn.errors import DataError, SettingError
+from convexcnn.errors import DataError, RunError, SettingError
 from convexcnn.files import Write, not_written, write_together
 
 if TYPE_CHECKING:
@@ -108,6 +109,36 @@ def head_of(model: ImageClassifier, block: int, run: Path) -> ImageClassifier:
     raise SettingError(f"{run} holds a two-layer model, which has one block; leave out --block")
 
 
+def methods_of(model: ImageClassifier, asked: Sequence[str]) -> tuple[str, ...]:
+    """The methods that explain a model: those asked for, or all that it has.
+
+    Raises:
+        SettingError: one that it has not.
+    """
+    from convexcnn.explain import METHODS
+
+    able = ("occlusion",) if getattr(model, "pool", "average") == "max" else tuple(METHODS)
+    for name in asked:
+        if name not in able:
+            raise SettingError(
+                f"--method {name} splits scores by patches, which maxima do not allow; this model "
+                "has max pooling: give --method occlusion"
+            )
+    return tuple(asked) or able
+
+
+def target_of(model: ImageClassifier, target: str) -> int:
+    """The column of the scores that a class has.
+
+    Raises:
+        SettingError: a class that the model does not know.
+    """
+    names = model.column_names()
+    if target not in names:
+        raise SettingError(f"class {target!r} is not known; choose one of {', '.join(names)}")
+    return names.index(target)
+
+
 def collect(
     model: ImageClassifier,
     pictures: Sequence[Path],
@@ -167,7 +198,7 @@ def collect(
 
 
 def explain_pictures(
-    model: ImageClassifier, subjects: Subjects, methods: Sequence[str], target: str | None
+    model: ImageClassifier, subjects: Subjects, methods: Sequence[str], target: int | None
 ) -> list[Explanation]:
     """Explain every picture by every method.
 
@@ -175,10 +206,7 @@ def explain_pictures(
         model: of the run.
         subjects: at least one picture.
         methods: their names.
-        target: name of a class; None for the predicted one.
-
-    Raises:
-        SettingError: a class that the model does not know.
+        target: column of a class; None for the predicted one.
     """
     import numpy as np
 
@@ -188,9 +216,7 @@ def explain_pictures(
     scores, probabilities = model.scores(subjects.images), model.predict_proba(subjects.images)
     targets = scores.argmax(1)
     if target is not None:
-        if target not in names:
-            raise SettingError(f"class {target!r} is not known; choose one of {', '.join(names)}")
-        targets = np.full(len(scores), names.index(target))
+        targets = np.full(len(scores), target)
     maps = {name: METHODS[name](model, subjects.images, targets) for name in methods}
     rows, intercepts, errors = np.arange(len(scores)), None, None
     if "contributions" in methods:
@@ -240,12 +266,15 @@ def write_explanations(out: Path, subjects: Subjects, found: Sequence[Explanatio
     """Write `explanations.json` and one figure per picture into a folder, made if need be.
 
     Raises:
-        RunError: the folder cannot be written; what was there before is there still.
+        RunError: the folder cannot be written, or holds one of the pictures, or another file by
+            the name of a result; what was there before is there still.
     """
+    files = _explanation_files(out, subjects, found)
+    _check_targets(files, subjects)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_together(_explanation_files(out, subjects, found))
+        write_together(files)
     except OSError as error:
         for folder in made:
             with suppress(OSError):
@@ -268,6 +297,27 @@ def _explanation_files(
         entries.append({**explanation.summary(), "figure": name, "values": maps})
     files[out / "explanations.json"] = lambda path: write_json(path, {"explanations": entries})
     return files
+
+
+def _check_targets(files: Mapping[Path, Write], subjects: Subjects) -> None:
+    """Refuse to write over pictures that were read, parts of runs, and results of others."""
+    from convexcnn.cli.outputs import check_file
+
+    read = {Path(name).resolve() for name in subjects.names}
+    for path in files:
+        if path.parent.is_dir() and check_file(path) in read:
+            raise RunError(f"{path} is a picture that was read; name another folder with --out")
+    table = next(path for path in files if path.suffix == ".json")
+    if table.exists() and not _is_of_explain(table):
+        raise RunError(f"{table} is none of ours; name another folder with --out")
+
+
+def _is_of_explain(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("explanations"), list)
 
 
 def _draw(explanation: Explanation, image: NDArray[Any], path: Path) -> None:

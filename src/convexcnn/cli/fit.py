@@ -237,13 +237,16 @@ def command(
         given = combine(config, {**options, "extend": None if extend is None else str(extend)})
         return extended_settings(given) if "extend" in given else given
 
-    loggers: list[Callback] = []
-    if log_jsonl is not None and launched().writes:
-        check_file(log_jsonl)
-        loggers.append(JsonLinesLogger(log_jsonl))
-    if tensorboard is not None and launched().writes:
-        check_folder(tensorboard, "--tensorboard", folders_read(data))
-        loggers.append(TensorBoardLogger(tensorboard))
+    def loggers() -> list[Callback]:
+        found: list[Callback] = []
+        if log_jsonl is not None and launched().writes:
+            check_file(log_jsonl)
+            found.append(JsonLinesLogger(log_jsonl))
+        if tensorboard is not None and launched().writes:
+            check_folder(tensorboard, "--tensorboard", folders_read(data))
+            found.append(TensorBoardLogger(tensorboard))
+        return found
+
     with job() as processes:
         fit_run(
             data,

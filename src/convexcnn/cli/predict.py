@@ -12,6 +12,7 @@ import click
 from convexcnn.cli.options import FILE, FOLDER, PICTURES, output_options
 
 if TYPE_CHECKING:
+    from convexcnn.data.decode import DecodedImages
     from convexcnn.models.base import ImageClassifier
 
 BATCH = 512
@@ -58,7 +59,7 @@ def command(
     """
     from convexcnn.cli.console import Console
     from convexcnn.cli.prediction_table import check_table, write_table
-    from convexcnn.cli.trained import load_trained
+    from convexcnn.cli.trained import load_trained, warn_of_units
 
     console = Console(as_json=as_json)
     table = None if csv_file is None else check_table(csv_file, images, overwrite=overwrite)
@@ -67,9 +68,11 @@ def command(
     top = min(top, len(model.column_names()))
     predictions: list[Prediction] = []
     for start in range(0, len(files), BATCH):
-        found, bad = _predict(model, files[start : start + BATCH], top, skip_bad)
-        predictions += found
-        skipped += bad
+        read = _read(model, files[start : start + BATCH], skip_bad)
+        if not start:
+            warn_of_units(console, model, read.images)
+        predictions += _predict(model, files[start : start + BATCH], read, top)
+        skipped += read.skipped
     _, height, width = model.image_shape_
     console.note(f"Pictures are seen at {height}x{width} pixels: resized to cover, centre cut out.")
     for name in skipped:
@@ -134,15 +137,18 @@ def _look_into(folder: Path) -> tuple[list[Path], list[OSError]]:
     return pictures, closed
 
 
-def _predict(
-    model: ImageClassifier, files: Sequence[Path], top: int, skip_bad: bool
-) -> tuple[list[Prediction], tuple[str, ...]]:
+def _read(model: ImageClassifier, files: Sequence[Path], skip_bad: bool) -> DecodedImages:
     from convexcnn.data import read_images
 
     channels, height, width = model.image_shape_
-    read = read_images(files, channels=channels, image_size=(height, width), skip_bad=skip_bad)
+    return read_images(files, channels=channels, image_size=(height, width), skip_bad=skip_bad)
+
+
+def _predict(
+    model: ImageClassifier, files: Sequence[Path], read: DecodedImages, top: int
+) -> list[Prediction]:
     if not len(read.kept):
-        return [], read.skipped
+        return []
     names = model.column_names()
     probabilities = model.predict_proba(read.images)
     order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
@@ -156,7 +162,7 @@ def _predict(
             for column in order[row]
         ]
         predictions.append({"image": str(files[file]), **ranked[0], "top": ranked})
-    return predictions, read.skipped
+    return predictions
 
 
 def _show(console: Any, predictions: Sequence[Prediction], top: int) -> None:

@@ -115,14 +115,13 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
             f"formulation {formulation} is for model two-layer; the blocks of layerwise are gated"
         )
     estimator = _default_estimator(model, formulation)
-    what = f"formulation {formulation}" if model == "two-layer" else f"model {model}"
     known = [name for name in estimator.get_params() if name not in NOT_SETTINGS]
     parameters = {key: value for key, value in settings.items() if key not in RUN_KEYS}
     if "betas" in parameters and "beta" in known:
         parameters["beta"] = _only(parameters.pop("betas"), formulation)
     for key in parameters:
         if key not in known:
-            raise SettingError(_unknown(key, model, what, [*known, *RUN_KEYS]))
+            raise SettingError(_unknown(key, model, formulation, [*known, *RUN_KEYS]))
     parameters = _raw_pixels(parameters)
     if isinstance(blocks := parameters.get("blocks"), list):
         parameters["blocks"] = [_raw_pixels(b) if isinstance(b, dict) else b for b in blocks]
@@ -196,12 +195,16 @@ def _only(betas: Any, formulation: str) -> Any:
     return values[0]
 
 
-def _unknown(key: str, model: str, what: str, known: list[str]) -> str:
+def _unknown(key: str, model: str, formulation: str, known: list[str]) -> str:
     from convexcnn.models import Block
 
     other = "two-layer" if model == "layerwise" else "layerwise"
+    what = f"formulation {formulation}" if model == "two-layer" else f"model {model}"
+    sibling = "gated" if formulation == "non-convex" else "non-convex"
     if model == "layerwise" and key in Block.__dataclass_fields__:
         hint = "every block has its own: give [[blocks]] in a file for --config"
+    elif model == "two-layer" and key in _default_estimator(model, sibling).get_params():
+        hint = f"it is for formulation {sibling}: leave it out, or choose that formulation"
     elif key in _default_estimator(other, "gated").get_params():
         hint = f"it is for model {other}: add --model {other}, or leave it out"
     else:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convexcnn.errors import DataError, RunError, SettingError
 
+SAMPLED = 64
+"""Images whose pixels are looked at."""
+
+FAR = 30
+"""Standard deviations of the training pixels that no picture in the same units is away from their
+mean; and one over the part of them that its own pixels spread over."""
+
 if TYPE_CHECKING:
+    from convexcnn.cli.console import Console
     from convexcnn.data import ImageDataset
+    from convexcnn.data.rows import ImageRows
     from convexcnn.models.base import ImageClassifier
 
 
@@ -103,6 +113,26 @@ def check_fits(model: ImageClassifier, dataset: ImageDataset) -> None:
         raise DataError(
             f"{dataset.name} has {problem}; the model was trained on {len(known)}: "
             f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+        )
+
+
+def warn_of_units(console: Console, model: ImageClassifier, images: ImageRows) -> None:
+    """Say so where pixels lie far outside of those that the model was trained on.
+
+    Nothing in a picture tells whether the arrays of a training were bytes or fractions.
+    """
+    import numpy as np
+
+    few = images[:SAMPLED]
+    if not len(few):
+        return
+    scaled = replace(model.scaler_, centre=False).transform(few)
+    away, spread = float(np.abs(scaled).mean()), float(scaled.std())
+    if away > FAR or 0 < spread < 1 / FAR:
+        low, high = float(few.min()), float(few.max())
+        console.note(
+            f"Warning: pixels from {low:g} to {high:g} are far from those the model was trained "
+            "on; give images in the units of its training"
         )
 
 

@@ -48,7 +48,7 @@ def fit_run(
     download: bool = False,
     overwrite: bool = False,
     certificate: bool = True,
-    loggers: Sequence[Callback] = (),
+    loggers: Callable[[], Sequence[Callback]] = tuple,
 ) -> Result:
     """Read data, train, and write the run with its report.
 
@@ -65,7 +65,8 @@ def fit_run(
         download: fetch official files that are missing.
         overwrite: replace an existing run.
         certificate: bound the distance from the optimum, where the program has such a bound.
-        loggers: called with every event of the training.
+        loggers: makes what is called with every event of the training, once settings and RUN are
+            sound.
 
     Returns:
         What was printed with `--json`; nothing in the other processes of a job.
@@ -98,6 +99,7 @@ def fit_run(
     if processes.writes:
         check_folder(out, "--out", folders_read(data))
         run.check()
+    logs = loggers()
     memory_gb = settings.get("memory_gb")
     dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})
     processes.require_same(dataset.fingerprint(), f"data in {data}")
@@ -115,7 +117,7 @@ def fit_run(
         if run.given_more:  # networks beside the stack have as many minutes
             shutil.rmtree(run.folder / PARTS, ignore_errors=True)
         with console.progress() as show:
-            callback = together(run.log, show, *loggers)
+            callback = together(run.log, show, *logs)
             where = dataset, run.folder, callback
             if isinstance(estimator, LayerwiseConvexCNN):
                 result = train_stack(estimator, *where, certificate=certificate)
