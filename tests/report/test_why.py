@@ -10,7 +10,14 @@ import pytest
 from html_page import HtmlPage
 from PIL import Image
 from safetensors.numpy import save_file
-from synthetic_runs import WriteRun, examples, fit_result, run_filters, stack_result
+from synthetic_runs import (
+    WriteRun,
+    examples,
+    fit_result,
+    run_filters,
+    stack_result,
+    write_run_folder,
+)
 
 from convexcnn.errors import RunError
 from convexcnn.report import build_report
@@ -55,6 +62,24 @@ def test_a_run_without_maps_of_the_top_classes_still_has_its_scores(write_run: W
     del tensors["top"], tensors["gradient"]
     text = HtmlPage(build(write_run, tensors).read_text("utf-8")).text()
     assert "airplane (true class) 1.000 truck 0.500 ship 0.444" in text
+
+
+def test_the_caption_speaks_of_what_is_shown(write_run: WriteRun, tmp_path: Path) -> None:
+    text = HtmlPage(build(write_run, examples()).read_text("utf-8")).text()
+    assert "add up to the score" in text
+    assert "weighs feature maps by their mean gradient. Gradient × input is what" in text
+    assert "Below them the three highest scores, the true class in bold, with the" in text
+
+    tensors = examples()  # as of max pooling with two classes
+    for name in ("contributions", "gradcam", "gradient", "top"):
+        del tensors[name]
+    tensors["columns"], tensors["scores"] = np.arange(2), tensors["scores"][:, :2].copy()
+    folder = write_run_folder(tmp_path / "maxima", fit_result())
+    save_file(tensors, folder / "explanations.safetensors")
+    text = HtmlPage(build_report(folder).read_text("utf-8")).text()
+    assert "covers a place. Below them both scores, the true class in bold. The images" in text
+    for word in ("Contributions", "Grad-CAM", "Gradient", "contributions to"):
+        assert word not in text
 
 
 def test_every_head_of_a_stack_shows_its_map_and_what_it_says(write_run: WriteRun) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexcnn.report.formatting import count, fixed
+from convexcnn.report.formatting import count, fixed, in_words
 from convexcnn.report.map_pictures import data_uri, figure, overlay, picture_of
 from convexcnn.report.run_files import Examples
 
@@ -61,10 +61,20 @@ class Example:
 
 @dataclass(frozen=True)
 class WhyView:
-    """The gallery, and the same pictures as files by name."""
+    """The gallery, the same pictures as files by name, and what its caption speaks of.
+
+    That is: the methods that drew the maps, by their names in the file, and which scores are shown.
+    """
 
     examples: list[Example]
     files: dict[str, bytes]
+    methods: list[str]
+    shown_scores: str
+
+    @property
+    def explains_top(self) -> bool:
+        """Whether contributions to the highest scores were recorded."""
+        return any(score.why for example in self.examples for score in example.scores)
 
     @property
     def is_stack(self) -> bool:
@@ -87,7 +97,15 @@ def why_view(examples: Examples, classes: Sequence[str]) -> WhyView:
         panels += [(TITLES[key], overlay(image, maps[row])) for key, maps in examples.maps.items()]
         files[name] = figure(panels, f"{example.title}: {example.verdict}")
         views.append(example)
-    return WhyView(views, files)
+    shown = _shown_scores(min(_TOP, len(examples.columns)), len(examples.columns))
+    return WhyView(views, files, list(examples.maps), shown)
+
+
+def _shown_scores(shown: int, scores: int) -> str:
+    """Which scores stand below the maps, as a part of a sentence."""
+    if shown == 1:
+        return "the highest score"
+    return "both scores" if scores == 2 else f"the {in_words(shown)} highest scores"
 
 
 def _example(examples: Examples, row: int, classes: Sequence[str]) -> Example:
