@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from convexcnn.errors import RunError
 from convexcnn.models import ConvexConvClassifier, load_model, save_model
+from convexcnn.models.model_card import model_card
 from convexcnn.models.whole_files import write_arrays
 from files_on_disk import closed
 from small import stripes
@@ -338,6 +339,34 @@ def test_the_card_says_what_the_model_is_and_names_are_no_markup(tmp_path):
     assert "on 60 images" in card
     outside = [line for line in card.splitlines() if not line.startswith("    ")]
     assert not any("script" in line or "heading" in line or "](x)" in line for line in outside)
+
+
+CERTIFY, EXPORT = "`model.certify(images, labels)` proves", "convexcnn export"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "beta", "about", "offers"),
+    [
+        ({}, 0.1, f"is the optimum of a convex program over fixed gates: {CERTIFY} how near,", 2),
+        ({"solver": "sgd"}, 0.1, f"was trained on a convex program over fixed gates: {CERTIFY}", 2),
+        ({"solver": None}, 0.1, "how near it is to the optimum, given", 2),
+        ({"solver": "sgd"}, 0.0, "without a regulariser: there is no certificate of it.", 1),
+        ({"solver": "sgd", "formulation": "relu-penalised"}, 0.1, "constraints as a penalty", 1),
+        ({"pool": "max"}, 0.1, "is the optimum of", 1),
+    ],
+)
+def test_the_card_promises_only_what_the_model_has(parameters, beta, about, offers):
+    settings = {"formulation": "gated", "solver": "auto", "pool": "average"} | parameters
+    description = {
+        "class": "ConvexConvClassifier",
+        "image_shape": [1, 8, 8],
+        "parameters": {name: value for name, value in settings.items() if value is not None},
+        "numbers": {"beta_": beta},
+        "training": {"images": 60},
+    }
+    card = model_card(description, ["a", "b"], "1.0")
+    assert about in card
+    assert (CERTIFY in card) + (EXPORT in card) == offers
 
 
 def test_a_readme_of_another_kind_is_left_alone(model, tmp_path):

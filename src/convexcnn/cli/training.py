@@ -174,7 +174,11 @@ def train(
     estimator.class_names = dataset.classes
     estimator.fingerprint_ = dataset.fingerprint()
     convex = isinstance(estimator, ConvexConvClassifier)
-    phases = dict(estimator.solution_.seconds) if convex else {"sgd": estimator.seconds_}
+    phases = (
+        dict(estimator.solution_.seconds)
+        if convex
+        else {estimator.descent().method: estimator.seconds_}
+    )
 
     def timed(phase: str, work: Callable[[], T]) -> T:
         before = time.perf_counter()
@@ -351,10 +355,13 @@ def _size(estimator: ConvexConvClassifier | NonConvexConvClassifier) -> dict[str
 def _solver(estimator: ConvexConvClassifier) -> dict[str, str | float | None]:
     """Which solver it was, why, and how it ended."""
     solution = estimator.solution_
+    advice = "" if solution.status.name == "OPTIMAL" else solution.status.value
+    if solution.status.name == "DESCENDED" and _can_be_certified(estimator):
+        advice += ": convexcnn certify says how far it got"
     return {
         "name": solution.solver,
         "reason": solution.reason,
         "status": solution.status.name.lower().replace("_", " "),
-        "advice": "" if solution.status.name == "OPTIMAL" else solution.status.value,
+        "advice": advice,
         "relative_gap": solution.relative_gap,
     }

@@ -29,8 +29,7 @@ model = load_model("this-folder")
 model.predict_proba(images)
 ```
 
-Without Python code of your own: `convexcnn predict this-folder pictures/`; as ONNX:
-`convexcnn export this-folder model.onnx --to onnx`.
+Without Python code of your own: `convexcnn predict this-folder pictures/`{export}.
 
 ## Classes
 
@@ -44,8 +43,6 @@ The files are `config.json` and `model.safetensors`; nothing in them is executed
 """
 
 ABOUT = {
-    "ConvexConvClassifier": "Its only layer of filters is the optimum of a convex program over "
-    "fixed gates: `model.certify(images, labels)` proves how near, given the training images.",
     "LayerwiseConvexCNN": "Every block is the optimum of a convex program, given the frozen maps "
     "of the block before: `model.certify(images, labels)` proves how near.",
     "EndToEndCNN": "It is a usual network, trained as a whole by back-propagation.",
@@ -53,6 +50,8 @@ ABOUT = {
     "own, those before it frozen.",
     "NonConvexConvClassifier": "It is a two-layer network, trained by stochastic gradients.",
 }
+
+EXPORT = "; as ONNX:\n`convexcnn export this-folder model.onnx --to onnx`"
 
 
 def model_card(description: dict[str, Any], names: list[str], version: str) -> str:
@@ -71,12 +70,36 @@ def model_card(description: dict[str, Any], names: list[str], version: str) -> s
         k=len(names),
         version=version,
         images=description["training"]["images"],
-        about=ABOUT[description["class"]],
+        about=_about(description),
+        export="" if description["parameters"].get("pool") == "max" else EXPORT,
         channels=channels,
         height=height,
         width=width,
         classes=_code(names),
         parameters=_code(description["parameters"]),
+    )
+
+
+def _about(description: dict[str, Any]) -> str:
+    """How a model was trained, and what can be proven of it."""
+    if description["class"] != "ConvexConvClassifier":
+        return ABOUT[description["class"]]
+    parameters = description["parameters"]
+    if parameters["formulation"] == "relu-penalised":
+        return (
+            "Its only layer of filters was trained by stochastic gradients on a convex program "
+            "over fixed gates, with its constraints as a penalty: there is no certificate of it."
+        )
+    # a solver that was given as an object is not among the parameters, and may be SGD
+    solved = parameters.get("solver", "sgd") != "sgd"
+    layer = f"Its only layer of filters {'is the optimum of' if solved else 'was trained on'}"
+    program = "a convex program over fixed gates"
+    if not description["numbers"]["beta_"] > 0:
+        return f"{layer} {program}, without a regulariser: there is no certificate of it."
+    near = "how near" if solved else "how near it is to the optimum"
+    return (
+        f"{layer} {program}: `model.certify(images, labels)` proves {near}, given the training "
+        "images."
     )
 
 

@@ -12,11 +12,11 @@ from convexcnn.programs.multipliers import SparseMultipliers
 
 
 class Status(Enum):
-    """How a solver ended; the value says what to try next if it did not converge."""
+    """How a solver ended; the value says why it did not converge, and what to try."""
 
     OPTIMAL = "the relative duality gap is below the tolerance"
     ITERATION_LIMIT = "more iterations are needed: raise max_iterations or the tolerance"
-    DESCENDED = "descent has no tolerance: convexcnn certify says how far it got"
+    DESCENDED = "descent has no tolerance"
     STALLED = "rounding stopped progress: raise the tolerance or beta"
 
 
