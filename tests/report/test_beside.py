@@ -17,7 +17,7 @@ from synthetic_runs import (
 
 from convexcnn.errors import RunError
 from convexcnn.report import build_report
-from convexcnn.report.beside import stacks_chart
+from convexcnn.report.beside import line_labels, run_names, stacks_caption, stacks_chart
 from convexcnn.report.results import FitResult
 from convexcnn.report.run_files import read_run
 
@@ -55,8 +55,43 @@ def test_stacks_with_the_same_gates_are_named_by_their_folders(tmp_path: Path) -
         write_stack(tmp_path / name, "sgd", [0.5, 0.6]) for name in ("narrow", "quite-wide-blocks")
     ]
     chart = stacks_chart([read(folder) for folder in folders])
-    assert [line.label for line in chart.lines] == ["narrow", "quite-wid…"]
+    assert [line.label for line in chart.lines] == ["narrow", "quite…ocks"]
     assert "quite-wide-blocks from" in chart.description
+    caption = stacks_caption(chart, [read(folder) for folder in folders])
+    assert caption.endswith("own head. quite…ocks is quite-wide-blocks.")
+
+
+def test_lines_of_runs_named_alike_can_be_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("experiment-one", "experiment-two"):
+        write_stack(tmp_path / name, "sgd", [0.5, 0.6])
+    monkeypatch.chdir(tmp_path / "experiment-one")
+    text = HtmlPage(build_report(".", ["../experiment-two"]).read_text("utf-8")).text()
+    assert "head. exper…-one is experiment-one; exper…-two is experiment-two." in text
+
+
+def test_parents_tell_runs_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "b" / "other"]
+    assert run_names(folders) == ["a/run", "b/run", "other"]
+    assert run_names([folders[0], folders[0]]) == ["run", "run"]
+    assert run_names([tmp_path / "a" / "x" / ".." / "run", folders[1]]) == ["a/run", "b/run"]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["narrow", "wide\nblocks"], ["narrow", "wide …ocks"]),
+        (["experiments/one", "experiments/two"], ["exper…/one", "exper…/two"]),
+        (["cifar-a-small-run", "cifar-b-small-run"], ["cifar-a…un", "cifar-b…un"]),
+        (["a-long-name-1-of-a-run", "a-long-name-2-of-a-run"], ["run 1", "run 2"]),
+        (["the-same-run", "the-same-run"], ["the-s…-run", "the-s…-run"]),
+    ],
+)
+def test_long_names_lose_a_middle_that_tells_nothing(names: list[str], labels: list[str]) -> None:
+    found = line_labels(names)
+    assert found == labels
+    assert all(len(label) <= 10 for label in found)
 
 
 def test_without_test_images_validation_images_are_drawn(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from synthetic_runs import (
 )
 
 from convexcnn.report import build_report
+from convexcnn.report.build import FIGURES
 
 HOSTILE = tuple(f'<script>alert({i})</script> "{i}" & {{{{ {i} }}}}' for i in range(10))
 
@@ -85,6 +86,21 @@ def test_building_again_changes_nothing(report: Path) -> None:
     before = {path.name: path.read_bytes() for path in _files(report.parent)}
     build_report(str(report.parent))
     assert {path.name: path.read_bytes() for path in _files(report.parent)} == before
+
+
+def test_figures_of_an_earlier_page_go_and_other_files_stay(report: Path) -> None:
+    figures = report.parent / "figures"
+    written = {path.name for path in figures.iterdir()}
+    assert all(FIGURES.fullmatch(name) for name in written)
+    own, others = {"depth-of-runs.svg", "why-9.png"}, {"depth-of-runs.pdf", "mine.png", "why.png"}
+    for name in own | others:
+        (figures / name).touch()
+    (figures / "depth.svg").mkdir()
+    build_report(report.parent)
+    assert {path.name for path in figures.iterdir()} == written | others | {"depth.svg"}
+    for name in others:
+        (figures / name).unlink()
+    (figures / "depth.svg").rmdir()
 
 
 def test_nothing_temporary_stays(report: Path) -> None:

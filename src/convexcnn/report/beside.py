@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from convexcnn.errors import RunError
-from convexcnn.report.formatting import percent
+from convexcnn.report.formatting import one_line, percent
 from convexcnn.report.line_chart import Line, LineChart
 from convexcnn.report.results import Block, CompareResult, FitResult
 from convexcnn.report.run_files import read_run
@@ -18,6 +18,7 @@ COLOURS = ("convex", "non-convex", "ink", "muted", "further")
 """One per run: more lines than these could not be told apart."""
 
 LABEL_LENGTH = 10
+"""Characters that fit beside a line."""
 
 
 def read_beside(folder: Path, first: FitResult) -> FitResult:
@@ -46,6 +47,46 @@ def require_stack(folder: Path, result: FitResult | CompareResult) -> FitResult:
     return result
 
 
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Names of runs: of their folders, with as many of the parents as tell them apart.
+
+    Args:
+        folders: as they were given; `.` has a name, too. The same one twice has the same name.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    lengths = [1] * len(parts)
+    while True:
+        names = [
+            Path(*own[-length:]).as_posix() for own, length in zip(parts, lengths, strict=True)
+        ]
+        alike = [
+            any(names[i] == names[j] and parts[i] != parts[j] for j in range(len(parts)))
+            for i in range(len(parts))
+        ]
+        if not any(alike):
+            return names
+        lengths = [length + more for length, more in zip(lengths, alike, strict=True)]
+
+
+def line_labels(names: Sequence[str]) -> list[str]:
+    """Names short enough for the ends of lines, which stay different where the names are.
+
+    Long ones lose their middle; where they differ nowhere else, all are numbered instead.
+    """
+    names = [one_line(name) for name in names]
+    kept = LABEL_LENGTH - 1
+    for tail in sorted(range(kept + 1), key=lambda n: abs(n - kept // 2)):
+        labels = [
+            name
+            if len(name) <= LABEL_LENGTH
+            else f"{name[: kept - tail]}…{name[len(name) - tail :]}"
+            for name in names
+        ]
+        if len(set(labels)) == len(set(names)):
+            return labels
+    return [f"run {number}" for number in range(1, len(names) + 1)]
+
+
 def stacks_chart(runs: Sequence[tuple[str, FitResult]]) -> LineChart:
     """Accuracy of every block's own head against depth, one line per stack.
 
@@ -53,34 +94,48 @@ def stacks_chart(runs: Sequence[tuple[str, FitResult]]) -> LineChart:
         runs: up to five stacks on the same images, with names that are used where the gates of
             two of them come from the same place.
     """
-    strategies = [_strategy(result) for _, result in runs]
-    apart = all(strategies) and len(set(strategies)) == len(runs)
-    names = strategies if apart else [name for name, _ in runs]
+    strategies = _strategies(runs)
+    names = strategies or [name for name, _ in runs]
     tested = all(block.test is not None for _, result in runs for block in result.blocks)
     lines = [
         Line(
-            name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - 1]}…",
+            label,
             colour,
             np.arange(1.0, len(result.blocks) + 1),
             np.array([_accuracy(block, tested) for block in result.blocks]),
             markers=True,
         )
-        for name, colour, (_, result) in zip(names, COLOURS, runs, strict=False)
+        for label, colour, (_, result) in zip(line_labels(names), COLOURS, runs, strict=False)
     ]
     ends = "; ".join(
         f"{name} from {percent(float(line.y[0]))} to {percent(float(line.y[-1]))}"
         for name, line in zip(names, lines, strict=True)
     )
-    images = "test" if tested else "validation"
+    images, told_by = "test" if tested else "validation", "gates" if strategies else "run"
     return LineChart(
         name="depth-of-runs",
-        title=f"{images.capitalize()} accuracy against depth, by {'gates' if apart else 'run'}",
+        title=f"{images.capitalize()} accuracy against depth, by {told_by}",
         description=f"Accuracy on {images} images of every block's own head: {ends}.",
         x_label="block",
         lines=lines,
         in_percent=True,
         whole_x=True,
     )
+
+
+def stacks_caption(chart: LineChart, runs: Sequence[tuple[str, FitResult]]) -> str:
+    """What `stacks_chart` shows, with the names that were too long for it."""
+    names = _strategies(runs) or [name for name, _ in runs]
+    caption = f"{chart.title}: of every block's own head."
+    labels = [line.label for line in chart.lines]
+    told = [f"{a} is {b}" for a, b in zip(labels, names, strict=True) if a != b]
+    return f"{caption} {'; '.join(told)}." if told else caption
+
+
+def _strategies(runs: Sequence[tuple[str, FitResult]]) -> list[str]:
+    """Where the gates of every run come from; empty unless that tells all of them apart."""
+    found = [_strategy(result) for _, result in runs]
+    return found if all(found) and len(set(found)) == len(runs) else []
 
 
 def _strategy(result: FitResult) -> str:

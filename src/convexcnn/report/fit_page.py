@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convexcnn.report.baselines import baseline_rows, stack_row
-from convexcnn.report.beside import stacks_chart
+from convexcnn.report.beside import stacks_caption, stacks_chart
 from convexcnn.report.colophon import Row, colophon
 from convexcnn.report.confusion import confusion_view
 from convexcnn.report.curves import baseline_chart, beta_chart, depth_chart, descent_charts
@@ -61,9 +61,9 @@ class PhaseView:
 
 
 def fit_page(
-    run: RunFiles, result: FitResult, others: Sequence[tuple[str, FitResult]] = ()
+    run: RunFiles, result: FitResult, stacks: Sequence[tuple[str, FitResult]] = ()
 ) -> Page:
-    """Prepare the page of a fit; of a stack perhaps with others, by name, in a chart."""
+    """Prepare the page of a fit; of a stack perhaps with a chart of it and others, by name."""
     data = result.circumstances.data
     name = f"{result.formulation.capitalize()} {result.model} network on {data.name}"
     confusions = []
@@ -83,7 +83,7 @@ def fit_page(
             "baselines": _baselines(result),
             "phases": _phases(result.phases),
         },
-        charts=_charts(result, run.metrics, [(run.folder.name, result), *others]),
+        charts=_charts(result, run.metrics, stacks),
         filters=filter_views(run),
         confusions=confusions,
         colophon=colophon(run, "fit"),
@@ -213,7 +213,7 @@ def _charts(
         views.append(chart_view(depth, _depth_caption(result)))
     if len(stacks) > 1:
         several = stacks_chart(stacks)
-        views.append(chart_view(several, f"{several.title}: of every block's own head."))
+        views.append(chart_view(several, stacks_caption(several, stacks)))
     race = baseline_chart(result)
     if race is not None:
         caption = "Accuracy against time, on validation images: of all heads so far, at the end of "
