@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -84,6 +85,25 @@ def test_undefined_values_leave_gaps_and_no_failure() -> None:
 def test_a_constant_line_and_a_single_point_can_be_drawn(log_x: bool) -> None:
     one = Line("validation", "convex", np.array([3.0]), np.array([0.5]), markers=True)
     assert "<svg" in inline_svg(replace(CHART, lines=[one], marks=[], level=None, log_x=log_x))
+
+
+@pytest.mark.parametrize(
+    ("betas", "ticks"),
+    [
+        ([0.02, 0.03, 0.05], ["0.02", "0.05"]),
+        ([0.03, 0.04], ["0.03", "0.04"]),
+        ([0.021, 0.024], ["0.0209", "0.0242"]),
+        ([0.05, 0.3], ["0.05", "0.1", "0.2"]),
+        ([3e-5, 6e-5], ["3\u202f×\u202f10⁻⁵", "4\u202f×\u202f10⁻⁵"]),
+        ([0.01, 0.1, 1.0], ["0.01", "0.1", "1"]),
+        ([1e-8, 1.0], ["10⁻⁸", "10⁻⁶", "10⁻⁴"]),
+    ],
+)
+def test_a_path_of_beta_has_numbers_however_short_it_is(betas: list[float], ticks: Any) -> None:
+    line = Line("validation", "convex", np.array(betas), np.linspace(0.5, 0.6, len(betas)))
+    svg = inline_svg(replace(CHART, lines=[line], marks=[], level=None, log_x=True))
+    texts = [element.text for element in ElementTree.fromstring(svg).iter("text")]
+    assert texts[: len(ticks)] == ticks
 
 
 def test_confusions_are_shares_of_rows_and_empty_rows_are_unknown() -> None:

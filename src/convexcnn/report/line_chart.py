@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ import numpy as np
 from matplotlib import rc, rc_context, rcdefaults
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+
+from convexcnn.report.formatting import scientific
 
 # The light theme, also used in files; each colour is a variable `--name` of style.css.
 PALETTE = {
@@ -30,6 +33,7 @@ _LEFT = 0.105
 _FONT_SIZE = 11
 _DASHES = (0, (5, 1.6))
 _LINE_STYLES = {"convex": "-", "non-convex": _DASHES, "muted": _DASHES, "ink": "-", "further": "-"}
+_MOST_TICKS = 6  # of a logarithmic axis
 _SETTLED = 0.02
 """Part of a loss curve, from its start, that does not decide how high the chart reaches."""
 
@@ -133,6 +137,8 @@ def _draw(chart: LineChart) -> Figure:
     if chart.level is not None:
         axes.axhline(chart.level, color=PALETTE["muted"], linewidth=0.8, zorder=2)
     _limit(axes, chart)
+    if chart.log_x:
+        axes.xaxis.set_major_locator(FixedLocator(_log_ticks(*axes.get_xlim())))
     _draw_marks(axes, chart)
     _label_lines(axes, chart.lines)
     return figure
@@ -149,8 +155,7 @@ def _draw_axes(axes: Axes, chart: LineChart) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}%"))
     if chart.log_x:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=6))
-        axes.xaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        axes.xaxis.set_major_formatter(FuncFormatter(_log_label))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=chart.whole_x))
@@ -159,11 +164,31 @@ def _draw_axes(axes: Axes, chart: LineChart) -> None:
     axes.figure.text(0, 0.94, chart.title, color=PALETTE["ink"], fontweight="bold")
 
 
-def _power_of_ten(value: float, _position: int) -> str:
-    exponent = round(float(np.log10(value)))
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Where a logarithmic axis from `low` to `high`, both positive, has its numbers.
+
+    At powers of ten, every second or third where they are many; where fewer than two are in view,
+    at 1, 2 and 5 times powers of ten, or at all digits; and at the ends where even those are few.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = [10.0**e for e in range(first, last + 1) if low <= 10.0**e <= high]
+    if len(powers) > 1:
+        return powers[:: -(-len(powers) // _MOST_TICKS)]
+    for digits in ((1, 2, 5), range(1, 10)):
+        ticks = [float(f"{d}e{e}") for e in range(first, last + 1) for d in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) > 1:
+            return ticks
+    return [low, high]
+
+
+def _log_label(value: float, _position: int) -> str:
+    exponent = math.log10(value)
+    if abs(exponent - round(exponent)) > 1e-9:
+        return scientific(value, 0 if float(f"{value:.0e}") == value else 1)
     if -3 < exponent < 4:
         return f"{value:g}"
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "10" + str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _limit(axes: Axes, chart: LineChart) -> None:
