@@ -140,6 +140,16 @@ def test_headline_says_who_needs_fewer_steps(
     assert headline in compare_headline(read_run(write_run(result)).result)
 
 
+@pytest.mark.parametrize(("classes", "marked"), [(2, False), (4, False), (5, True)])
+def test_an_accuracy_near_chance_is_not_marked(
+    write_run: WriteRun, classes: int, marked: bool
+) -> None:
+    run = read_run(write_run(compare_result(classes=CIFAR_CLASSES[:classes])))
+    headline, summary = compare_headline(run.result), compare_summary(run.result)
+    assert ("40%" in headline, "40%" in summary) == (marked, marked)
+    assert headline.startswith("Test accuracy: convex 51.1%, non-convex 45.2%") != marked
+
+
 def test_summary_names_what_each_formulation_is_better_at(write_run: WriteRun) -> None:
     result = compare_result()
     steps(result, [100, 110, 120], [None, 900, None])

@@ -31,8 +31,19 @@ _PARTS = {
 
 
 def marked_accuracy(result: CompareResult) -> str | None:
-    """The training accuracy whose crossing is marked: 0.4 as in the paper, or else the first."""
-    targets = [key for run in result.runs for key in run.steps_to_accuracy if _is_fraction(key)]
+    """The training accuracy whose crossing is marked: 0.4 as in the paper, or else the first.
+
+    None is marked that chance alone comes near, which is right once in k classes: at least twice
+    that, or halfway from there to all images where that is less.
+    """
+    chance = 1 / len(result.circumstances.data.classes)
+    least = min(2 * chance, (1 + chance) / 2)
+    targets = [
+        key
+        for run in result.runs
+        for key in run.steps_to_accuracy
+        if _is_fraction(key) and float(key) >= least
+    ]
     return "0.4" if "0.4" in targets else next(iter(targets), None)
 
 
