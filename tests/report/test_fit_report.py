@@ -88,6 +88,36 @@ def test_what_is_no_certificate_stands_beside_it(build: Any) -> None:
     assert "cones left by, before it was moved back" in text
 
 
+def test_a_certificate_without_a_useful_bound_is_not_left_unsaid(write_run: WriteRun) -> None:
+    result = fit_result()
+    result["blocks"][0]["certificate"] |= {"dual": None, "gap": None, "relative_gap": None}
+    words = certificate_words(read_run(write_run(result)).result.blocks[0], "gated")
+    assert words.startswith("A certificate was computed, and found no useful lower bound: how far")
+
+
+def test_one_gate_is_no_plural(build: Any) -> None:
+    result = fit_result()
+    block = result["blocks"][0] | {"gates": 1}
+    block["certificate"] |= {"scope": "optimal among networks with these 1 gates"}
+    text = build(result | {"blocks": [block]}).text()
+    assert "Optimal among networks with this one gate, to a relative gap" in text
+    assert "scope optimal among networks with this one gate primal" in text
+
+
+def test_the_penalised_formulation_is_named_in_words(build: Any) -> None:
+    page = build(fit_result() | {"formulation": "relu-penalised"})
+    assert "Penalised convex ReLU two-layer network on cifar10" in page.text()
+    assert "A penalised convex ReLU two-layer network, trained on" in page.text()
+
+
+def test_blocks_among_the_settings_are_a_line_each(build: Any) -> None:
+    result = stack_result()
+    blocks = [{"n_gates": 6, "gates": None, "bias": True}, {"n_gates": 9, "gates": "sgd"}]
+    result["settings"] = {"blocks": blocks, "betas": [0.1, 1.0]}
+    text = build(result).text()
+    assert "block 1 n gates 6, bias yes block 2 n gates 9, gates sgd betas 0.1, 1" in text
+
+
 def test_a_gap_of_rounding_size_is_called_that(write_run: WriteRun) -> None:
     result = fit_result()
     result["blocks"][0]["certificate"]["relative_gap"] = -3e-16
@@ -280,6 +310,29 @@ def test_odd_paths_of_beta_are_drawn_or_left_out(build: Any, betas: list[float])
     point = result["blocks"][0]["path"][0] | {"validation": None}
     result["blocks"][0] |= {"path": [point | {"beta": beta} for beta in betas], "beta": betas[-1]}
     assert ("Figure 1" in build(result).text()) == (len(betas) > 1)
+
+
+def test_one_beta_has_no_validation_scores(build: Any) -> None:
+    result = fit_result()
+    point = result["blocks"][0]["path"][5] | {"validation": {}}
+    result["blocks"][0]["path"] = [point]
+    text = build(result).text()
+    assert "50,000 training 0.1893 81.23% 10,000 test 0.2312 74.56%" in text
+
+
+def test_the_caption_says_how_beta_was_chosen(build: Any) -> None:
+    text = build(fit_result()).text()
+    assert "chosen on the validation images: the smallest loss among the most accurate." in text
+
+
+def test_one_filter_and_one_more_class_are_no_plurals(build: Any) -> None:
+    names = tuple(f"c{number:02}" for number in range(21))
+    page = build(fit_result(names), [], run_filters(21, 1, 1))
+    alts = page.attributes("alt")
+    assert "The strongest filter of class c00" in alts
+    assert "Filter 1 of the non-convex network by strength" in alts
+    assert "the only one per class ·" in page.text()
+    assert "1 more class c20" in page.text()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 64])

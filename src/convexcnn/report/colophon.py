@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from convexcnn.report.formatting import UNKNOWN, count, duration, memory, scientific
 from convexcnn.report.results import Circumstances, DataDescription
@@ -46,17 +47,29 @@ def colophon(run: RunFiles, kind: str) -> Colophon:
 
 
 def rows_of(entries: Mapping[str, object], prefix: str = "") -> list[Row]:
-    """A mapping as rows; nested mappings are joined with a dot."""
+    """A mapping as rows; nested mappings are joined with a dot, each of a list is one row."""
     rows: list[Row] = []
     for key, value in entries.items():
         label = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping):
             rows += rows_of(value, prefix=f"{prefix}{key}.")
+        elif _are_mappings(value):
+            name = label.removesuffix("s")
+            rows += [(f"{name} {i}", _facts_of(entry)) for i, entry in enumerate(value, 1)]
         elif label.endswith(" gb") and value is not None:
             rows.append((label.removesuffix(" gb"), f"{_text_of(value)} GB"))
         else:
             rows.append((label, _text_of(value)))
     return rows
+
+
+def _are_mappings(value: object) -> TypeGuard[list[Mapping[str, object]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _facts_of(entry: Mapping[str, object]) -> str:
+    """A mapping in one line, such as the settings of a block; what is not known is left out."""
+    return ", ".join(f"{label} {text}" for label, text in rows_of(entry) if text != UNKNOWN)
 
 
 def _text_of(value: object) -> str:

@@ -90,6 +90,8 @@ def _non_convex_view(filters: FilterSet) -> FilterView:
 
 
 def _note(shown: int, total: int, suffix: str) -> str:
+    if total == 1:
+        return f"the only one{suffix}"
     which = f"the {shown} strongest of {count(total)}" if shown < total else f"all {count(total)}"
     return which + suffix
 
@@ -100,6 +102,8 @@ def _class_rows(filters: FilterSet, classes: Sequence[str]) -> list[FilterRow]:
     for name, of_class, strength in zip(classes, filters.filters, filters.strength, strict=True):
         shown = min(_PER_ROW, len(of_class))
         alt = f"The {shown} strongest filters of class {name}, strongest first"
+        if shown == 1:
+            alt = f"The strongest filter of class {name}"
         rows.append(_row(name, alt, of_class[:shown], strength[:shown], float(strength[0])))
     return rows
 
@@ -111,8 +115,9 @@ def _grid_rows(filters: FilterSet) -> list[FilterRow]:
     rows = []
     for start in range(0, len(order), _PER_ROW):
         chosen = order[start : start + _PER_ROW]
-        label = f"{start + 1}–{start + len(chosen)}"
-        alt = f"Filters {label} of the non-convex network by strength"
+        label = f"{start + 1}–{start + len(chosen)}" if len(chosen) > 1 else f"{start + 1}"
+        noun = "Filters" if len(chosen) > 1 else "Filter"
+        alt = f"{noun} {label} of the non-convex network by strength"
         rows.append(_row(label, alt, filters.filters[chosen], filters.strength[chosen], strongest))
     return rows
 

@@ -20,6 +20,7 @@ from convexcnn.report.fit_words import (
     certificate_words,
     fit_headline,
     fit_summary,
+    kind_of,
 )
 from convexcnn.report.formatting import (
     UNKNOWN,
@@ -65,7 +66,8 @@ def fit_page(
 ) -> Page:
     """Prepare the page of a fit; of a stack perhaps with a chart of it and others, by name."""
     data = result.circumstances.data
-    name = f"{result.formulation.capitalize()} {result.model} network on {data.name}"
+    kind = kind_of(result)
+    name = f"{kind[:1].upper()}{kind[1:]} {result.model} network on {data.name}"
     confusions = []
     if result.confusion is not None:
         confusions.append(confusion_view("test images", result.confusion, data.classes))
@@ -154,15 +156,21 @@ def _score_cells(scores: Scores) -> tuple[str, str]:
 
 
 def _scores(result: FitResult) -> list[tuple[str, str, str]]:
-    """Loss and accuracy of the whole model: on training, validation and test images."""
+    """Loss and accuracy of the whole model: on training, validation and test images.
+
+    With one beta no image was held out, and its scores are empty: they are left out.
+    """
     data = result.circumstances.data
-    rows = [(f"{count(data.n_train)} training", result.train)]
-    validation = _validation_scores(result.blocks[-1]) if result.blocks else None
-    if validation is not None:
-        rows.append(("validation", validation))
-    if result.test is not None:
-        rows.append((f"{count(data.n_test)} test" if data.n_test else "test", result.test))
-    return [(name, *_score_cells(scores)) for name, scores in rows]
+    rows = [
+        (f"{count(data.n_train)} training", result.train),
+        ("validation", _validation_scores(result.blocks[-1]) if result.blocks else None),
+        (f"{count(data.n_test)} test" if data.n_test else "test", result.test),
+    ]
+    return [
+        (name, *_score_cells(scores))
+        for name, scores in rows
+        if scores is not None and (is_known(scores.loss) or is_known(scores.accuracy))
+    ]
 
 
 def _baselines(result: FitResult) -> list[list[str]]:
@@ -230,7 +238,9 @@ def _charts(
         caption += f"{len(block.path)} strengths of regularisation β, each its own optimum."
         if chart.marks:
             caption += " The dot marks the chosen β" + (
-                ", the best on the validation images." if validated else "."
+                ", chosen on the validation images: the smallest loss among the most accurate."
+                if validated
+                else "."
             )
         views.append(chart_view(chart, caption, number if depth is not None else None))
     for chart in descent_charts(metrics, result.formulation):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from convexcnn.report.formatting import (
     count,
     counted,
@@ -16,7 +18,16 @@ from convexcnn.report.results import Block, FitResult
 
 _ROUNDING = 1e-13  # a relative gap that is rounding only
 _SOLVED = 1e-3  # a relative gap below which a program counts as solved
-_KINDS = {"non-convex": "non-convex", "relu": "convex ReLU"}
+_KINDS = {
+    "non-convex": "non-convex",
+    "relu": "convex ReLU",
+    "relu-penalised": "penalised convex ReLU",
+}
+
+
+def kind_of(result: FitResult) -> str:
+    """Which kind of network was trained: words for its formulation."""
+    return _KINDS.get(result.formulation, f"{result.formulation} convex")
 
 
 def fit_headline(result: FitResult) -> str:
@@ -32,7 +43,7 @@ def fit_summary(result: FitResult) -> str:
     """What was trained, on what, in which time, and how far it is from the optimum."""
     data, cost = result.circumstances.data, result.circumstances
     blocks = len(result.blocks)
-    kind = _KINDS.get(result.formulation, f"{result.formulation} convex")
+    kind = kind_of(result)
     shape = f"{result.model} network" + f" of {counted(blocks, 'block')}" * (blocks > 1)
     sentences = [
         f"A {kind} {shape}, trained on {count(data.n_train)} images of "
@@ -53,16 +64,18 @@ def fit_summary(result: FitResult) -> str:
 def certificate_words(block: Block, formulation: str) -> str:
     """What a block's certificate proves, and what it does not."""
     certificate = block.certificate
-    if certificate is None or not is_known(certificate.relative_gap):
+    unknown = "how far the solution is from the optimum is not known."
+    if certificate is None:
         if formulation == "non-convex":
             return (
                 "A non-convex network has no certificate: training ended, and nothing proves "
                 "that no better weights exist."
             )
-        return "No certificate was computed: how far the solution is from the optimum is not known."
+        return f"No certificate was computed: {unknown}"
     gap = certificate.relative_gap
-    assert gap is not None
-    gates = "these gates" if block.gates is None else f"these {count(block.gates)} gates"
+    if gap is None or not is_known(gap):
+        return f"A certificate was computed, and found no useful lower bound: {unknown}"
+    gates = "these gates" if block.gates is None else _these(f"these {count(block.gates)} gates")
     among = f"networks with {gates}"
     if "heads on these" in certificate.scope:
         among = f"heads on {gates.replace('gate', 'neuron')}"
@@ -85,6 +98,11 @@ def certificate_words(block: Block, formulation: str) -> str:
     )
 
 
+def _these(words: str) -> str:
+    """Words in which a single gate or neuron is no plural."""
+    return re.sub(r"\bthese 1 (gate|neuron)s\b", r"this one \1", words)
+
+
 def certificate_facts(block: Block) -> list[tuple[str, str]]:
     """The figures of a certificate, as label and value."""
     certificate = block.certificate
@@ -92,7 +110,7 @@ def certificate_facts(block: Block) -> list[tuple[str, str]]:
         return []
     facts = [
         ("program", certificate.program),
-        ("scope", certificate.scope),
+        ("scope", _these(certificate.scope)),
         ("primal value", fixed(certificate.primal, 10)),
         ("dual value, a lower bound", fixed(certificate.dual, 10)),
         ("gap", scientific(certificate.gap)),
