@@ -44,6 +44,16 @@ class Certificate:
         return asdict(self)
 
 
+def these(count: int, what: str) -> str:
+    """So many gates or neurons of a scope, in words.
+
+    Args:
+        count: at least one.
+        what: one of them.
+    """
+    return f"this one {what}" if count == 1 else f"these {count} {what}s"
+
+
 @dataclass(frozen=True)
 class GatedBlock:
     """A gated block in raw pixels: everything a certificate needs to know of a trained model.

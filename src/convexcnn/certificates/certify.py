@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexcnn.certificates.certificate import Certificate
+from convexcnn.certificates.certificate import Certificate, these
 from convexcnn.certificates.cone_projection import (
     Cones,
     cones_of,
@@ -111,8 +111,8 @@ def _certify_relu(
     primal += program.beta * penalty(program.regulariser, feasible)
     bound = certificate_of(
         f"(1/n) {program.loss} loss + beta {program.regulariser} with cone constraints (R)",
-        f"optimal among ReLU networks with the activation patterns of these {len(program.gates)} "
-        f"gates",
+        "optimal among ReLU networks with the activation patterns of "
+        f"{these(len(program.gates), 'gate')}",
         primal,
         dual,
     )

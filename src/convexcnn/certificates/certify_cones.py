@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from convexcnn.certificates.certificate import these
 from convexcnn.certificates.certify import ConeCertificate
 from convexcnn.certificates.cone_projection import (
     SignedPatches,
@@ -84,7 +85,7 @@ def certify_cones(
     primal = loss_total(loss, scores, targets) / len(targets) + beta * penalty(regulariser, moved)
     bound = certificate_of(
         f"(1/n) {loss} loss + beta {regulariser} with cone constraints (R)",
-        f"optimal among ReLU networks with the activation patterns of these {len(gates)} gates",
+        f"optimal among ReLU networks with the activation patterns of {these(len(gates), 'gate')}",
         primal,
         dual,
     )

@@ -8,7 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from convexcnn.certificates.certificate import Certificate, cell_bounds, repeatable_rows
+from convexcnn.certificates.certificate import (
+    Certificate,
+    cell_bounds,
+    repeatable_rows,
+    these,
+)
 from convexcnn.certificates.dual_bound import Rows, certify_gated
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.patches.stream import ImageStream
@@ -55,7 +60,7 @@ def certify_neurons(
         certificate,
         program=f"(1/n) {kind.loss} loss + beta {kind.regulariser} over pooled ReLU responses: "
         f"(G) with V_i = a_i v_i'",
-        scope=f"optimal among heads on these {weights.shape[2]} neurons, given the frozen input "
+        scope=f"optimal among heads on {these(weights.shape[2], 'neuron')}, given the frozen input "
         f"of the block",
     )
 

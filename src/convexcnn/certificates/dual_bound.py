@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexcnn.certificates.certificate import Certificate
+from convexcnn.certificates.certificate import Certificate, these
 from convexcnn.certificates.growing_rows import GrowingRows
 from convexcnn.distributed import ALONE, Processes
 from convexcnn.errors import SettingError
@@ -120,7 +120,7 @@ def certify_gated(
     primal = processes.total(loss_total(loss, f, y)) / n + beta * penalty(regulariser, weights)
     certificate = certificate_of(
         f"(1/n) {loss} loss + beta {regulariser} over gated ReLU features (G)",
-        f"optimal among networks with these {weights.shape[2]} gates",
+        f"optimal among networks with {these(weights.shape[2], 'gate')}",
         primal,
         best_bound(loss, regulariser, dual_point, y, slopes, beta, processes),
     )

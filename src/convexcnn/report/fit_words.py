@@ -77,7 +77,7 @@ def certificate_words(block: Block, formulation: str) -> str:
         return f"A certificate was computed, and found no useful lower bound: {unknown}"
     gates = "these gates" if block.gates is None else _these(f"these {count(block.gates)} gates")
     among = f"networks with {gates}"
-    if "heads on these" in certificate.scope:
+    if "heads on" in certificate.scope:
         among = f"heads on {gates.replace('gate', 'neuron')}"
     if formulation == "relu":
         among = f"ReLU networks with the activation patterns of {gates}"
