@@ -48,6 +48,19 @@ def test_classes_of_a_classifier_are_climbed_within_bounds(model) -> None:
     assert steps[-1][1] == 30
 
 
+def test_a_module_is_climbed_in_its_evaluation_mode() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3), torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.Linear(48, 2)
+    )
+    network[1].eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = maximise_input(network, 1, image_shape=SHAPE, steps=5)
+    assert [part.training for part in network] == [True, False, True, True]
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    reached = network.eval()(torch.from_numpy(found.images))[:, 1].detach()
+    np.testing.assert_allclose(found.values, reached, rtol=1e-5)
+
+
 def test_given_starts_are_used_and_the_end_is_noticed() -> None:
     steps = []
     found = maximise_input(

@@ -10,8 +10,22 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.errors import DataError, SettingError
-from convexcnn.explain.block import PatchBlock, block_of, blocks_with_targets, has_block
-from convexcnn.explain.scorer import Target, as_module, as_scorer, as_tensor, picked, resolve_target
+from convexcnn.explain.block import (
+    PatchBlock,
+    block_inputs,
+    block_of,
+    blocks_with_targets,
+    has_block,
+)
+from convexcnn.explain.scorer import (
+    Target,
+    as_module,
+    as_scorer,
+    as_tensor,
+    evaluating,
+    picked,
+    resolve_target,
+)
 from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
@@ -155,7 +169,7 @@ def block_gradient(block: PatchBlock, images: Tensor, targets: Tensor) -> Tensor
 def _of_classifier(model: ImageClassifier, pixels: Tensor, targets: Tensor) -> Tensor:
     block = block_of(model)
     scale = torch.tensor(model.scaler_.scale)[:, None, None]
-    stream = blocks_with_targets(model.scaled_blocks(pixels), targets, block.images_at_once)
+    stream = blocks_with_targets(block_inputs(model, pixels), targets, block.images_at_once)
     parts = [torch.zeros(0, *model.image_shape_)]
     with torch.no_grad(), fast_float32():
         for images, classes in stream:
@@ -167,15 +181,10 @@ def _of_classifier(model: ImageClassifier, pixels: Tensor, targets: Tensor) -> T
 
 
 def _of_module(module: nn.Module, pixels: Tensor, targets: Tensor, batch_size: int) -> Tensor:
-    training = module.training
-    module.eval()
     parts = [torch.zeros_like(pixels[:0])]
-    try:
+    with evaluating(module), torch.enable_grad():
         for part, classes in blocks_with_targets(iter([pixels]), targets, batch_size):
-            with torch.enable_grad():
-                leaf = part.clone().requires_grad_()
-                chosen = picked(module(leaf), classes).sum()
-                parts.append(torch.autograd.grad(chosen, leaf)[0])
-    finally:
-        module.train(training)
+            leaf = part.clone().requires_grad_()
+            chosen = picked(module(leaf), classes).sum()
+            parts.append(torch.autograd.grad(chosen, leaf)[0])
     return torch.cat(parts)

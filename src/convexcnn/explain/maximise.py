@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from convexcnn.data.arguments import check_whole
 from convexcnn.errors import DataError, SettingError
-from convexcnn.explain.scorer import Progress, as_module, picked, resolve_target
+from convexcnn.explain.scorer import Progress, as_module, evaluating, picked, resolve_target
 from convexcnn.models.base import ImageClassifier
 
 GROWTH, SHRINKAGE = 2.0, 0.25
@@ -67,7 +68,8 @@ def maximise_input(
 
     Args:
         model: a fitted classifier, a torch module, or any differentiable function from images
-            (n, channels, height, width) to values (n,) or scores (n, k).
+            (n, channels, height, width) to values (n,) or scores (n, k). A module is called in its
+            evaluation mode, and left in the mode it was in.
         target: column of the scores to maximise; left out for a function with values (n,).
         image_shape: (channels, height, width); a fitted classifier knows it.
         lower: rho_min, a number or an array that broadcasts to an image.
@@ -142,8 +144,11 @@ def _value_of(
     """A function from images to their values (n,) and gradients."""
     function = as_module(model) if isinstance(model, (ImageClassifier, nn.Module)) else model
 
+    def mode() -> AbstractContextManager[None]:
+        return evaluating(function) if isinstance(function, nn.Module) else nullcontext()
+
     def value(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
+        with mode(), torch.enable_grad():
             leaf = images.clone().requires_grad_()
             output = function(leaf)
             if output.ndim == 2 and target is not None:

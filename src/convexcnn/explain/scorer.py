@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -66,6 +67,20 @@ def as_module(model: ImageClassifier | nn.Module) -> nn.Module:
             f"take gradients of"
         )
     return model
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it a module is in its evaluation mode; then every part is in its own mode again."""
+    whole = module.training
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(whole)  # parts may do more there than set their mode
+        for part, training in modes:
+            part.training = training
 
 
 def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> Tensor:
@@ -133,13 +148,8 @@ def picked(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def _call_module(module: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return _call(module, images, batch_size)
-    finally:
-        module.train(training)
+    with evaluating(module), torch.no_grad():
+        return _call(module, images, batch_size)
 
 
 def _call(function: Scorer, images: Tensor, batch_size: int) -> Tensor:
