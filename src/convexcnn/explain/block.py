@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from convexcnn.errors import SettingError
+from convexcnn.explain.scorer import as_read_by
 from convexcnn.explain.stack import is_stack, only_head
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
@@ -148,13 +149,13 @@ def block_inputs(model: ImageClassifier, images: ArrayLike) -> Iterator[Tensor]:
 
     Args:
         model: fitted, as ``block_of`` takes it.
-        images: n images, in any layout that ``fit`` takes.
+        images: n images, in any layout that ``fit`` takes, or from ``as_tensor``.
 
     Yields:
         Scaled images, or the frozen maps of the block before: (b, channels, height, width).
     """
     before = model.blocks_[: only_head(model) - 1] if is_stack(model) else []
-    for scaled in model.scaled_blocks(images):
+    for scaled in model.scaled_blocks(as_read_by(model, images)):
         for block in before:
             scaled = block.next_images(scaled)
         yield scaled

@@ -22,6 +22,7 @@ from convexcnn.explain.scorer import (
     Progress,
     Scorer,
     Target,
+    as_read_by,
     as_scorer,
     as_tensor,
     picked,
@@ -202,7 +203,7 @@ def _mean_and_error(areas: Floats) -> tuple[float, float]:
 def _values(model: Explainable, batch_size: int = 32) -> Scorer:
     """Probabilities of a fitted classifier, and whatever anything else gives."""
     if isinstance(model, ImageClassifier):
-        return lambda images: torch.from_numpy(model.predict_proba(images))
+        return lambda images: torch.from_numpy(model.predict_proba(as_read_by(model, images)))
     return as_scorer(model, batch_size)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from convexcnn.data.arguments import check_whole
-from convexcnn.data.preprocess import as_images
+from convexcnn.data.preprocess import as_images, channels_first
 from convexcnn.errors import DataError, SettingError
 from convexcnn.models.base import ImageClassifier
 
@@ -42,7 +42,7 @@ def as_scorer(model: Explainable, batch_size: int = 32) -> Scorer:
     """
     check_whole("batch_size", batch_size, 1)
     if isinstance(model, ImageClassifier):
-        return lambda images: torch.from_numpy(model.scores(images))
+        return lambda images: torch.from_numpy(model.scores(as_read_by(model, images)))
     if isinstance(model, nn.Module):
         return lambda images: _call_module(model, images, batch_size)
     if not callable(model):
@@ -87,18 +87,53 @@ def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> T
     """Return images as a float tensor (n, channels, height, width).
 
     Args:
-        images: in any layout that ``fit`` takes; float tensors of that shape stay as they are.
-        model: a fitted classifier, to read flattened images by its shape.
+        images: in any layout that ``fit`` takes. Float tensors (n, channels, height, width) keep
+            their type (but for half precision) and device.
+        model: a fitted classifier, which says how flattened images are read, and that float
+            tensors may have their channels last. Without one such tensors stay as they are.
+
+    Raises:
+        DataError: images in no such layout, or an array with NaN or infinite pixels.
     """
-    known = isinstance(model, ImageClassifier)
+    fitted = model.as_trained() if isinstance(model, ImageClassifier) else None
     plain = isinstance(images, Tensor) and images.layout == torch.strided and not images.is_meta
     if isinstance(images, Tensor) and plain and images.is_floating_point() and images.ndim == 4:
         pixels = images.detach()
-        return pixels.float() if known and pixels.element_size() < 4 else pixels
-    shape = None
-    if isinstance(model, ImageClassifier) and len(np.shape(images)) == 2:
-        shape = model.image_shape_
-    return torch.from_numpy(as_images(images, shape)).float()
+        if fitted is None:
+            return pixels
+        if not _fits(pixels.shape, fitted) and _has_channels_last(pixels.shape):
+            pixels = pixels.movedim(3, 1)
+        return pixels.float() if pixels.element_size() < 4 else pixels
+    size, shape = np.shape(images), None
+    if fitted is not None and len(size) == 2:
+        shape = fitted.image_shape or fitted.image_shape_
+    array = as_images(images, shape)
+    if fitted is not None and _fits(size, fitted) and _has_channels_last(size):
+        array = np.moveaxis(array, 1, 3)
+    return torch.from_numpy(np.ascontiguousarray(array)).float()
+
+
+def as_read_by(model: ImageClassifier, images: ArrayLike) -> ArrayLike:
+    """Return images as the methods of a fitted classifier take them.
+
+    What was trained on tables (``image_shape=(-1, height, width)``) takes nothing but tables:
+    tensors (n, channels, height, width) of ``as_tensor`` are flattened for it.
+    """
+    shape = model.as_trained().image_shape
+    of_tables = shape is not None and shape[0] == -1
+    if of_tables and isinstance(images, Tensor) and images.ndim == 4:
+        return images.flatten(1)
+    return images
+
+
+def _fits(size: Sequence[int], fitted: ImageClassifier) -> bool:
+    """Whether images of this size have the shape that was trained on, channels first."""
+    return tuple(size[1:]) == tuple(fitted.image_shape_)
+
+
+def _has_channels_last(size: Sequence[int]) -> bool:
+    """Whether ``fit`` takes four axes of these sizes as (n, height, width, channels)."""
+    return channels_first(np.broadcast_to(np.uint8(0), size)).shape != tuple(size)
 
 
 def resolve_target(target: Target, scores: Callable[[], Tensor], n: int) -> Tensor:
