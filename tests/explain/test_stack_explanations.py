@@ -14,6 +14,7 @@ from convexcnn.explain import (
     block_head,
     exact_contributions,
     faithfulness_table,
+    gate_activity,
     grad_cam,
     gradient_times_input,
     maximise_input,
@@ -47,6 +48,19 @@ def test_contributions_add_up_to_the_score_of_a_blocks_head(stack, data, block) 
     by_gate = parts.gates.sum(2) + parts.intercept
     np.testing.assert_allclose(by_gate, expected, rtol=0, atol=tolerance)
     assert parts.patches.shape[2:] == stack.blocks_[block - 1].geometry.grid
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_activity_is_that_of_the_gates_of_the_head(stack, data, block) -> None:
+    """From the module of the stack, one way."""
+    *_, (_, _, on) = block_head(stack, block).to_torch().steps(torch.from_numpy(data[0]))
+    activity = gate_activity(block_head(stack, block), data[0])
+    np.testing.assert_allclose(activity, on.mean((0, 2, 3)), atol=5e-3)
+
+
+def test_activity_of_several_heads_is_refused(stack, data) -> None:
+    with pytest.raises(SettingError, match="choose one with block_head"):
+        gate_activity(stack, data[0][:2])
 
 
 @pytest.mark.parametrize("block", BLOCKS)

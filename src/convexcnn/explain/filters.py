@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from convexcnn.data.arguments import check_whole
 from convexcnn.errors import DataError, SettingError
-from convexcnn.explain.block import block_of
-from convexcnn.models.block_classifier import BlockClassifier
+from convexcnn.explain.block import block_inputs, block_of
+from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
 
 Floats = NDArray[np.float32]
@@ -55,15 +55,17 @@ class Colours:
     dominance: Floats
 
 
-def strongest_filters(model: BlockClassifier, n_filters: int = 32) -> ClassFilters:
+def strongest_filters(model: ImageClassifier, n_filters: int = 32) -> ClassFilters:
     """Return the filters v_{c,cell,i} of every class, un-whitened, strongest first.
 
+    Of a stack they are those of the block whose head it predicts by, on its scaled input.
+
     Args:
-        model: fitted, with one block.
+        model: fitted, with one block, or a stack that predicts by one head.
         n_filters: how many per class, m; all, if there are fewer.
 
     Raises:
-        SettingError: no filter asked for, or a model without such a block.
+        SettingError: no filter asked for, or a model without such a block or with several heads.
     """
     check_whole("n_filters", n_filters, 1)
     block = block_of(model)
@@ -83,13 +85,16 @@ def strongest_filters(model: BlockClassifier, n_filters: int = 32) -> ClassFilte
     )
 
 
-def gate_activity(model: BlockClassifier, images: ArrayLike) -> Floats:
+def gate_activity(model: ImageClassifier, images: ArrayLike) -> Floats:
     """Return on which share of all patches every gate is open.
 
     activity_i = (1 / n p) sum over images and patches of 1[x_l . a_i >= 0]
 
+    Of a stack these are the gates of the block whose head it predicts by, and patches of the
+    frozen input of that block; ``block_head`` chooses one. Mirror images are not counted.
+
     Args:
-        model: fitted, with one block.
+        model: fitted, with one block, or a stack that predicts by one head.
         images: n images, in any layout that ``fit`` takes.
 
     Returns:
@@ -97,11 +102,12 @@ def gate_activity(model: BlockClassifier, images: ArrayLike) -> Floats:
 
     Raises:
         DataError: no images, or images that do not fit the model.
+        SettingError: a model without a block of patches and gates, or with several heads.
     """
     block = block_of(model)
     open_, patches = torch.zeros(len(block.gates), dtype=torch.float64), 0
     with torch.no_grad(), fast_float32():
-        for scaled in model.scaled_blocks(images):
+        for scaled in block_inputs(model, images):
             x = block.flat_patches(scaled).flatten(0, 1)
             open_ += (x @ block.gates.T >= 0).sum(0).cpu()
             patches += len(x)
