@@ -51,6 +51,17 @@ def test_a_class_per_image_is_picked(convex_model, data) -> None:
     parts = exact_contributions(convex_model, data[0][:3])
     np.testing.assert_array_equal(parts.of_class([2, 0, 1])[1], parts.patches[1, 0])
     np.testing.assert_array_equal(parts.of_class(1), parts.patches[:, 1])
+    best = parts.scores.argmax(1)
+    np.testing.assert_array_equal(parts.of_class(None), parts.of_class(best))
+
+
+@pytest.mark.parametrize("target", [-1, 3, 1.7, [0, 1, 3], [True, False, True]])
+def test_a_class_that_is_not_there_is_refused(convex_model, data, target) -> None:
+    parts = exact_contributions(convex_model, data[0][:3])
+    with pytest.raises(SettingError, match="target"):
+        parts.of_class(target)
+    with pytest.raises(DataError, match="one for each of the 3 images"):
+        parts.of_class([0, 1])
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from convexcnn.explain.block import PatchBlock, block_inputs, block_of
-from convexcnn.explain.scorer import as_tensor
+from convexcnn.explain.scorer import Target, as_tensor, picked, resolve_target
 from convexcnn.explain.stack import averages_mirror_images
 from convexcnn.models.base import ImageClassifier
 from convexcnn.patches.float32 import fast_float32
@@ -41,11 +41,24 @@ class Contributions:
         total: Floats = self.patches.sum((2, 3)) + self.intercept
         return total
 
-    def of_class(self, targets: ArrayLike) -> Floats:
-        """The maps (n, rows, columns) of one class per image, or of one for all."""
-        n = len(self.patches)
-        columns = np.broadcast_to(np.asarray(targets, np.int64), (n,))
-        maps: Floats = self.patches[np.arange(n), columns]
+    def of_class(self, target: Target) -> Floats:
+        """The maps of one class per image.
+
+        Args:
+            target: class (column of the scores) for all images, (n,) one for each, or None for
+                the class with the highest score.
+
+        Returns:
+            (n, rows, columns).
+
+        Raises:
+            DataError: another number of classes than images.
+            SettingError: a class that is not there.
+        """
+        scores = torch.from_numpy(self.scores)
+        columns = resolve_target(target, lambda: scores, len(scores))
+        picked(scores, columns)
+        maps: Floats = self.patches[np.arange(len(scores)), columns.numpy()]
         return maps
 
 
