@@ -11,6 +11,7 @@ from convexcnn.errors import DataError, SettingError
 from convexcnn.explain.contributions import exact_contributions
 from convexcnn.explain.gradcam import grad_cam
 from convexcnn.explain.pixels import on_pixels
+from convexcnn.models.end_to_end import MirrorAverage
 
 LAYERS = {"convex": "features", "non-convex": "relu"}
 
@@ -51,6 +52,34 @@ def test_layers_of_any_module_have_the_maps_of_captum(data, layer: str) -> None:
     close(grad_cam(network, images, 2, layer=layer), captums(network, layer, images, 2))
 
 
+def test_maps_are_those_before_a_layer_that_changes_them_in_place(data) -> None:
+    network, images = deep_network().eval(), torch.from_numpy(data[0][:5]).float() / 255
+    expected = captums(network, "3", images, 2)
+    network[4] = nn.ReLU(inplace=True)
+    close(grad_cam(network, images, 2, layer="3"), expected)
+
+
+@pytest.mark.parametrize("layer", ["0", "3"])
+def test_mirror_images_have_their_part_mirrored_back(data, layer: str) -> None:
+    network, images = deep_network().eval(), torch.from_numpy(data[0][:5]).float() / 255
+    one_way = captums(network, layer, images, 2)
+    other_way = captums(network, layer, images.flip(3), 2)[:, :, ::-1]
+    mirrored = nn.Sequential(nn.Identity(), MirrorAverage(network))
+    found = grad_cam(mirrored, images, 2, layer=f"1.network.{layer}", batch_size=2)
+    close(found, (one_way + other_way) / 2)
+    assert np.abs(one_way - other_way).max() > 0.1 * np.abs(one_way).max()
+
+
+def test_a_layer_called_several_times_is_refused(data) -> None:
+    again = nn.Conv2d(3, 3, 3, padding=1)
+    network = nn.Sequential(again, nn.ReLU(), again, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.from_numpy(data[0][:2]).float()
+    for module, layer in ((network, "0"), (MirrorAverage(network), "network.0")):
+        with pytest.raises(SettingError, match=f"layer '{layer}' is called several times"):
+            grad_cam(module, images, 0, layer=layer)
+    assert grad_cam(MirrorAverage(network), images, 0, layer="network.1").shape == (2, 9, 9)
+
+
 def test_torchcam_agrees_up_to_its_scaling(data) -> None:
     methods = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
     network, images = deep_network().eval(), torch.from_numpy(data[0][:4]).float() / 255
@@ -70,6 +99,9 @@ def test_batches_and_mode_do_not_matter(data) -> None:
     network, images = deep_network().train(), torch.from_numpy(data[0][:5]).float() / 255
     maps = grad_cam(network, images, layer="3", batch_size=2)
     assert network.training
+    network[1].eval()
+    grad_cam(network, images, layer="3")
+    assert [part.training for part in network] == [True, False, *[True] * 6]
     np.testing.assert_allclose(maps, grad_cam(network, images, layer="3"), rtol=1e-5, atol=1e-7)
 
 

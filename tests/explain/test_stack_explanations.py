@@ -139,6 +139,20 @@ def test_grad_cam_takes_any_layer_of_a_stack(stack, data) -> None:
     assert found.shape[1:] == stack.blocks_[2].geometry.image_shape[1:]
 
 
+@pytest.mark.parametrize("layer", ["blocks.0.maps", "blocks.1.maps"])
+def test_grad_cam_of_a_layer_averages_mirror_images_as_the_scores_do(stack, data, layer) -> None:
+    one_way = copy.copy(stack)
+    one_way.trained_parameters_ = stack.trained_parameters_ | {"augment": "none"}
+    maps, mirrored = (
+        grad_cam(one_way, images, [0, 1, 2], layer=layer)
+        for images in (data[0][:3], data[0][:3, :, :, ::-1])
+    )
+    expected = (maps + mirrored[:, :, ::-1]) / 2
+    found = grad_cam(stack, data[0][:3], [0, 1, 2], layer=layer)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(maps - expected).max() > 0.1 * np.abs(expected).max()
+
+
 def test_gradient_times_input_adds_up(stack, data) -> None:
     images = data[0][:4]
     piece = gradient_times_input(stack, images, 1)

@@ -23,11 +23,14 @@ from convexcnn.explain.scorer import (
     as_module,
     as_scorer,
     as_tensor,
+    evaluating,
     picked,
     resolve_target,
 )
 from convexcnn.explain.stack import averages_mirror_images, is_stack
 from convexcnn.models.base import ImageClassifier
+from convexcnn.models.end_to_end import MirrorAverage
+from convexcnn.models.torch_stack import StackNetwork
 from convexcnn.patches.float32 import fast_float32
 
 
@@ -56,6 +59,10 @@ def grad_cam(
     cells it forgets in which cell a patch lies. Of a stack it is the same for the block whose head
     predicts; ``block_head`` chooses another, and ``layer`` the maps of any (``blocks.1.maps``).
 
+    Where a classifier averages the scores of an image with those of its mirror image, its layers
+    are called for both, and the map is the mean of two: that of the image, and that of its mirror
+    image, mirrored back. Any other layer that a module calls several times is refused.
+
     Args:
         model: a fitted classifier, or any torch module that maps images to scores (n, k).
         images: n images, in the pixel units of the model.
@@ -63,7 +70,7 @@ def grad_cam(
             class with the highest score.
         layer: name of a submodule with output (n, channels, rows, columns), as in
             ``named_modules()``, of a classifier in those of its ``to_torch()``; needed for a
-            module.
+            module, which must call it once.
         positive: whether negative values become 0.
         batch_size: images at once, at most.
 
@@ -72,7 +79,8 @@ def grad_cam(
 
     Raises:
         DataError: images that do not fit the model.
-        SettingError: a layer that is not there or has no maps, or a class that is not there.
+        SettingError: a layer that is not there, has no maps or is called several times, or a class
+            that is not there.
 
     Source: Selvaraju et al. 2017, *Grad-CAM*.
     """
@@ -143,22 +151,43 @@ def _of_module(
         if isinstance(output, Tensor) and not output.requires_grad:
             output.requires_grad_()
         seen.append(output)
-        return output
+        # What follows may change its input in place, as nn.ReLU(inplace=True) does.
+        return output.clone() if isinstance(output, Tensor) else output
 
-    training = module.training
-    module.eval()
     handle = layer.register_forward_hook(keep)
     try:
-        with torch.enable_grad():
+        with evaluating(module), torch.enable_grad():
             chosen = picked(module(images), targets).sum()
-            if not seen or not isinstance(seen[-1], Tensor) or seen[-1].ndim != 4:
+            if not seen or not all(isinstance(a, Tensor) and a.ndim == 4 for a in seen):
                 raise SettingError(
                     f"layer {name!r} gives no maps (n, channels, rows, columns); choose a "
                     f"convolution or what follows one"
                 )
-            (gradient,) = torch.autograd.grad(chosen, seen[-1])
+            if len(seen) != (2 if _sees_mirror_images(module, layer) else 1):
+                raise SettingError(
+                    f"layer {name!r} is called several times, each with maps of its own; choose "
+                    f"one that is called once"
+                )
+            gradients = torch.autograd.grad(chosen, seen)
     finally:
         handle.remove()
-        module.train(training)
-    maps: Tensor = (gradient.mean((2, 3), keepdim=True) * seen[-1]).sum(1).detach()
-    return maps
+    maps, *mirrored = (
+        (gradient.mean((2, 3), keepdim=True) * output).sum(1).detach()
+        for gradient, output in zip(gradients, seen, strict=True)
+    )
+    return sum((part.flip(2) for part in mirrored), start=maps)
+
+
+def _sees_mirror_images(module: nn.Module, layer: nn.Module) -> bool:
+    """Whether a layer is called for the images and then for their mirror images.
+
+    The score is then the mean of two. The gradient by either call's maps has the factor of 1/2, so
+    that the maps of both calls only have to be added.
+    """
+    return any(
+        layer is inside
+        for part in module.modules()
+        if isinstance(part, MirrorAverage) or (isinstance(part, StackNetwork) and part.mirror)
+        for inside in part.modules()
+        if inside is not part
+    )
