@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convexcnn.errors import DataError, SettingError
-from convexcnn.explain import occlusion
+from convexcnn.explain import local_occlusion, occlusion
 from convexcnn.explain.occlusion import occlusion_map
 from convexcnn.explain.windows import Windows
 
@@ -91,6 +91,49 @@ def test_progress_and_short_forms_of_a_window(convex_model, data) -> None:
     assert (maps[:, 0] == maps[:, 1]).all()  # a window over all channels
 
 
+@pytest.mark.parametrize("window", WINDOWS)
+def test_averages_are_those_of_the_masks(window: str) -> None:
+    windows = Windows.of((3, 9, 9), *WINDOWS[window])
+    masks = windows.masks(slice(None)).expand(-1, 3, 9, 9).double()
+    drawn = torch.randn(2, len(windows), generator=torch.Generator().manual_seed(0)).double()
+    expected = torch.einsum("nm,mchw->nchw", drawn, masks) / masks.sum(0)
+    torch.testing.assert_close(windows.averaged(drawn), expected)
+    assert len(windows.bounds) == len(windows)
+
+
+def test_large_images_need_no_mask_for_every_window_at_once() -> None:
+    """All 11,881 masks of an image of 224x224 are 1.8 GB."""
+    windows = Windows.of((3, 224, 224))
+    assert len(windows) == 109**2
+    maps = windows.averaged(torch.arange(len(windows)).float()[None])
+    assert maps[0, :, 0, 0].tolist() == [0, 0, 0]
+    assert maps[0, 2, -1, -1] == len(windows) - 1
+    assert windows.masks(slice(5, 9)).shape == (4, 1, 224, 224)
+
+
+@pytest.mark.parametrize("kind", ["convex", "convex, not centred"])
+def test_steps_of_one_window_change_nothing(classifiers, data, monkeypatch, kind) -> None:
+    model = classifiers[kind]
+    together = occlusion_map(model, data[0][:2], 0, window=3)
+    monkeypatch.setattr(local_occlusion, "NUMBERS_AT_ONCE", 1)
+    close(occlusion_map(model, data[0][:2], 0, window=3), together)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride"),
+    [((2, 50), 1, 1), ((8, 8), 2, 2), ((28, 28), 7, 2), ((32, 32), 8, 2), ((99, 64), 8, 2)],
+)
+def test_windows_are_a_quarter_of_small_images(size, window: int, stride: int) -> None:
+    assert Windows.of((3, *size)) == Windows.of((3, *size), window, stride)
+
+
+def test_maps_of_small_images_tell_their_places_apart() -> None:
+    image = torch.arange(64.0).view(1, 1, 8, 8)
+    maps = occlusion_map(lambda x: x.mean((1, 2, 3))[:, None], image)
+    assert (np.diff(maps[0, 0, ::2, ::2].flatten()) > 0).all()
+    assert Windows.of((3, 8, 8), (1, 1, 4)).stride == (1, 1, 2)
+
+
 def test_windows_are_averaged_by_how_many_cover_a_pixel() -> None:
     windows = Windows.of((1, 3, 3), (1, 2, 2), 1)
     assert len(windows) == 4
@@ -113,7 +156,7 @@ def test_windows_are_averaged_by_how_many_cover_a_pixel() -> None:
         ({"window": 3, "batch_size": 2.5}, SettingError, "batch_size is 2.5"),
         ({"window": 2.5}, SettingError, "window is 2.5"),
         ({"window": "wide"}, SettingError, "window is 'wide'"),
-        ({"window": 3, "stride": None}, SettingError, "stride is None"),
+        ({"window": 3, "stride": "far"}, SettingError, "stride is 'far'"),
         ({"window": 3, "target": 1.5}, SettingError, "target is 1.5"),
         ({"window": 3, "target": "ash"}, SettingError, "target is 'ash'"),
     ],

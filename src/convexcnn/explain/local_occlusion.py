@@ -42,7 +42,6 @@ class LocalOcclusion:
         self.device = block.gates.device
         self.centre = scaler.centre
         self._standardise = Standardise(replace(scaler, centre=False)).to(self.device)
-        self._masks = windows.masks.to(self.device)
         self._touched = _Touched.of(block.geometry, windows)
         shares, group = torch.unique(_cell_shares(block.geometry), dim=0, return_inverse=True)
         self._group = group
@@ -64,11 +63,13 @@ class LocalOcclusion:
         weights = torch.einsum("sc,cgd->sgd", self._shares, self.block.weights[target])
         with fast_float32():
             seen, mean = self._seen(pixels[None])
-            step = max(1, NUMBERS_AT_ONCE // self._touched.numbers(self.block))
+            most = max(self._touched.numbers(self.block), pixels.numel())
+            step = max(1, NUMBERS_AT_ONCE // most)
             means, fresh = [], []
             for start in range(0, len(self.windows), step):
                 rows = slice(start, start + step)
-                covered, its_mean = self._seen(torch.where(self._masks[rows], filling, pixels))
+                masks = self.windows.masks(rows).to(self.device)
+                covered, its_mean = self._seen(torch.where(masks, filling, pixels))
                 means.append(its_mean - mean)
                 fresh.append(self._fresh(covered, rows, weights))
             rest = self._untouched(seen, torch.cat(means), weights)
@@ -106,21 +107,20 @@ class LocalOcclusion:
 
     def _untouched(self, seen: Tensor, means: Tensor, weights: Tensor) -> Tensor:
         """The part of the scores (m,) that comes from all other patches, at every mean."""
-        block, others = self.block, ~self._touched.mask.to(self.device)
+        block, near = self.block, self._touched
         patches = block.transform(extract_patches(seen, block.geometry))[0]
         responses, values = patches @ block.gates.T, self._values(patches, weights)
         on = responses >= 0
         at_rest = torch.where(on, values, 0).sum(1)
         if not self.centre:
-            return others.to(at_rest.dtype) @ at_rest
+            return near.outside(at_rest)
         ones = extract_patches(torch.ones_like(seen), block.geometry)[0]
         direction = patches.new_zeros(len(patches), block.transform.dim)
         rank = block.transform.matrix.shape[1]
         direction[:, :rank] = ones @ block.transform.matrix
         response_slope, value_slope = direction @ block.gates.T, self._values(direction, weights)
         slope = torch.where(on, value_slope, 0).sum(1)
-        kept = others.to(at_rest.dtype)
-        total = kept @ at_rest - means * (kept @ slope)
+        total = near.outside(at_rest) - means * near.outside(slope)
         ends = [responses - end * response_slope >= 0 for end in (means.min(), means.max())]
         patch, gate = ((ends[0] != on) | (ends[1] != on)).nonzero().unbind(1)
         step = max(1, NUMBERS_AT_ONCE // len(means))
@@ -129,7 +129,7 @@ class LocalOcclusion:
             now = responses[chosen] - mean * response_slope[chosen] >= 0
             change = now.to(total.dtype) - on[chosen].to(total.dtype)
             value = values[chosen] - mean * value_slope[chosen]
-            total += (change * value * kept[:, chosen[0]]).sum(1)
+            total += torch.where(near.holds(chosen[0]), 0, change * value).sum(1)
         return total
 
     def _values(self, patches: Tensor, weights: Tensor) -> Tensor:
@@ -147,23 +147,41 @@ class _Touched:
     Args:
         rows: (m, a) rows of the box in the grid of patches.
         columns: (m, b) its columns.
-        mask: (m, p), True for the patches in the box.
+        grid: rows and columns of the grid.
     """
 
     rows: Tensor
     columns: Tensor
-    mask: Tensor
+    grid: tuple[int, int]
 
     @classmethod
     def of(cls, geometry: PatchGeometry, windows: Windows) -> _Touched:
         down = _reach(geometry, windows.bounds[:, 1], geometry.grid[0])
         across = _reach(geometry, windows.bounds[:, 2], geometry.grid[1])
-        inside = []
-        for places, count in ((down, geometry.grid[0]), (across, geometry.grid[1])):
-            inside.append(torch.zeros(len(windows), count, dtype=torch.bool))
-            inside[-1].scatter_(1, places, True)
-        mask = inside[0][:, :, None] & inside[1][:, None, :]
-        return cls(down, across, mask.flatten(1))
+        return cls(down, across, geometry.grid)
+
+    def outside(self, values: Tensor) -> Tensor:
+        """Sum what patches (p,) have over those outside every box, (m,).
+
+        By differences of sums from the first patch on, in double precision: a matrix of boxes and
+        patches may need more memory than there is.
+        """
+        sums = torch.nn.functional.pad(
+            values.double().view(self.grid).cumsum(0).cumsum(1), (1, 0, 1, 0)
+        )
+        top, bottom = self.rows[:, 0], self.rows[:, -1] + 1
+        left, right = self.columns[:, 0], self.columns[:, -1] + 1
+        inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        return (sums[-1, -1] - inside).to(values.dtype)
+
+    def holds(self, patches: Tensor) -> Tensor:
+        """Whether every box holds each of some patches, (m, s)."""
+        down, across = (
+            torch.zeros(len(places), count, dtype=torch.bool).scatter_(1, places, True)
+            for places, count in zip((self.rows, self.columns), self.grid, strict=True)
+        )
+        row, column = patches // self.grid[1], patches % self.grid[1]
+        return down.to(row.device)[:, row] & across.to(row.device)[:, column]
 
     def numbers(self, block: PatchBlock) -> int:
         """Size of the largest temporary that one window needs."""

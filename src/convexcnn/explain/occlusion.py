@@ -30,8 +30,8 @@ def occlusion_map(
     images: ArrayLike | Tensor,
     target: Target = None,
     *,
-    window: Box = 8,
-    stride: Box = 2,
+    window: Box | None = None,
+    stride: Box | None = None,
     fill: float | ArrayLike | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -53,8 +53,10 @@ def occlusion_map(
         images: n images, in the pixel units of the model.
         target: class (column of the scores) for all images, (n,) one for each, or None for the
             class with the highest score.
-        window: side in pixels, (height, width), or (channels, height, width).
-        stride: pixels from one window to the next, in the same forms.
+        window: side in pixels, (height, width), or (channels, height, width). None is a quarter
+            of the image's shorter side, at least 1 and at most 8.
+        stride: pixels from one window to the next, in the same forms. None is 2, and 1 along a
+            side of one pixel.
         fill: what a window is filled with: a number, or an array that broadcasts to the images.
             None is 0, and for a fitted classifier the mean colour of its training images.
         batch_size: images per call of ``model``.
@@ -96,7 +98,7 @@ def _under_windows(
     def scores(image: Tensor, filling: Tensor, target: int) -> Tensor:
         found = []
         for start in range(0, len(windows), batch_size):
-            masks = windows.masks[start : start + batch_size].to(image.device)
+            masks = windows.masks(slice(start, start + batch_size)).to(image.device)
             found.append(score(torch.where(masks, filling, image))[:, target])
         return torch.cat(found)
 

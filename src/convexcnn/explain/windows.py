@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from convexcnn.errors import SettingError
 
 Box: TypeAlias = int | Sequence[int]
 """A side in pixels, (height, width), or (channels, height, width)."""
+
+LARGEST_SIDE = 8
+"""Of a window, in pixels, where none is given."""
 
 
 @dataclass(frozen=True)
@@ -49,42 +53,66 @@ class Windows:
                 )
 
     @classmethod
-    def of(cls, image_shape: Sequence[int], window: Box, stride: Box) -> Windows:
+    def of(
+        cls, image_shape: Sequence[int], window: Box | None = None, stride: Box | None = None
+    ) -> Windows:
         """Windows from the short forms: a side, (height, width), or all three axes.
 
-        A window of one or two numbers covers all channels.
+        A window of one or two numbers covers all channels. None is a side of a quarter of the
+        image's shorter side, from 1 to 8, and a stride of 2, or 1 along a side of 1.
         """
         channels, height, width = image_shape
-        size, step = _axes("window", window, channels), _axes("stride", stride, channels)
+        if window is None:
+            window = max(1, min(LARGEST_SIDE, min(height, width) // 4))
+        size = _axes("window", window, channels)
+        if stride is None:
+            step = (size[0], min(2, size[1]), min(2, size[2]))
+        else:
+            step = _axes("stride", stride, channels)
         return cls((channels, height, width), size, step)
 
     def __len__(self) -> int:
-        return len(self.bounds)
+        return math.prod(len(axis) for axis in self.axes)
 
     @cached_property
-    def bounds(self) -> Tensor:
-        """(m, 3, 2): start and end of every window along every axis."""
+    def axes(self) -> tuple[Tensor, ...]:
+        """For each of the three axes (count, 2): start and end of the windows along it."""
         axes = []
         for whole, window, step in zip(self.image_shape, self.size, self.stride, strict=True):
             count = -(-(whole - window) // step) + 1
             start = torch.arange(count) * step
             axes.append(torch.stack([start, (start + window).clamp_max(whole)], 1))
-        places = torch.cartesian_prod(*(torch.arange(len(axis)) for axis in axes))
-        return torch.stack([axis[places[:, i]] for i, axis in enumerate(axes)], 1)
+        return tuple(axes)
 
     @cached_property
-    def masks(self) -> Tensor:
-        """(m, channels, height, width): True where a window lies."""
-        inside = []
-        for axis, whole in enumerate(self.image_shape):
-            place = torch.arange(whole)
-            start, end = self.bounds[:, axis].unbind(1)
-            inside.append((place >= start[:, None]) & (place < end[:, None]))
-        channels, height, width = inside
+    def bounds(self) -> Tensor:
+        """(m, 3, 2): start and end of every window along every axis."""
+        places = torch.cartesian_prod(*(torch.arange(len(axis)) for axis in self.axes))
+        return torch.stack([axis[places[:, i]] for i, axis in enumerate(self.axes)], 1)
+
+    def masks(self, rows: slice) -> Tensor:
+        """True where each of some windows lies.
+
+        All at once they may need more memory than there is: a byte per window and pixel.
+
+        Args:
+            rows: which windows, b of them.
+
+        Returns:
+            (b, channels, height, width), or (b, 1, height, width) if windows have all channels.
+        """
+        channels, height, width = (
+            _covered(self.bounds[rows, axis], whole) for axis, whole in enumerate(self.image_shape)
+        )
+        if self.size[0] == self.image_shape[0]:
+            channels = channels[:, :1]
         return channels[:, :, None, None] & height[:, None, :, None] & width[:, None, None, :]
 
     def averaged(self, differences: Tensor) -> Tensor:
         """Average over every pixel the differences of the windows that cover it.
+
+        The windows are all combinations of positions along the axes, so that averages are taken
+        along one axis after the other.
 
         Args:
             differences: (n, m).
@@ -92,9 +120,18 @@ class Windows:
         Returns:
             (n, channels, height, width).
         """
-        masks = self.masks.flatten(1).to(differences.dtype)
-        maps = differences @ masks / masks.sum(0)
-        return maps.view(len(differences), *self.image_shape)
+        maps = differences.view(len(differences), *(len(axis) for axis in self.axes))
+        for number in (2, 1, 0):
+            covered = _covered(self.axes[number], self.image_shape[number]).to(maps.dtype)
+            sums = maps.movedim(number + 1, -1) @ covered
+            maps = (sums / covered.sum(0)).movedim(-1, number + 1)
+        return maps.contiguous()
+
+
+def _covered(bounds: Tensor, whole: int) -> Tensor:
+    """(m, whole): True for the places along an axis that lie in each of the bounds (m, 2)."""
+    place, (start, end) = torch.arange(whole), bounds.unbind(1)
+    return (place >= start[:, None]) & (place < end[:, None])
 
 
 def _axes(name: str, box: Box, channels: int) -> tuple[int, int, int]:
