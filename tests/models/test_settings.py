@@ -149,3 +149,16 @@ def test_more_whitened_directions_than_a_patch_has_means_all_of_them(name):
     every = MAKERS[name](whiten=9).fit(IMAGES, LABELS)
     assert most.transform_.dim == every.transform_.dim == 10
     assert (most.predict(IMAGES) == every.predict(IMAGES)).all()
+
+
+@pytest.mark.parametrize(
+    ("solver", "words"),
+    [
+        (Direct(), "Direct()"),
+        (Kernel([0.5], tolerance=1e-4), "Kernel(betas=[0.5], tolerance=0.0001)"),
+        (WarmPath(Fista(), ProgramKind()), "WarmPath(solver=Fista("),
+    ],
+)
+def test_a_solver_is_shown_as_it_was_made(solver, words):
+    assert repr(solver).startswith(words)
+    assert words.partition("(")[0] in repr(convex(solver=solver))

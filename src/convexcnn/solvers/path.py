@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -68,6 +69,16 @@ class PathSolver(ABC):
         self.tolerance = tolerance
         self.chunk = chunk
         self.refit = refit
+
+    def __repr__(self) -> str:
+        """As it was made: the arguments that are not left at their defaults."""
+        given = inspect.signature(type(self)).parameters.values()
+        told = [f"{p.name}={getattr(self, p.name)!r}" for p in given if self._tells(p)]
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    def _tells(self, argument: inspect.Parameter) -> bool:
+        value = getattr(self, argument.name, argument.default)
+        return bool(np.any(value != argument.default))
 
     @abstractmethod
     def solve(
