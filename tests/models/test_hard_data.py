@@ -123,7 +123,7 @@ def test_weights_without_a_sum_are_refused():
 
 def test_no_images_and_no_filters_are_refused(trained):
     model = trained["convex"]
-    with pytest.raises(DataError, match="of the 0 training images"):
+    with pytest.raises(DataError, match="of the 0 images"):
         model.certify(IMAGES[:0], LABELS[:0])
     with pytest.raises(DataError, match="X has no images"):
         model.to_relu(IMAGES[:0])

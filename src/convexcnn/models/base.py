@@ -323,7 +323,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             images, targets, weights = weighing(images, targets, weights)
         if not total or not known or not np.isin(targets, self.classes_).all():
             raise DataError(
-                f"y must hold one label for each of the {total} training images, out of the "
+                f"y must hold one label for each of the {total} images, out of the "
                 f"{len(self.classes_)} that the model was trained on"
             )
         labels = np.searchsorted(self.classes_, targets).astype(np.int64)
