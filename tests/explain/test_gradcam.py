@@ -80,6 +80,35 @@ def test_a_layer_called_several_times_is_refused(data) -> None:
     assert grad_cam(MirrorAverage(network), images, 0, layer="network.1").shape == (2, 9, 9)
 
 
+class Open(nn.Module):
+    """Which responses are positive: bits, or the same as numbers."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images > 0).to(self.dtype)
+
+
+class Gated(nn.Module):
+    """Scores that a gate decides on by comparison, so that they have no slope by its output."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.open = Open(dtype)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.where(self.open(images) > 0, images, 0.0).mean((2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_a_layer_without_a_gradient_is_refused(data, dtype: torch.dtype) -> None:
+    images = torch.from_numpy(data[0][:2]).float()
+    with pytest.raises(SettingError, match="layer 'open' has no gradient"):
+        grad_cam(Gated(dtype), images, 0, layer="open")
+
+
 def test_torchcam_agrees_up_to_its_scaling(data) -> None:
     methods = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
     network, images = deep_network().eval(), torch.from_numpy(data[0][:4]).float() / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ def grad_cam(
 
     Raises:
         DataError: images that do not fit the model.
-        SettingError: a layer that is not there, has no maps or is called several times, or a class
-            that is not there.
+        SettingError: a layer that is not there, has no maps or no gradient or is called several
+            times, or a class that is not there.
 
     Source: Selvaraju et al. 2017, *Grad-CAM*.
     """
@@ -148,7 +149,7 @@ def _of_module(
     seen: list[Tensor] = []
 
     def keep(part: nn.Module, inputs: Any, output: Any) -> Any:
-        if isinstance(output, Tensor) and not output.requires_grad:
+        if isinstance(output, Tensor) and output.is_floating_point() and not output.requires_grad:
             output.requires_grad_()
         seen.append(output)
         # What follows may change its input in place, as nn.ReLU(inplace=True) does.
@@ -168,7 +169,15 @@ def _of_module(
                     f"layer {name!r} is called several times, each with maps of its own; choose "
                     f"one that is called once"
                 )
-            gradients = torch.autograd.grad(chosen, seen)
+            found: Sequence[Tensor | None] = ()
+            if chosen.requires_grad and seen[0].requires_grad:
+                found = torch.autograd.grad(chosen, seen, allow_unused=True)
+            gradients = [gradient for gradient in found if gradient is not None]
+            if len(gradients) < len(seen):
+                raise SettingError(
+                    f"layer {name!r} has no gradient: scores do not change with what it gives; "
+                    f"choose another"
+                )
     finally:
         handle.remove()
     maps, *mirrored = (
