@@ -28,7 +28,7 @@ from convexcnn.solvers.cones.master import Columns, Master
 from convexcnn.solvers.cones.passes import ConePasses
 from convexcnn.solvers.cones.patch_blocks import PatchBlocks
 from convexcnn.solvers.cones.projection import Faces, project
-from convexcnn.solvers.duality import feasible_dual
+from convexcnn.solvers.duality import best_quadratic, feasible_dual
 from convexcnn.solvers.optimum import History, Optimum, Status
 from convexcnn.solvers.result import Callback
 from convexcnn.solvers.warm_path import AtBeta, BetaSolver
@@ -356,5 +356,4 @@ def _squared_bound(
         limit = beta / max(float(sizes.max()), 1e-300)
     else:
         curvature += float(sizes.square().sum()) / beta
-    scale = max(0.0, min(limit, inner / curvature)) if curvature else 0.0
-    return scale * inner - 0.5 * scale**2 * curvature
+    return best_quadratic(inner, curvature, limit)

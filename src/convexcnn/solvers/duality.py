@@ -118,9 +118,17 @@ def best_dual_value(
         limit, penalty = _limits(kind, beta, n, slopes[:, group])
         inner, square = (float(total) / n for total in sums[:, group].sum(1))
         curvature = square + 2 * penalty
-        scale = max(0.0, min(limit, inner / curvature)) if curvature else 0.0
-        value += scale * inner - 0.5 * scale**2 * curvature
+        value += best_quadratic(inner, curvature, limit)
     return value
+
+
+def best_quadratic(inner: float, curvature: float, limit: float) -> float:
+    """The largest t inner - t^2 curvature / 2 over 0 <= t <= limit.
+
+    A negative multiple of a dual point would have to be bounded from below as well.
+    """
+    scale = max(0.0, min(limit, inner / curvature)) if curvature else 0.0
+    return scale * inner - 0.5 * scale**2 * curvature
 
 
 def _limits(kind: ProgramKind, beta: float, n: float, slopes: Tensor) -> tuple[float, float]:
