@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+# Read when torch starts, here and in the programs that tests run. Test processes that run side by
+# side share the processors: one thread each, and none that spins while it waits for another.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 UNPACK = REPOSITORY.parent / "shared" / "data" / "unpack"
 FOLDERS = {

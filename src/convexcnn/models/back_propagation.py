@@ -111,7 +111,7 @@ def descend(
         saw it before its step, and ``validation_accuracy`` of up to 1,000 held-out images.
 
     Raises:
-        SettingError: the loss is not finite any more: the learning rate is too large.
+        SettingError: the loss or a weight is not finite any more: the learning rate is too large.
     """
     start = time.perf_counter()
     channels_last(network).train()
@@ -146,10 +146,7 @@ def descend(
             continue
         loss_sum, correct = totals.tolist()
         if not math.isfinite(loss_sum):
-            raise SettingError(
-                f"the loss diverged at step {step}; choose a learning_rate below "
-                f"{recipe.learning_rate:g}"
-            )
+            raise _diverged(step, recipe)
         event = {
             "phase": "sgd",
             "step": step,
@@ -169,7 +166,15 @@ def descend(
         seen, before, elapsed = 0, elapsed, time.perf_counter() - start
         measuring = recipe.progress((elapsed - before) / MEASURING_SHARE, 0.0)
         next_event = progress + max(1 / CURVE_POINTS, measuring)
+    if not all(bool(values.isfinite().all()) for values in network.parameters()):
+        raise _diverged(step, recipe)  # in the last step, whose loss nobody has seen
     return events
+
+
+def _diverged(step: int, recipe: Recipe) -> SettingError:
+    return SettingError(
+        f"the loss diverged at step {step}; choose a learning_rate below {recipe.learning_rate:g}"
+    )
 
 
 def channels_last(network: nn.Module) -> nn.Module:
