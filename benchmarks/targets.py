@@ -152,6 +152,11 @@ def stack(
 
 GAP = Target("relative gap", relative_gap, at_most=1e-5)
 
+DEPTH_PAYS = [
+    Target("least a block adds to validation accuracy", least_added, at_least=-0.002),
+    Target("blocks that add 0.5 points of test accuracy", paying_blocks, at_least=5),
+]
+
 RUNS: dict[str, tuple[list[str], list[Target]]] = {
     "compare_cifar10": (
         ["compare", "cifar10", "--seeds", "3"],
@@ -201,15 +206,15 @@ RUNS: dict[str, tuple[list[str], list[Target]]] = {
     ),
     "stack_cifar10_10": stack("cifar10", 10, "--memory-gb", "12", accuracy=0.76),
     "baselines_cifar10_10": stack(
-        "cifar10", 10, "--baselines", "alexnet,vgg11", "--memory-gb", "12", best=True
+        "cifar10", 10, "--baselines", "greedy,alexnet,vgg11", "--memory-gb", "12", best=True
+    ),
+    "stack_vgg11_25": stack(
+        *("cifar10", 25, "--blocks", "vgg11", "--memory-gb", "12"), targets=DEPTH_PAYS
     ),
     "stack_vgg11_45": stack(
         *("cifar10", 45, "--blocks", "vgg11", "--memory-gb", "12"),
         accuracy=0.84,
-        targets=[
-            Target("least a block adds to validation accuracy", least_added, at_least=-0.002),
-            Target("blocks that add 0.5 points of test accuracy", paying_blocks, at_least=5),
-        ],
+        targets=DEPTH_PAYS,
     ),
     "stack_tinyimagenet_20": stack(
         *("tinyimagenet20", 20, "--baselines", "vgg11", "--memory-gb", "12"), best=True
