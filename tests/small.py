@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -111,6 +113,14 @@ def stripes(
     lines = np.where(position % 4 < 2, 190, 60)[:, None]
     noisy = lines + rng.normal(0, 30, (n, channels, size, size))
     return noisy.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
+
+
+def stripes_file(path: Path, n: int, test: int = 0, seed: int = 0) -> Path:
+    """Write an .npz of n ``stripes`` and, of the next seed, test images; return its path."""
+    images, labels = stripes(n, seed=seed)
+    rest = dict(zip(("test_images", "test_labels"), stripes(test, seed=seed + 1), strict=True))
+    np.savez(path, images=images, labels=labels, **(rest if test else {}))
+    return path
 
 
 def stripe_stream(

@@ -16,7 +16,7 @@ from commands import typed
 from convexcnn import JsonLinesLogger, TensorBoardLogger
 from convexcnn.callbacks import together
 from convexcnn.errors import RunError
-from small import stripes
+from small import stripes, stripes_file
 from tiny_models import convex, non_convex
 
 IMAGES, LABELS = stripes(60)
@@ -95,8 +95,7 @@ def test_fit_logs_where_it_is_told_to(tmp_path):
 
 
 def test_a_refused_fit_makes_no_log(tmp_path):
-    data, log = tmp_path / "data.npz", tmp_path / "log.jsonl"
-    np.savez(data, **dict(zip(("images", "labels"), stripes(40), strict=True)))
+    data, log = stripes_file(tmp_path / "data.npz", 40), tmp_path / "log.jsonl"
     options = ["--formulation", "non-convex", "--n-gates", "4"]
     done = typed("fit", data, "--out", tmp_path / "run", "--log-jsonl", log, *options)
     assert done.code == 2

@@ -6,25 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from commands import typed
 from convexcnn.cli.baseline_training import BASELINES, GREEDY
 from convexcnn.models import EndToEndCNN, end_to_end
 from convexcnn.models import networks as networks_module
-from small import stripes
+from small import stripes_file
 
 STACK = ["--model", "layerwise", "--n-gates", "3", "--budget", "0.004"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npz"
-    images, labels = stripes(80)
-    test_images, test_labels = stripes(30, seed=1)
-    np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
-    return path
+    return stripes_file(tmp_path_factory.mktemp("data") / "stripes.npz", 80, test=30)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from commands import typed
-from small import stripes
+from small import stripes, stripes_file
 
 SMALL = ["--filter-size", "3", "--whiten", "4", "--gates", "patches", "--n-gates", "3"]
 GROUP = ["--regulariser", "group", "--beta", "0.02", "--tolerance", "1e-4"]
@@ -19,10 +19,7 @@ GROUP = ["--regulariser", "group", "--beta", "0.02", "--tolerance", "1e-4"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npz"
-    images, labels = stripes(60)
-    np.savez(path, images=images, labels=labels)
-    return path
+    return stripes_file(tmp_path_factory.mktemp("data") / "stripes.npz", 60)
 
 
 @pytest.fixture(scope="module", params=["l2", "group", "relu"])

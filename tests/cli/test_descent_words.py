@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from commands import typed
-from small import stripes
+from small import stripes_file
 
 SMALL = ["--filter-size", "3", "--whiten", "4", "--no-certificate", "--json"]
 GATES = ["--gates", "gaussian", "--n-gates", "3", "--solver", "sgd"]
@@ -16,10 +15,7 @@ GATES = ["--gates", "gaussian", "--n-gates", "3", "--solver", "sgd"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npz"
-    images, labels = stripes(60)
-    np.savez(path, images=images, labels=labels)
-    return path
+    return stripes_file(tmp_path_factory.mktemp("data") / "stripes.npz", 60)
 
 
 @pytest.mark.parametrize(

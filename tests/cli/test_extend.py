@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from commands import typed
 from convexcnn.models import time_plan
-from small import stripes
+from small import stripes_file
 
 TWO = """
 model = "layerwise"
@@ -41,19 +41,11 @@ loss = "squared"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`data.npz`, `two.toml` and `three.toml`, and the runs `two` and `three` of them."""
     path = tmp_path_factory.mktemp("extend")
-    images, labels = stripes(60)
-    test_images, test_labels = stripes(30, seed=1)
-    np.savez(
-        path / "data.npz",
-        images=images,
-        labels=labels,
-        test_images=test_images,
-        test_labels=test_labels,
-    )
+    data = stripes_file(path / "data.npz", 60, test=30)
     for name, text in {"two": TWO, "three": TWO + FURTHER}.items():
         (path / f"{name}.toml").write_text(text, "utf-8")
         words = "--out", path / name, "--config", path / f"{name}.toml"
-        assert typed("fit", path / "data.npz", *words).code == 0
+        assert typed("fit", data, *words).code == 0
     return path
 
 

@@ -9,12 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from commands import typed
 from jobs import LONG, finished, start
-from small import stripes
+from small import stripes_file
 
 STACK = ["--model", "layerwise", "--n-gates", "4"]
 JOB = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -26,11 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_data(folder: Path, seed: int) -> Path:
-    images, labels = stripes(85, seed=seed)
-    test_images, test_labels = stripes(31, seed=seed + 1)
-    path = folder / "stripes.npz"
-    np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
-    return path
+    return stripes_file(folder / "stripes.npz", 85, test=31, seed=seed)
 
 
 def fit(*words: str | Path) -> list[str]:

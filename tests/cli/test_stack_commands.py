@@ -20,7 +20,7 @@ from convexcnn.cli.stack_training import train_stack
 from convexcnn.data import ImageDataset, ImageSplit
 from convexcnn.data.rows import RowView, view_rows
 from convexcnn.models.base import SCORED_AT_ONCE
-from small import stripes
+from small import stripes, stripes_file
 from tiny_models import layerwise
 
 STACK = ["--model", "layerwise", "--n-gates", "3"]
@@ -28,11 +28,7 @@ STACK = ["--model", "layerwise", "--n-gates", "3"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npz"
-    images, labels = stripes(80)
-    test_images, test_labels = stripes(30, seed=1)
-    np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
-    return path
+    return stripes_file(tmp_path_factory.mktemp("data") / "stripes.npz", 80, test=30)
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +152,7 @@ def test_a_report_is_built_again(trained: Path, tmp_path: Path) -> None:
 
 
 def test_without_certificates_and_test_images(tmp_path: Path) -> None:
-    images, labels = stripes(60)
-    data, run = tmp_path / "data.npz", tmp_path / "run"
-    np.savez(data, images=images, labels=labels)
+    data, run = stripes_file(tmp_path / "data.npz", 60), tmp_path / "run"
     done = typed("fit", data, "--out", run, *STACK, "--no-certificate", "--json")
     assert done.code == 0
     assert [block["certificate"] for block in done.json()["blocks"]] == [None] * 4
