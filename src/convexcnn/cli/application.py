@@ -179,7 +179,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ConvexcnnError):
         return _one_line(str(error)), error.exit_code
     if _is_out_of_memory(error):
-        return "not enough memory; use fewer images (--limit) or a lower --memory-gb", FAILED
+        return "not enough memory; use fewer or smaller images, or a lower --memory-gb", FAILED
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         full = "; free some space and run again" if error.errno == errno.ENOSPC else ""

@@ -64,7 +64,7 @@ class Block:
             1e-3 for the others.
         betas: weights of the regulariser to choose from; None for a path that fits the data.
         epochs: of the network that lends its neurons, or of all ascents together (head ``neurons``,
-            gates ``sgd`` and ``dual``); None for a number that fits the data, or the budget of the
+            gates ``sgd``, ``lookahead``, ``dual``); None for a number that fits the data, or the budget of the
             stack.
 
     Raises:

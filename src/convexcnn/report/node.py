@@ -35,7 +35,7 @@ class Node:
         shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
         return RunError(
             f"{self.file}: {where} should be {expected}, not {shown}; "
-            "restore the file or run the command again with --overwrite"
+            "restore the file, or train again with --overwrite"
         )
 
     def mapping(self) -> dict[str, object]:
@@ -50,7 +50,7 @@ class Node:
         if key not in entries:
             raise RunError(
                 f"{self.file}: {place} is missing; "
-                "restore the file or run the command again with --overwrite"
+                "restore the file, or train again with --overwrite"
             )
         return Node(self.file, place, entries[key])
 
