@@ -126,13 +126,15 @@ def _train(
 def _untrained(
     name: str, image_shape: tuple[int, int, int], settings: Mapping[str, Any]
 ) -> EndToEndCNN:
+    from convexcnn.cli.settings import read_raw_pixels
     from convexcnn.models import EndToEndCNN, GreedyCNN
     from convexcnn.models.stack_settings import read_blocks
 
     if name != GREEDY:
         return EndToEndCNN(network=name)
     widths = {"n_gates": settings.get("n_gates")}
-    return GreedyCNN(blocks=read_blocks(settings.get("blocks"), widths, image_shape))
+    blocks = read_raw_pixels(settings).get("blocks")
+    return GreedyCNN(blocks=read_blocks(blocks, widths, image_shape))
 
 
 def _entry(name: str, model: EndToEndCNN, measured: Mapping[str, dict[str, float]]) -> Result:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convexcnn.cli.trained import check_fits
+from convexcnn.cli.trained import check_fits, require_pictures
 from convexcnn.errors import DataError, RunError, SettingError
 from convexcnn.files import Write, not_written, write_together
 
@@ -173,6 +173,7 @@ def collect(
     images = [np.zeros((0, channels, height, width), np.uint8)]
     skipped: tuple[str, ...] = ()
     if pictures:
+        require_pictures(model)
         files, closed = picture_files(pictures, skip_bad=skip_bad)
         skipped += tuple(closed)
         read = read_images(

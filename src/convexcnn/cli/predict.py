@@ -59,20 +59,29 @@ def command(
     """
     from convexcnn.cli.console import Console
     from convexcnn.cli.prediction_table import check_table, write_table
-    from convexcnn.cli.trained import load_trained, warn_of_units
+    from convexcnn.cli.trained import load_trained, require_pictures, warn_of_units
+    from convexcnn.data.decode import NoneReadable
 
     console = Console(as_json=as_json)
     table = None if csv_file is None else check_table(csv_file, images, overwrite=overwrite)
     model = load_trained(run)
+    require_pictures(model)
     files, skipped = picture_files(images, skip_bad=skip_bad)
     top = min(top, len(model.column_names()))
     predictions: list[Prediction] = []
     for start in range(0, len(files), BATCH):
-        read = _read(model, files[start : start + BATCH], skip_bad)
-        if not start:
+        batch = files[start : start + BATCH]
+        try:
+            read = _read(model, batch, skip_bad)
+        except NoneReadable:  # there are others
+            skipped += map(str, batch)
+            continue
+        if not predictions:
             warn_of_units(console, model, read.images)
-        predictions += _predict(model, files[start : start + BATCH], read, top)
+        predictions += _predict(model, batch, read, top)
         skipped += read.skipped
+    if not predictions:
+        raise NoneReadable(len(files))
     _, height, width = model.image_shape_
     console.note(f"Pictures are seen at {height}x{width} pixels: resized to cover, centre cut out.")
     for name in skipped:
@@ -147,8 +156,6 @@ def _read(model: ImageClassifier, files: Sequence[Path], skip_bad: bool) -> Deco
 def _predict(
     model: ImageClassifier, files: Sequence[Path], read: DecodedImages, top: int
 ) -> list[Prediction]:
-    if not len(read.kept):
-        return []
     names = model.column_names()
     probabilities = model.predict_proba(read.images)
     order = (-probabilities).argsort(axis=1, kind="stable")[:, :top]

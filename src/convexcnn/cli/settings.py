@@ -122,12 +122,18 @@ def make_estimator(settings: Mapping[str, Any]) -> Estimator:
     for key in parameters:
         if key not in known:
             raise SettingError(_unknown(key, model, formulation, [*known, *RUN_KEYS]))
-    parameters = _raw_pixels(parameters)
-    if isinstance(blocks := parameters.get("blocks"), list):
-        parameters["blocks"] = [_raw_pixels(b) if isinstance(b, dict) else b for b in blocks]
+    parameters = read_raw_pixels(parameters)
     estimator.set_params(**parameters, random_state=settings.get("seed", 0))
     estimator.check_parameters()
     return estimator
+
+
+def read_raw_pixels(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a file, their blocks included, with Python's word for no whitening."""
+    found = _raw_pixels(dict(settings))
+    if isinstance(blocks := found.get("blocks"), list):
+        found["blocks"] = [_raw_pixels(b) if isinstance(b, dict) else b for b in blocks]
+    return found
 
 
 def _raw_pixels(table: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def train_stack(
     checkpoint = folder / CHECKPOINT
     estimator.set_params(callback=callback, certificates=certificate, checkpoint=checkpoint)
     estimator.fit(dataset.train.images, dataset.train.labels)
-    estimator.set_params(callback=None, checkpoint=None)
+    estimator.set_params(callback=None, checkpoint=None, warm_start=False)
+    estimator.trained_parameters_ |= {"warm_start": False}
     estimator.class_names = dataset.classes
     estimator.fingerprint_ = dataset.fingerprint()
     phases = {} if estimator.budget is None else {PROBES: estimator.probing_seconds_}
@@ -136,7 +137,8 @@ def show_blocks(blocks: Sequence[Result], console: Console) -> None:
     for number, block in enumerate(blocks, 1):
         if block["certificate"] is not None:
             gap, scope = block["certificate"]["relative_gap"], block["certificate"]["scope"]
-            console.show(f"Certificate of block {number}: {scope}, to {gap:.1e}")
+            bound = "no useful bound" if gap is None else f"to {gap:.1e}"
+            console.show(f"Certificate of block {number}: {scope}, {bound}")
         if block["solver"]["advice"]:
             advice = block["solver"]["advice"]
             console.note(f"Warning: block {number} stopped before the tolerance; {advice}.")
@@ -166,8 +168,11 @@ def _evaluate(
     from convexcnn.models.evaluation import evaluate_scores
 
     together = np.tensordot(estimator.head_weights_.numpy(), heads, 1).astype(np.float32)
-    every = (*heads, together)
-    return [evaluate_scores(estimator, scores, split.labels, k) for scores in every]
+    losses = *(block.settings.loss for block in estimator.blocks_), None
+    return [
+        evaluate_scores(estimator, scores, split.labels, k, loss)
+        for scores, loss in zip((*heads, together), losses, strict=True)
+    ]
 
 
 def _block_entry(block: TrainedBlock, weight: float) -> Result:

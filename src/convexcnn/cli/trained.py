@@ -50,6 +50,20 @@ def load_trained(run: Path) -> ImageClassifier:
     return model
 
 
+def require_pictures(model: ImageClassifier) -> None:
+    """Refuse a model that picture files cannot be given to.
+
+    Raises:
+        DataError: its images have other channels than grey or colours.
+    """
+    channels = model.image_shape_[0]
+    if channels not in (1, 3):
+        raise DataError(
+            f"the model is of images with {channels} channels, and picture files have 1 or 3; give "
+            "arrays to 'convexcnn evaluate', or to its predict from Python"
+        )
+
+
 def reading_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """How DATA is read: as given, else as the run read it.
 

@@ -181,7 +181,7 @@ class StackPlan:
         """Steps of the network that lends its neurons, on images taken through earlier blocks."""
         block, geometry = shape.block, shape.geometry
         if block.gates not in LENT:
-            return Phase("gates", memory=held)
+            return Phase("gates", memory=held, known=block.gates != "dual")
         batch, pixels = min(BATCH, kept), _numbers_of(geometry)
         steps = self._steps(number, block, kept)
         images = steps * batch

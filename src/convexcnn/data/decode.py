@@ -46,7 +46,6 @@ LONGEST_NOTE = 4 + max(map(len, NOTES))
 USUAL_SIZE = 64
 BYTES_PER_PIXEL = 24
 """What a large image takes while it is decoded, laid over white and resized."""
-NONE_READABLE = "none of {} images can be read; give at least one JPEG or PNG that can"
 LEAVE_OUT = "leave it out with --skip-bad (skip_bad=True)"
 
 AHEAD = 64
@@ -54,6 +53,15 @@ AHEAD = 64
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+
+
+class NoneReadable(DataError):
+    """Of some files that may be left out where they are damaged, none is left."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__(
+            f"none of {files} images can be read; give at least one JPEG or PNG that can"
+        )
 
 
 class ImageFile(Protocol):
@@ -121,7 +129,7 @@ def read_images(
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and large images
         headers = _read_headers(files, skip_bad)
         if not headers:
-            raise DataError(NONE_READABLE.format(len(files)))
+            raise NoneReadable(len(files))
         if channels is None:
             channels = 1 if all(header.grey for header in headers.values()) else 3
         if box is None:
@@ -137,7 +145,7 @@ def read_images(
                     images[len(kept) : len(kept) + 1] = pixels[None]
                     kept.append(row)
     if not kept:
-        raise DataError(NONE_READABLE.format(len(files)))
+        raise NoneReadable(len(files))
     skipped = sorted(set(range(len(files))) - set(kept))
     return DecodedImages(
         take_rows(images, slice(len(kept))),
@@ -158,7 +166,7 @@ def common_kind(paths: Sequence[ImageFile], image_size: int | None) -> tuple[int
     """
     headers = _read_headers(paths, skip_bad=True)
     if not headers:
-        raise DataError(NONE_READABLE.format(len(paths)))
+        raise NoneReadable(len(paths))
     channels = 1 if all(header.grey for header in headers.values()) else 3
     box = _common_size(paths, headers) if image_size is None else as_box(image_size)
     return channels, *box

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from convexcnn.errors import SettingError
-from convexcnn.patches.stream import ImageStream
+from convexcnn.patches.stream import ImageStream, largest_shift
 from convexcnn.solvers.result import Callback
 
 CURVE_POINTS = 20
@@ -156,7 +156,7 @@ def descend(
             "train_accuracy": correct / seen,
         }
         if held_out is not None:
-            event["validation_accuracy"] = accuracy(network, held_out)
+            event["validation_accuracy"] = accuracy(network, held_out, mirror=recipe.flip)
         events.append(event)
         if callback is not None:
             callback(event)
@@ -183,27 +183,35 @@ def channels_last(network: nn.Module) -> nn.Module:
     return moved
 
 
-def network_scores(network: nn.Module, images: Tensor) -> Tensor:
-    """Scores (n, k) of scaled images by a network that is not in training, in the same numbers."""
+def network_scores(network: nn.Module, images: Tensor, *, mirror: bool) -> Tensor:
+    """Scores (n, k) of scaled images by a network that is not in training, in the same numbers.
+
+    Args:
+        network: maps (n, channels, height, width) to (n, k).
+        images: scaled.
+        mirror: whether scores are averaged with those of the mirror images.
+    """
+    views = [images, images.flip(3)] if mirror else [images]
     with autocast(images.device.type):
-        scores: Tensor = network(images.contiguous(memory_format=torch.channels_last))
-    return scores.float()
+        found = [network(v.contiguous(memory_format=torch.channels_last)).float() for v in views]
+    return torch.stack(found).mean(0)
 
 
-def stream_scores(network: nn.Module, stream: ImageStream) -> Tensor:
+def stream_scores(network: nn.Module, stream: ImageStream, *, mirror: bool) -> Tensor:
     """Scores (n, k) of all images of a stream, on the CPU; the network is left in training."""
     network.eval()
     n = len(stream.images)
     rows = (slice(start, start + SCORED_AT_ONCE) for start in range(0, n, SCORED_AT_ONCE))
     with torch.no_grad():
-        scores = [network_scores(network, stream.block(part)[0]).cpu() for part in rows]
+        blocks = (stream.block(part)[0] for part in rows)
+        scores = [network_scores(network, images, mirror=mirror).cpu() for images in blocks]
     network.train()
     return torch.cat(scores)
 
 
-def accuracy(network: nn.Module, stream: ImageStream) -> float:
+def accuracy(network: nn.Module, stream: ImageStream, *, mirror: bool) -> float:
     """Part of the images that a network classifies correctly."""
-    right = stream_scores(network, stream).argmax(1).numpy() == stream.labels
+    right = stream_scores(network, stream, mirror=mirror).argmax(1).numpy() == stream.labels
     return float(right.mean())
 
 
@@ -246,7 +254,7 @@ def _batches(
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Every image shifted by random rows and columns; 0, the mean colour, comes into view."""
     n, _, height, width = images.shape
-    most = max(1, int(SHIFT_SHARE * min(height, width)))
+    most = largest_shift(SHIFT_SHARE, images.shape)
     padded = pad(images, (most,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     rows, columns = torch.randint(2 * most + 1, (2, n), generator=generator).to(images.device)

@@ -241,7 +241,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             stream.labels, self.validation_fraction, draw_seed(self.random_state)
         )
         if not len(held_out):
-            raise DataError("y has too few images to hold any out; give betas=[one value]")
+            raise DataError(
+                "y has too few images to hold any out; give more, one value of betas, or "
+                "validation_fraction=0 where a network is trained by descent"
+            )
         train = stream.subset(kept)
         train.require_shares()
         return train, stream.subset(held_out)

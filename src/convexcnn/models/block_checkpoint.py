@@ -107,11 +107,17 @@ class BlockCheckpoint:
             description = unsealed(content, path)
             found, steps = description["fingerprint"], int(description["steps"])
         except (*DAMAGES, RunError) as error:
-            self._give_up(number, error)
+            self._forget_plan(path, error)
             return None
         if found != self.fingerprint(number):
             raise self._foreign(path)
         return max(1, steps)
+
+    def begun(self, number: int) -> bool:
+        """Whether a block was begun, or finished, in an interrupted training."""
+        finished = self.processes.writes and self._path(number, "json").exists()
+        told = self.processes.tell(b"%d" % finished) == b"1"
+        return told or self.planned(number) is not None
 
     def save(self, number: int, block: TrainedBlock, scores: Tensor) -> None:
         """Write a block, and its scores (n, k) of all images.
@@ -166,6 +172,14 @@ class BlockCheckpoint:
             f"empty {self.folder} to train anew"
         )
 
+    def _forget_plan(self, path: Path, error: Exception) -> None:
+        """Warn of a damaged plan, and remove it: the block may get another number of steps."""
+        if not self.processes.writes:
+            return
+        text = f"{path} is damaged ({error}); how long the block is trained is decided anew"
+        warnings.warn(text, DamagedCheckpoint, stacklevel=2)
+        _remove(path)
+
     def _give_up(self, number: int, error: Exception) -> None:
         """Warn of a damaged block, and remove it and what came after it: they are trained again."""
         if not self.processes.writes:
@@ -180,12 +194,7 @@ class BlockCheckpoint:
             found = NUMBER.fullmatch(path.name)
             if found is None or int(found[1]) < number:
                 continue
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as why:
-                raise RunError(
-                    f"{path} is damaged and cannot be removed ({why.strerror}); remove it yourself"
-                ) from why
+            _remove(path)
 
     def load(self, number: int, settings: Block, stream: ImageStream) -> BlockOutcome | None:
         """Return a block that was saved, and its scores of all images; None if none was.
@@ -231,6 +240,16 @@ class BlockCheckpoint:
 
     def _path(self, number: int, kind: str) -> Path:
         return self.folder / f"block{number}.{kind}"
+
+
+def _remove(path: Path) -> None:
+    """Remove a damaged file; RunError if that cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as why:
+        raise RunError(
+            f"{path} is damaged and cannot be removed ({why.strerror}); remove it yourself"
+        ) from why
 
 
 def completed(block: TrainedBlock, description: Mapping[str, Any]) -> TrainedBlock:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn.models.base import ImageClassifier
-from convexcnn.models.restored import check_shapes, finite
+from convexcnn.models.restored import check_shapes, finite, positive
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform, fit_whitening, identity_transform
@@ -96,8 +96,7 @@ class BlockClassifier(ImageClassifier):
             setattr(self, name, tensors[name])
         for name in self.numbers:
             setattr(self, name, finite(description["numbers"], name))
-        if self.temperature_ <= 0:
-            raise ValueError(f"temperature_ is {self.temperature_}")
+        positive(description["numbers"], "temperature_")
 
     def _fit_transform(
         self, stream: ImageStream, geometry: PatchGeometry, generator: torch.Generator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ from convexcnn.models.back_propagation import (
 from convexcnn.models.base import ImageClassifier
 from convexcnn.models.networks import Shape, build_network
 from convexcnn.models.parameters import Seed, draw_seed
-from convexcnn.models.restored import check_shapes
+from convexcnn.models.restored import check_shapes, positive
 from convexcnn.models.torch_module import Standardise
 from convexcnn.patches.float32 import LARGEST
 from convexcnn.patches.stream import ImageStream
@@ -105,6 +104,8 @@ class EndToEndCNN(ImageClassifier):
             value = getattr(self, name)
             if value is not None and not 0 < value <= LARGEST:
                 raise SettingError(f"{name} is {value}; give a positive number")
+        if self.batch_size < 2:
+            raise SettingError("batch_size is 1; give 2 or more: normalisation compares images")
         if self.budget is None and self.epochs is None:
             raise SettingError("neither budget nor epochs is given; the training would not end")
         if self.validation_fraction:
@@ -131,7 +132,8 @@ class EndToEndCNN(ImageClassifier):
             torch.manual_seed(draw_seed(self.random_state))
             network = self._build((channels, height, width), stream.n_classes)
             curve = self._descend(network.to(device), train, held_out, generator)
-        scores = None if held_out is None else stream_scores(network, held_out)
+        mirror = AUGMENTATIONS[self.augment].mirror
+        scores = None if held_out is None else stream_scores(network, held_out, mirror=mirror)
         labels = stream.labels if held_out is None else held_out.labels
         right = None
         if scores is not None:
@@ -168,10 +170,8 @@ class EndToEndCNN(ImageClassifier):
         return sum(parameter.numel() for parameter in self.network_.parameters())
 
     def _scorer(self) -> Callable[[Tensor], Tensor]:
-        score = partial(network_scores, self.network_)
-        if not AUGMENTATIONS[self.augment].mirror:
-            return score
-        return lambda images: (score(images) + score(images.flip(3))) / 2
+        mirror = AUGMENTATIONS[self.augment].mirror
+        return partial(network_scores, self.network_, mirror=mirror)
 
     def to_torch(self) -> nn.Module:
         self.check_trained()
@@ -196,9 +196,7 @@ class EndToEndCNN(ImageClassifier):
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])
         self.network_: nn.Module = channels_last(network).eval()
-        self.temperature_ = float(description["temperature"])
-        if not math.isfinite(self.temperature_):
-            raise ValueError(f"temperature is {self.temperature_}")
+        self.temperature_ = positive(description, "temperature")
 
 
 class MirrorAverage(nn.Module):

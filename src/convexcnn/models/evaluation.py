@@ -74,6 +74,7 @@ def evaluate_scores(
     known: NDArray[np.float32],
     labels: NDArray[np.int64],
     n_classes: int,
+    loss: str | None = None,
 ) -> Evaluation:
     """Measure scores that are those of a model, or of one of its blocks.
 
@@ -82,8 +83,9 @@ def evaluate_scores(
         known: (n, classes that the model was trained on).
         labels: (n,) integers in 0..n_classes - 1.
         n_classes: k.
+        loss: by which they are measured; None for the model's.
     """
-    loss = model.as_trained().measured_by
+    loss = loss or model.as_trained().measured_by
     missing = -np.inf if loss == "cross_entropy" else 0.0
     scores = np.full((len(labels), n_classes), missing)
     scores[:, model.classes_] = known
@@ -94,10 +96,14 @@ def evaluate_scores(
 
 
 def _mean_loss(name: str, scores: NDArray[np.float64], labels: NDArray[Any]) -> float:
+    """Infinite for cross-entropy where an image is of a class that the model does not know."""
     loss, total = get_loss(name), 0.0
     for start in range(0, len(labels), MEASURED_AT_ONCE):
         rows = slice(start, start + MEASURED_AT_ONCE)
-        truth = torch.from_numpy(labels[rows])
+        found, truth = torch.from_numpy(scores[rows]), torch.from_numpy(labels[rows])
+        if name == "cross_entropy":  # of targets, classes with a score of -inf would make 0 inf
+            total += float(torch.nn.functional.cross_entropy(found, truth, reduction="sum"))
+            continue
         targets = torch.nn.functional.one_hot(truth, scores.shape[1]).double()
-        total += float(loss.value(torch.from_numpy(scores[rows]), targets))
+        total += float(loss.value(found, targets))
     return total / len(labels)

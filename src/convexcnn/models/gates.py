@@ -18,6 +18,9 @@ from convexcnn.solvers.sgd import SGD
 STRATEGIES = ("gaussian", "patches", "sgd", "dual")
 """``dual`` alternates with a solver: :mod:`.column_generation`."""
 
+LEARNED = ("sgd", "dual")
+"""Those that see labels."""
+
 LEARNING_RATE = 8e-3
 
 LENDING_WIDTH, UPDATES, BATCH_SIZE = 256, 750, 500

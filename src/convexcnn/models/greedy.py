@@ -104,7 +104,8 @@ class GreedyCNN(EndToEndCNN):
             curve += descend(stage, train, held_out, recipe, generator=generator, callback=tell)
             stage.eval()
             if held_out is not None:
-                curve[-1]["validation_accuracy"] = accuracy(stage, held_out)  # of all of them
+                measured = accuracy(stage, held_out, mirror=recipe.flip)
+                curve[-1]["validation_accuracy"] = measured  # of all held-out images
                 stage.eval()
         return curve
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.parameters import Seed, draw_seed
 from convexcnn.models.patch_block import PatchBlock
 from convexcnn.models.probabilities import fit_temperature
+from convexcnn.models.restored import positive
 from convexcnn.models.stack_settings import Block, Blocks, Shape, plan_geometries, read_blocks
 from convexcnn.models.stack_training import StackTraining, check_blocks, freeze
 from convexcnn.models.strength import strongest_filters
@@ -41,6 +41,9 @@ from convexcnn.models.warm_start import ANEW, KeptBlocks, TrainedOn, tell_nothin
 from convexcnn.patches.float32 import fast_float32
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback
+
+SUM_ROUNDING = 1e-6
+"""How far the sum of the weights of heads in a file may be from one."""
 
 OF_EVERY_BLOCK = ("n_gates", "gates", "loss", "regulariser", "betas", "tolerance")
 """Parameters of a stack that stand for settings of all its blocks."""
@@ -262,7 +265,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         """Where finished blocks are kept, if they are."""
         if self.checkpoint is None:
             return None
-        known = fingerprints(blocks, (trained_on, self.certificates), kept.blocks)
+        known = fingerprints(blocks, trained_on, kept.blocks)
         return BlockCheckpoint(Path(self.checkpoint), known, stream.processes)
 
     def _held_out(self, stream: ImageStream) -> Split:
@@ -400,7 +403,8 @@ class LayerwiseConvexCNN(ImageClassifier):
             if number < len(settings) and blocks[-1].scaler is None:
                 raise ValueError(f"block {number} has no scaler for the maps that it hands on")
         weights = torch.tensor(stack["head_weights"], dtype=torch.float64)
-        if weights.shape != (len(blocks),) or not bool((weights >= 0).all()):
+        whole = weights.shape == (len(blocks),) and abs(float(weights.sum()) - 1) < SUM_ROUNDING
+        if not whole or not bool((weights >= 0).all()):
             raise ValueError(f"head_weights is {stack['head_weights']}")
         if self.blocks is not None and not isinstance(self.blocks, str):
             self.blocks = read_blocks(self.blocks)
@@ -408,6 +412,4 @@ class LayerwiseConvexCNN(ImageClassifier):
         self.certificates_: list[Certificate] = []
         saved = stack.get("trained_on")
         self.trained_on_ = None if saved is None else TrainedOn.read(saved)
-        self.temperature_ = float(stack["temperature"])
-        if not math.isfinite(self.temperature_):
-            raise ValueError(f"temperature is {self.temperature_}")
+        self.temperature_ = positive(stack, "temperature")

@@ -57,7 +57,7 @@ class FurtherConvolution:
             maps = avg_pool2d(maps, 2)
         filters = self.rows.view(len(self.rows), -1, 3, 3)
         responses = conv2d(maps, _as(maps, filters), padding=1)
-        return batch_norm(responses, None, None, self.gain, self.shift, training=True).relu_()
+        return _normalised(responses, self.gain, self.shift).relu_()
 
 
 class LookaheadNetwork(NeuronNetwork):
@@ -106,7 +106,7 @@ class LookaheadNetwork(NeuronNetwork):
         ).relu_()
         weights, bias = self.own_head()
         own = torch.addmm(bias, _pool(responses, self.geometry), weights.T)
-        maps = batch_norm(downsampled(responses, self.downsample), None, None, training=True)
+        maps = _normalised(downsampled(responses, self.downsample))
         for layer in self.further:
             maps = layer(maps)
         pooled = _pool(maps, self.further[-1].geometry)
@@ -149,6 +149,14 @@ def network_of(
     if block.gates == "lookahead" and not last:
         return LookaheadNetwork(block, geometry, transform, n_classes, generator)
     return NeuronNetwork(geometry, transform, block.n_gates, n_classes, generator)
+
+
+def _normalised(maps: Tensor, gain: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Batch normalisation, also of a single pixel of a single image, which is its own mean."""
+    if maps.shape[0] * maps.shape[2] * maps.shape[3] == 1:
+        maps = maps.expand(2, -1, -1, -1)
+        return batch_norm(maps, None, None, gain, shift, training=True)[:1]
+    return batch_norm(maps, None, None, gain, shift, training=True)
 
 
 def _as(images: Tensor, filters: Tensor) -> Tensor:

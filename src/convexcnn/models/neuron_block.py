@@ -14,7 +14,7 @@ from convexcnn.certificates.certify_neurons import certify_neurons, neuron_rows
 from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.restored import check_shapes
 from convexcnn.models.stack_settings import Block, Shape
-from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts
+from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts, stored
 from convexcnn.patches.responses import NeuronFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import PatchTransform
@@ -71,7 +71,7 @@ class NeuronBlock(TrainedBlock):
 
     def maps_of(self, responses: Tensor) -> Tensor:
         """Its maps from the responses (n, g, rows, columns) that its features are pooled from."""
-        return downsampled(responses, self.settings.downsample).half()
+        return stored(downsampled(responses, self.settings.downsample))
 
     def rough_images(self, images: Tensor) -> Tensor:
         assert self.scaler is not None, "the last block hands no maps on"

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from convexcnn.data.dataset import ImageDataset
 from convexcnn.environment import peak_memory_bytes
-from convexcnn.errors import DataError
+from convexcnn.errors import DataError, RunError
 from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.evaluation import evaluate_model
 from convexcnn.models.io import MODEL_FILES, save_model
@@ -94,6 +94,7 @@ def run_paper_protocol(
 
     Raises:
         DataError: the data set has no test images.
+        RunError: finished models in the folder are of other images.
         SettingError: a setting that cannot work, with any of the seeds; nothing is trained then.
     """
     if dataset.test is None:
@@ -113,14 +114,19 @@ def run_paper_protocol(
     for seed in seeds:
         for formulation in FORMULATIONS:
             _model(formulation, filters, seed, architecture).check_parameters()
-    units = []
+    units, images = [], dataset.fingerprint()
     for seed in seeds:
         for formulation in FORMULATIONS:
             unit_folder = folder / "units" / f"{formulation}-{seed}"
             if not (unit_folder / "unit.json").exists():
                 model = _model(formulation, filters, seed, architecture)
-                _train_unit(model, formulation, seed, dataset, unit_folder, callback)
-            units.append(json.loads((unit_folder / "unit.json").read_text("utf-8")))
+                _train_unit(model, formulation, seed, dataset, images, unit_folder, callback)
+            unit = json.loads((unit_folder / "unit.json").read_text("utf-8"))
+            if unit["images"] != images:
+                raise RunError(
+                    f"{unit_folder} was trained on other images; remove {folder} to train anew"
+                )
+            units.append(unit)
     _gather(folder, units)
     first = [unit for unit in units if unit["run"]["seed"] == seeds[0]]
     runs = [unit["run"] for unit in units]
@@ -154,10 +160,14 @@ def _train_unit(
     formulation: str,
     seed: int,
     dataset: ImageDataset,
+    images: str,
     folder: Path,
     callback: Callback | None,
 ) -> None:
-    """Train one model and write its files; ``unit.json`` comes last and marks it finished."""
+    """Train one model and write its files; ``unit.json`` comes last and marks it finished.
+
+    ``images`` is the fingerprint of the data set.
+    """
     events: list[dict[str, Any]] = []
 
     def record(event: dict[str, Any]) -> None:
@@ -172,8 +182,7 @@ def _train_unit(
     model.fit(dataset.train.images, dataset.train.labels)
     seconds = time.perf_counter() - start
     model.set_params(callback=None)
-    model.class_names = dataset.classes
-    model.fingerprint_ = dataset.fingerprint()
+    model.class_names, model.fingerprint_ = dataset.classes, images
     k = len(dataset.classes)
     test = evaluate_model(model, dataset.test, k)
     run = {
@@ -188,7 +197,8 @@ def _train_unit(
     }
     save_model(model, folder)
     write_arrays(folder / "filters.safetensors", model.filters())
-    unit = {"run": run, "confusion": test.confusion.tolist(), "events": events}
+    confusion = test.confusion.tolist()
+    unit = {"run": run, "confusion": confusion, "events": events, "images": images}
     temporary = folder / "unit.json.part"
     temporary.write_text(json.dumps(unit), "utf-8")
     temporary.replace(folder / "unit.json")

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from convexcnn.certificates.block_certificate import certify_block
 from convexcnn.certificates.certificate import Certificate, GatedBlock
+from convexcnn.errors import SettingError
 from convexcnn.models.restored import check_shapes
 from convexcnn.models.stack_settings import Block, Shape
 from convexcnn.models.strength import VISIBLE, count_neurons
-from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts
+from convexcnn.models.trained_block import TrainedBlock, downsampled, restored_parts, stored
 from convexcnn.patches.extract import extract_patches
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
@@ -61,7 +62,7 @@ class PatchBlock(TrainedBlock):
         on = (patches @ self.gates[used].T >= 0).to(patches.dtype)
         responses = (patches @ self.neurons.T).mul_(on[:, place])
         grid = responses.view(len(images), *self.geometry.grid, -1).permute(0, 3, 1, 2)
-        return downsampled(grid, self.settings.downsample).half()
+        return stored(downsampled(grid, self.settings.downsample))
 
     def without_maps(self) -> Self:
         neurons, gates = self.neurons[:0], self.neuron_gates[:0]
@@ -71,6 +72,11 @@ class PatchBlock(TrainedBlock):
         if len(self.neurons):
             return self
         neurons, gates = strongest_neurons(self.weights, self.settings.n_neurons)
+        if not len(neurons):
+            raise SettingError(
+                f"the last block keeps no neuron at beta {self.beta:g}: no block can follow it; "
+                "train anew with smaller betas"
+            )
         return replace(self, neurons=neurons, neuron_gates=gates)
 
     def certify(

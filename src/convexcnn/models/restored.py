@@ -16,6 +16,14 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int
             raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, not {shape}")
 
 
+def positive(numbers: Mapping[str, Any], name: str) -> float:
+    """Return a number of that name as ``finite`` does; ValueError also if it is not positive."""
+    value = finite(numbers, name)
+    if value <= 0:
+        raise ValueError(f"{name} is {value}")
+    return value
+
+
 def finite(numbers: Mapping[str, Any], name: str) -> float:
     """Return a number of that name; ValueError if it is not finite, KeyError if it is missing."""
     value = float(numbers[name])

@@ -64,8 +64,8 @@ class Block:
             1e-3 for the others.
         betas: weights of the regulariser to choose from; None for a path that fits the data.
         epochs: of the network that lends its neurons, or of all ascents together (head ``neurons``,
-            gates ``sgd``, ``lookahead``, ``dual``); None for a number that fits the data, or the budget of the
-            stack.
+            gates ``sgd``, ``lookahead`` and ``dual``); None for a number that fits the data, or the
+            budget of the stack.
 
     Raises:
         SettingError: a value that cannot work.
@@ -116,7 +116,7 @@ class Block:
             raise SettingError(f"gates 'lookahead' is for head neurons; head is {self.head!r}")
         if self.whiten is not None and self.whiten < 1:
             raise SettingError(f"whiten is {self.whiten}; keep at least 1 direction, or None")
-        values = [self.betas] if isinstance(self.betas, (int, float, np.floating)) else self.betas
+        values = [self.betas] if isinstance(self.betas, (int, float, np.number)) else self.betas
         try:
             sound = values is None or (len(values) and all(0 < b <= LARGEST for b in values))
         except TypeError:

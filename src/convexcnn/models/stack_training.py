@@ -26,12 +26,12 @@ from convexcnn.models.frozen_maps import MapStream, freeze_maps, map_bytes
 from convexcnn.models.head_combination import choose_heads, combination_loss
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_network import BATCH
-from convexcnn.models.neuron_training import SAMPLE
+from convexcnn.models.neuron_training import spread
 from convexcnn.models.probabilities import fit_temperature
 from convexcnn.models.stack_settings import Block, plan_geometries
 from convexcnn.models.time_plan import TimePlan
 from convexcnn.models.trained_block import TrainedBlock
-from convexcnn.models.warm_start import KeptBlocks
+from convexcnn.models.warm_start import KeptBlocks, certified
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.stream import ImageStream
 from convexcnn.solvers.result import Callback, PhaseClock
@@ -119,9 +119,13 @@ class StackTraining:
         if self.checkpoint is None:
             return None
         outcome = self.checkpoint.load(number, self.blocks[number - 1], stream)
-        if outcome is not None:
-            self.plan.spent += sum(outcome.block.seconds.values())
-        return outcome
+        if outcome is None:
+            return None
+        self.plan.spent += sum(outcome.block.seconds.values())
+        block = replace(outcome.block, certificate=None)
+        if self.certificates:
+            block = certified(outcome.block, stream, self.split.kept)
+        return replace(outcome, block=block)
 
     def _train(
         self, earlier: tuple[TrainedBlock, ...], stream: ImageStream, seed: int
@@ -138,6 +142,9 @@ class StackTraining:
             if checkpoint is not None and known is None:
                 checkpoint.plan(number, found)
             return found
+
+        if checkpoint is not None and not block.descends and not checkpoint.begun(number):
+            checkpoint.plan(number, 1)  # its settings say how long it is trained
 
         task = BlockTask(
             block,
@@ -168,7 +175,7 @@ class StackTraining:
         """Whether there is time for a block, by the clock of the first process, or it was begun."""
         if number <= len(self.kept):
             return True
-        begun = self.checkpoint is not None and self.checkpoint.planned(number)
+        begun = self.checkpoint is not None and self.checkpoint.begun(number)
         late = not begun and self.plan.leaves_no_time_for(number)
         return self.pixels.processes.tell(b"%d" % late) == b"0"
 
@@ -195,7 +202,7 @@ def freeze(block: TrainedBlock, stream: ImageStream, split: Split, memory: Memor
         stream,
         block.map_shape,
         block.maps,
-        block.scaler or split.kept[:SAMPLE],
+        block.scaler or spread(split.kept),
         in_memory=memory.keeps(map_bytes(stream, block.map_shape)),
     )
 

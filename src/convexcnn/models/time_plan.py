@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from convexcnn.models.descent_memory import FEWEST, images_at_once
 from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
-from convexcnn.models.stack_settings import Block
+from convexcnn.models.stack_settings import LEARNED, Block
 from convexcnn.models.trained_block import downsampled
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
@@ -103,6 +104,7 @@ class BlockCost:
         features: of its head, cells g.
         evaluations: of its objective that solving the head takes, all betas together.
         descends: whether minutes decide how long its neurons are learned.
+        epochs: of learning them, where the block's settings decide.
     """
 
     descent: float
@@ -111,6 +113,7 @@ class BlockCost:
     features: int
     evaluations: int = EVALUATIONS * SOLVED_BETAS
     descends: bool = True
+    epochs: float = 0
 
     @classmethod
     def of(cls, block: Block, geometry: PatchGeometry, device: str, *, last: bool) -> BlockCost:
@@ -153,7 +156,9 @@ class BlockCost:
         responses = mean_seconds(respond, PASSES, device) / n
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
         shared = step / BATCH, passing, responses, features.n_features
-        return cls(*shared, evaluations, descends=block.descends)
+        learned = block.head == "neurons" and block.gates in LEARNED
+        epochs = block.epochs if learned and block.epochs is not None else 0
+        return cls(*shared, evaluations, descends=block.descends, epochs=epochs)
 
     def fixed_seconds(self, images: int, views: int, classes: int, rates: HeadRates) -> float:
         """Foreseen time of everything but descent."""
@@ -167,7 +172,7 @@ def n_betas(block: Block) -> int:
     """How many weights of the regulariser a head is solved for, about."""
     if block.betas is None:
         return SOLVED_BETAS
-    return 1 if isinstance(block.betas, (int, float)) else len(block.betas)
+    return 1 if isinstance(block.betas, (int, float, np.number)) else len(block.betas)
 
 
 def seconds_of_a_step(network: NeuronNetwork, images: Tensor, targets: Tensor) -> float:
@@ -277,8 +282,11 @@ class TimePlan:
             start=None if minutes is None else start,
         )
 
-    def _fixed(self, cost: BlockCost) -> float:
-        return cost.fixed_seconds(self.images, self.views, self.classes, self.rates)
+    def _fixed(self, number: int) -> float:
+        """Seconds of a block that minutes do not decide about."""
+        cost = self.costs[number - 1]
+        learned = cost.epochs * self.images * self._step(number, 1)
+        return learned + cost.fixed_seconds(self.images, self.views, self.classes, self.rates)
 
     @property
     def elapsed(self) -> float:
@@ -325,7 +333,7 @@ class TimePlan:
     def _left(self, number: int, last: int) -> float:
         """Seconds that are left for the descent of all blocks between two of them."""
         assert self.minutes is not None
-        fixed = sum(self._fixed(cost) for cost in self.costs[number - 1 : last])
+        fixed = sum(self._fixed(block) for block in range(number, last + 1))
         return SPARE * 60 * self.minutes - self.elapsed - fixed
 
     def _least(self, number: int, batch: int) -> float:

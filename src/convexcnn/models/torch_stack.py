@@ -11,7 +11,7 @@ from convexcnn.data.preprocess import ImageScaler
 from convexcnn.models.neuron_block import NeuronBlock
 from convexcnn.models.patch_block import PatchBlock
 from convexcnn.models.torch_module import Standardise, coordinate_layers
-from convexcnn.models.trained_block import TrainedBlock, downsampled
+from convexcnn.models.trained_block import TrainedBlock, downsampled, stored
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import cell_averages
 from convexcnn.patches.whiten import PatchTransform
@@ -143,7 +143,7 @@ class NeuronMaps(nn.Module):
         """Maps (n, channels, height, width) that the next block sees."""
         maps = downsampled(self.neurons(patches) * on[:, self.of_neuron], self.downsample)
         if self.rounds:
-            maps = maps + (maps.half().to(maps.dtype) - maps).detach()
+            maps = maps + (stored(maps).to(maps.dtype) - maps).detach()
         scaled: Tensor = self.scale(maps)
         return scaled
 

@@ -208,6 +208,12 @@ def restored_parts(
     }
 
 
+def stored(maps: Tensor) -> Tensor:
+    """Maps in the precision that they are kept in, float16; what is beyond its range is cut."""
+    largest = torch.finfo(torch.float16).max
+    return maps.half().clamp_(-largest, largest)
+
+
 def downsampled(maps: Tensor, how: str) -> Tensor:
     """Halve maps (n, channels, height, width) in height and width; an odd last line is cut."""
     if how == "none":

@@ -20,7 +20,7 @@ from convexcnn.models.base import SCORED_AT_ONCE
 from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.column_generation import Solve, dual_gates
 from convexcnn.models.descent import descend
-from convexcnn.models.gates import choose_gates
+from convexcnn.models.gates import LEARNED, choose_gates
 from convexcnn.models.image_weights import (
     ClassWeight,
     check_can_weigh,
@@ -55,8 +55,8 @@ class ConvexConvClassifier(BlockClassifier):
     over the gated features Phi_i of g fixed gates (Mishkin, Sahiner & Pilanci 2022), or (R), the
     same for V_i - W_i inside the cones on which gated and ReLU responses agree: the exact convex
     form of the ReLU network with these activation patterns (Ergen & Pilanci 2021). The optimum is
-    certified, for a whole path of beta; held-out images choose from it, and the final solution
-    uses them too.
+    certified, for a whole path of beta; held-out images, which no gate is learned from, choose from
+    it, and the final solution uses them too.
 
     Args:
         formulation: ``gated`` (G), ``relu`` (R), or ``relu-penalised``: the cone constraint as a
@@ -216,10 +216,13 @@ class ConvexConvClassifier(BlockClassifier):
             processes=stream.processes.size,
         )
         n_gates = self.n_gates or settings.affordable_gates(size)
-        where = stream, geometry, transform, generator
+        # Held-out images that choose beta must not have been learned from.
+        labelled = self.gates in LEARNED and settings.holds_out
+        seen = self._split(stream)[0] if labelled else stream
+        where = seen, geometry, transform, generator
         if self.gates == "dual":
             self.require_average("gates dual")
-            solve = self._one_beta_solver(settings, size, stream)
+            solve = self._one_beta_solver(settings, size, seen)
             gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
         else:
             gates = choose_gates(self.gates, n_gates, *where, self.callback)

@@ -39,6 +39,20 @@ def tell_nothing_added(blocks: int, kept: int) -> None:
     warnings.warn(f"{reason}; the stack stays as it was", NothingAdded, stacklevel=5)
 
 
+def certified(block: TrainedBlock, stream: ImageStream, kept: NDArray[np.intp]) -> TrainedBlock:
+    """A trained block with a certificate, the one that it has or a new one.
+
+    Args:
+        block: trained before.
+        stream: all images as the block sees them.
+        kept: which of them train.
+    """
+    if block.certificate is not None:
+        return block
+    train = replace(stream, device="cpu").subset(kept)
+    return replace(block, certificate=block.to("cpu").certify(train))
+
+
 @dataclass(frozen=True)
 class TrainedOn:
     """What decides about the input of a stack's blocks beside their own settings.
@@ -113,8 +127,7 @@ class KeptBlocks:
         else:
             scores = self.scores[number - 1]
         if certificate and block.certificate is None:
-            train = replace(stream, device="cpu").subset(kept)
-            block = replace(block, certificate=block.to("cpu").certify(train))
+            block = certified(block, stream, kept)
             clock.lap("certificate")
         return BlockOutcome(replace(block, seconds=dict(clock.seconds)), scores)
 
@@ -171,6 +184,6 @@ class KeptBlocks:
 def _values(block: Block) -> dict[str, Any]:
     """Settings of a block, with lists as a file gives them back."""
     values = dict(vars(block))
-    if not isinstance(block.betas, (int, float, type(None))):
-        values["betas"] = [float(beta) for beta in block.betas]
+    if block.betas is not None:
+        values["betas"] = np.asarray(block.betas, float).tolist()
     return values

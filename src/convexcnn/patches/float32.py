@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
+from typing import Any
 
 import torch
 
@@ -28,12 +30,35 @@ def fast_float32() -> Iterator[None]:
     if matmul is None or not hasattr(matmul, "fp32_precision") or not _keeps_accuracy():
         yield
         return
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
+    _FAST.begin(matmul)
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        _FAST.end(matmul)
+
+
+class _Shared:
+    """The setting of a process while any of its threads wants it."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = Lock(), 0, ""
+
+    def begin(self, matmul: Any) -> None:
+        """Turn it on for the first one."""
+        with self.lock:
+            if not self.users:
+                self.before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+            self.users += 1
+
+    def end(self, matmul: Any) -> None:
+        """Put it back after the last one."""
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                matmul.fp32_precision = self.before
+
+
+_FAST = _Shared()
 
 
 @cache

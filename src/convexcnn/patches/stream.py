@@ -24,6 +24,15 @@ SHIFT_SHARE = 1 / 16
 """Part of a side by which a shifted view lies elsewhere, at most."""
 
 
+def largest_shift(share: float, shape: tuple[int, ...]) -> int:
+    """Pixels that images (..., height, width) are shifted by at most: such a share of their side.
+
+    One at least, but for images of which that would leave less than a pixel on every side.
+    """
+    side = min(shape[-2:])
+    return min(max(1, int(share * side)), (side - 1) // 2)
+
+
 def whole(images: int) -> slice:
     """All images of a mini-batch."""
     return slice(0, images)
@@ -150,19 +159,14 @@ class ImageStream:
             images = shifted(images, offsets.to(images.device))
         return images.flip(3) if mirrored else images
 
-    def random_views(
-        self, rows: NDArray[np.int64], own: slice, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """As ``block``, of an own part of the rows, each in a random view, drawn for all of them.
-
-        Shifts need not be those of views.
-        """
-        return next(self.random_pieces(rows, own, generator, len(rows)))
-
     def random_pieces(
         self, rows: NDArray[np.int64], own: slice, generator: torch.Generator, at_once: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``random_views`` in pieces of at most ``at_once`` images; one if there are none."""
+        """As ``block``, of an own part of the rows, each in a random view, drawn for all of them.
+
+        Shifts need not be those of views. Yields at most ``at_once`` images at a time, and no
+        images once if there are none.
+        """
         offsets = mirrored = None
         if self.shifts:
             largest = self._largest_shift
@@ -182,7 +186,7 @@ class ImageStream:
 
     @property
     def _largest_shift(self) -> int:
-        return max(1, int(SHIFT_SHARE * min(self.images.shape[2:])))
+        return largest_shift(SHIFT_SHARE, self.images.shape)
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
