@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from commands import typed
+from convexcnn.cli import predict
 from convexcnn.errors import RunError
 from files_on_disk import full_disk
 
@@ -394,7 +395,7 @@ def test_predict_ranks_labels(trained: Path) -> None:
     assert str(deep / "more" / "2.png") in table
 
 
-def test_predict_names_what_it_cannot_read(trained: Path) -> None:
+def test_predict_names_what_it_cannot_read(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(Path("pictures"))
     Path("pictures/broken.png").write_bytes(b"not a picture")
     stopped = typed("predict", trained, "pictures")
@@ -403,6 +404,13 @@ def test_predict_names_what_it_cannot_read(trained: Path) -> None:
     skipped = typed("predict", trained, "pictures", "--skip-bad", "--json")
     assert skipped.json()["skipped"] == ["pictures/broken.png"]
     assert len(skipped.json()["predictions"]) == 4
+    monkeypatch.setattr(predict, "BATCH", 2)  # and none of the first two can be read
+    Path("pictures/another.png").write_bytes(b"nor is this")
+    found = typed("predict", trained, "pictures", "--skip-bad", "--json").json()
+    assert found["skipped"] == ["pictures/another.png", "pictures/broken.png"]
+    assert len(found["predictions"]) == 4
+    bad = "pictures/another.png", "pictures/broken.png", "pictures/broken.png"
+    assert "none of 3 images can be read" in typed("predict", trained, *bad, "--skip-bad").err
     Path("nothing").mkdir()
     assert "holds no pictures" in typed("predict", trained, "nothing").err
     assert "no such file" in typed("predict", trained, "missing.png").err

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from commands import typed
-from convexcnn.models import time_plan
+from convexcnn.models import load_model, time_plan
 from small import stripes_file
 
 TWO = """
@@ -88,6 +88,7 @@ def test_a_run_is_extended_and_stays_as_it_was(folder: Path, tmp_path: Path) -> 
     for name, tensor in expected.items():
         np.testing.assert_array_equal(tensors[name], tensor)
     assert typed("certify", new, folder / "data.npz", "--json").json()["problems"] == []
+    assert load_model(new).warm_start is False  # to train it on other images is no extension
     again = typed(
         "fit", folder / "data.npz", "--out", tmp_path / "b", "--config", new / "config.toml"
     )

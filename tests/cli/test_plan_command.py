@@ -147,3 +147,9 @@ def test_data_that_is_not_there() -> None:
 )
 def test_numbers_as_people_read_them(value: float, words: str) -> None:
     assert scaled(value, "B") == words
+
+
+def test_gates_whose_rounds_nobody_foresees_are_marked_in_stacks_too() -> None:
+    options = ["--model", "layerwise", "--budget", "10", "--json"]
+    assert typed("plan", "cifar10", *options).json()["complete"] is True
+    assert typed("plan", "cifar10", *options, "--gates", "dual").json()["complete"] is False

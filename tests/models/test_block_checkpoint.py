@@ -165,3 +165,37 @@ def test_a_block_that_was_begun_is_finished_though_its_time_is_over(monkeypatch,
         layerwise(**settings, callback=interrupt).fit(IMAGES, LABELS)
     monkeypatch.setattr(module.TimePlan, "leaves_no_time_for", lambda plan, number: True)
     assert len(layerwise(**settings).fit(IMAGES, LABELS).blocks_) == 2
+
+
+def test_certificates_that_an_interrupted_training_left_out_are_made_up_for(tmp_path):
+    whole = layerwise().fit(IMAGES, LABELS)
+    interrupt_in(3, tmp_path, certificates=False)
+    assert layerwise(checkpoint=tmp_path).fit(IMAGES, LABELS).certificates_ == whole.certificates_
+    without = layerwise(checkpoint=tmp_path, certificates=False).fit(IMAGES, LABELS)
+    assert without.certificates_ == []
+
+
+def test_a_damaged_plan_costs_no_block(tmp_path):
+    blocks = [replace(block, epochs=None) for block in TINY_NEURONS]
+    settings = {"blocks": blocks, "budget": 60.0, "checkpoint": tmp_path}
+    layerwise(**settings).fit(IMAGES, LABELS)
+    (tmp_path / "block2.plan.json").write_text("{")
+    events = []
+    with pytest.warns(DamagedCheckpoint, match=r"block2\.plan\.json is damaged .* decided anew"):
+        layerwise(**settings, callback=events.append).fit(IMAGES, LABELS)
+    assert not [event for event in events if event["phase"].endswith(": gates")]
+
+
+def test_a_block_that_its_settings_time_is_finished_though_the_budget_is_over(
+    monkeypatch, tmp_path
+):
+    settings = {"blocks": TINY_NEURONS, "budget": 60.0, "checkpoint": tmp_path}
+
+    def interrupt(event):
+        if event["phase"] == "block 2: network that lends neurons":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        layerwise(**settings, callback=interrupt).fit(IMAGES, LABELS)
+    monkeypatch.setattr(module.TimePlan, "leaves_no_time_for", lambda plan, number: True)
+    assert len(layerwise(**settings).fit(IMAGES, LABELS).blocks_) == 2

@@ -12,10 +12,12 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from convexcnn.data.split import train_validation_split
 from convexcnn.errors import SettingError
 from convexcnn.models import EndToEndCNN, load_model, save_model
 from convexcnn.models import networks as networks_module
 from convexcnn.models.back_propagation import Recipe, _batches, descend, stream_scores
+from convexcnn.models.probabilities import fit_temperature
 from small import generator, stripe_stream, stripes
 
 IMAGES, LABELS = stripes(90)
@@ -167,6 +169,7 @@ def test_a_clone_is_not_trained(model):
         ({"epochs": -1}, "epochs is -1"),
         ({"learning_rate": float("inf")}, "learning_rate is inf"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 1}, "batch_size is 1; give 2 or more"),
         ({"budget": None, "epochs": None}, "neither budget nor epochs"),
         ({"augment": "rotate"}, "augment 'rotate' is not known; choose one of none, flip, crop"),
         ({"validation_fraction": 1.5}, "validation_fraction is 1.5"),
@@ -182,3 +185,12 @@ def test_settings_that_cannot_work_are_refused(settings, complaint):
 def test_settings_are_refused_without_images(settings):
     with pytest.raises(SettingError, match=next(iter(settings))):
         end_to_end(**settings).check_parameters()
+
+
+def test_what_is_measured_is_what_is_predicted():
+    """Mirror images are averaged in where they trained, by the temperature's images, too."""
+    model = end_to_end(augment="flip", epochs=3).fit(IMAGES, LABELS)
+    _, rows = train_validation_split(LABELS, model.validation_fraction, 0)
+    images, labels = IMAGES[rows], LABELS[rows]
+    assert model.validation_accuracy_ == model.score(images, labels)
+    assert model.temperature_ == pytest.approx(fit_temperature(model.scores(images), labels))

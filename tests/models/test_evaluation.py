@@ -9,6 +9,7 @@ from convexcnn import reference
 from convexcnn.data.dataset import ImageSplit
 from convexcnn.models.evaluation import Evaluation, evaluate_model
 from small import one_hot, stripes
+from tiny_models import convex
 
 IMAGES, LABELS = stripes(60)
 
@@ -45,3 +46,14 @@ def test_accuracy_by_class_leaves_classes_without_images_open():
     found = Evaluation(0.1, np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]]))
     assert found.per_class == [0.75, None, 0.5]
     assert found.accuracy == 0.625
+
+
+def test_a_class_without_training_images_costs_cross_entropy_nothing_if_it_never_occurs():
+    model = convex(loss="cross_entropy", betas=0.1).fit(IMAGES[LABELS != 1], LABELS[LABELS != 1])
+    known = ImageSplit(IMAGES[LABELS != 1], LABELS[LABELS != 1])
+    found = evaluate_model(model, known, 3)
+    targets = one_hot(known.labels // 2, 2)
+    assert found.loss == pytest.approx(
+        reference.LOSSES["cross_entropy"](model.scores(known.images), targets), rel=1e-6
+    )
+    assert evaluate_model(model, ImageSplit(IMAGES, LABELS), 3).loss == np.inf

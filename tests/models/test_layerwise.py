@@ -416,3 +416,17 @@ def test_a_damaged_description_is_refused(model, key, value, tmp_path):
     path.write_text(json.dumps(description))
     with pytest.raises(RunError, match="do not fit together"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", -1.0), ("temperature", 0.0), ("head_weights", [0.5, 0.5, 0.5])],
+)
+def test_numbers_of_a_file_that_no_training_gives_are_refused(name, value, tmp_path):
+    save_model(stack().fit(IMAGES, LABELS), tmp_path)
+    path = tmp_path / "config.json"
+    description = json.loads(path.read_text())
+    description["stack"][name] = value
+    path.write_text(json.dumps(description))
+    with pytest.raises(RunError, match="do not fit together"):
+        load_model(tmp_path)

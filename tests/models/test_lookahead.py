@@ -98,3 +98,11 @@ def test_a_stack_of_them_ends_at_optima_and_gives_the_same_bits():
     for one, other in zip(first.blocks_, second.blocks_, strict=True):
         assert torch.equal(one.filters, other.filters)
         assert torch.equal(one.weights, other.weights)
+
+
+def test_a_single_image_of_a_single_pixel_is_no_mini_batch_too_few():
+    images, labels = stripes(257 + 29)  # 257 are kept: the last mini-batch of an epoch is one image
+    pixel = Block(filter_size=1, padding=0, n_gates=6, gates="lookahead", pooling=1, epochs=2)
+    model = stack(blocks=[pixel, pixel], augment="none", image_shape=(-1, 1, 1))
+    model.fit(images[:, 0, :3, :3].reshape(len(images), -1), labels)
+    assert len(model.blocks_) == 2

@@ -259,3 +259,9 @@ def test_descent_uses_bfloat16_only_where_there_are_instructions(monkeypatch):
     assert descent_dtype("cpu") == torch.float32
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert descent_dtype("cpu") == torch.bfloat16
+
+
+def test_responses_beyond_the_range_of_kept_maps_are_cut(model):
+    """Pixels in other units than the model's give useless scores, and no NaN."""
+    scores = model.scores(IMAGES.astype(np.float64) * 1e9)
+    assert np.isfinite(scores).all()

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from convexcnn.data.dataset import ImageDataset, ImageSplit
-from convexcnn.errors import DataError
+from convexcnn.errors import DataError, RunError
 from convexcnn.models import ConvexConvClassifier, NonConvexConvClassifier, load_model
 from convexcnn.models.paper import FORMULATIONS, LOSS_SCALE, PAPER, run_paper_protocol
 from convexcnn.solvers.sgd import SGD
@@ -199,3 +199,12 @@ def test_data_without_test_images_is_refused(dataset, tmp_path):
     with pytest.raises(DataError, match="stripes has no test images; compare needs some"):
         run_paper_protocol(alone, folder=tmp_path, **SETTINGS)
     assert not list(tmp_path.iterdir())
+
+
+def test_finished_models_of_other_images_are_refused(dataset, tmp_path):
+    few = {**SETTINGS, "seeds": (0,), "epochs": 1}
+    run_paper_protocol(dataset, folder=tmp_path, callback=None, **few)
+    train = ImageSplit(255 - dataset.train.images, dataset.train.labels)
+    other = ImageDataset("stripes", train, dataset.test, dataset.classes, dataset.source)
+    with pytest.raises(RunError, match=r"was trained on other images; remove .* to train anew"):
+        run_paper_protocol(other, folder=tmp_path, callback=None, **few)

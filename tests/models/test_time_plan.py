@@ -214,3 +214,13 @@ def test_loading_counts_where_images_are_augmented_anew(clock):
 def test_loading_is_measured():
     stream = stripe_stream(90, mirror=True)
     assert 0 < seconds_to_load(stream) < 1
+
+
+def test_epochs_that_a_later_block_asks_for_are_kept_free_for_it(clock):
+    fixed_epochs = replace(COSTS[2], descends=False, epochs=4)
+    asked = TimePlan(
+        2.0, [*COSTS[:2], fixed_epochs], images=10_000, views=2, augmented=True, classes=10
+    )
+    per_image = COSTS[2].descent + COSTS[0].passing + COSTS[1].passing
+    left = SPARE * 120 - fixed(range(1, 4)) - 4 * 10_000 * per_image
+    assert asked.steps(1, 7, 100) == int(left / 2 / (100 * COSTS[0].descent))

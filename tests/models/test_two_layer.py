@@ -9,7 +9,8 @@ from sklearn.exceptions import NotFittedError
 
 from convexcnn import reference
 from convexcnn.errors import DataError, SettingError
-from convexcnn.models import descent
+from convexcnn.models import descent, two_layer
+from convexcnn.models.gates import choose_gates
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.programs.gated import PenalisedConeProgram
 from convexcnn.solvers.direct import Direct
@@ -238,3 +239,18 @@ def test_filters_are_the_weights_as_functions_of_raw_patches(settings):
         values = raw @ found["convex"][c].reshape(4, 9).T
         constant = expected - values
         np.testing.assert_allclose(constant, constant[:1].repeat(len(raw), 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("gates", ["sgd", "patches"])
+@pytest.mark.parametrize("betas", [None, 0.1])
+def test_no_gate_is_learned_from_images_that_choose_beta(gates, betas, monkeypatch):
+    seen = []
+
+    def choose(strategy, n_gates, stream, *rest):
+        seen.append(len(stream.images))
+        return choose_gates(strategy, n_gates, stream, *rest)
+
+    monkeypatch.setattr(two_layer, "choose_gates", choose)
+    model = convex(gates=gates, betas=betas).fit(IMAGES, LABELS)
+    assert seen == [54 if gates == "sgd" and betas is None else 60]
+    assert model.certify(IMAGES, LABELS).relative_gap < 1e-5  # of the program of all images

@@ -53,3 +53,14 @@ def test_an_older_torch_without_the_setting_is_left_alone(monkeypatch):
     monkeypatch.setattr(torch.backends, "mkldnn", object())
     with fast_float32():
         assert product_error() <= ROUNDING
+
+
+def test_the_setting_lasts_as_long_as_any_training_in_a_thread():
+    before, first, second = setting(), fast_float32(), fast_float32()
+    first.__enter__()
+    inside = setting()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert setting() == inside
+    second.__exit__(None, None, None)
+    assert setting() == before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convexcnn.patches.stream import shifted
+from convexcnn.patches.stream import largest_shift, shifted
 from small import generator, stripe_stream
 
 IMAGES, CLASSES = 23, 3
@@ -169,3 +169,8 @@ def test_random_shifts_differ_from_batch_to_batch():
     epochs = [torch.cat([b for b, _ in stream.shuffled(10, generator(s))]) for s in (1, 1, 2)]
     assert torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[0].sum(), epochs[2].sum())
+
+
+@pytest.mark.parametrize(("side", "largest"), [(1, 0), (2, 0), (3, 1), (16, 1), (32, 2), (64, 4)])
+def test_shifts_are_of_a_sixteenth_and_leave_something_of_tiny_images(side, largest):
+    assert largest_shift(1 / 16, (5, 3, side, side)) == largest

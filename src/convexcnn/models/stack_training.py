@@ -143,7 +143,8 @@ class StackTraining:
                 checkpoint.plan(number, found)
             return found
 
-        if checkpoint is not None and not block.descends and not checkpoint.begun(number):
+        timed = self.plan.minutes is not None
+        if checkpoint is not None and timed and not block.descends and not checkpoint.begun(number):
             checkpoint.plan(number, 1)  # its settings say how long it is trained
 
         task = BlockTask(
