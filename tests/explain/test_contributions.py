@@ -14,6 +14,7 @@ from convexcnn.explain.contributions import exact_contributions
 from convexcnn.explain.pixels import spread_evenly
 from convexcnn.patches.extract import extract_patches
 from small import GEOMETRIES
+from tiny_models import convex
 
 
 def scale_of(model, images) -> float:
@@ -112,3 +113,13 @@ def test_models_and_images_that_do_not_fit_are_refused(convex_model, data) -> No
         exact_contributions(convex_model.to_torch(), data[0])  # type: ignore[arg-type]
     with pytest.raises(DataError, match="trained on"):
         exact_contributions(convex_model, data[0][:, :, :8])
+
+
+def test_a_model_without_neurons_gives_every_pixel_nothing(data) -> None:
+    images, labels = data
+    relu = {"formulation": "relu", "regulariser": "group", "solver": "cone-columns", "n_gates": 2}
+    model = convex(**relu, betas=10.0, whiten=3).fit(images, labels)
+    assert not model.coef_.any()
+    parts = exact_contributions(model, images[:3])
+    assert not parts.patches.any()
+    np.testing.assert_allclose(parts.scores, model.scores(images[:3]), atol=1e-6)

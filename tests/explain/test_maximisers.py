@@ -12,6 +12,7 @@ from convexcnn.explain import block_head
 from convexcnn.explain.ascent_cost import _costs, affordable_classes, images_at_once
 from convexcnn.explain.block import block_of
 from convexcnn.explain.maximisers import FilterUnits, maximise_blocks
+from convexcnn.models import Block
 from tiny_models import layerwise
 
 SETTINGS = {"classes": 2, "filters": 2, "starts": 2, "steps": 12}
@@ -131,3 +132,12 @@ def test_bounds_are_kept(convex_model) -> None:
     scores = convex_model.scores(pictures)
     best = block.class_values.max(1)
     np.testing.assert_allclose(scores.diagonal(), best, atol=1e-3 * np.abs(best).max())
+
+
+def test_patches_of_one_pixel_are_not_looked_for_in_the_padding(data) -> None:
+    images, labels = data
+    pixel = Block(filter_size=1, n_gates=4, gates="gaussian", loss="squared")
+    model = layerwise(blocks=[pixel, pixel]).fit(images[:, :, :2, :2], labels)
+    assert all(
+        np.isfinite(block.filter_values).all() for block in maximise_blocks(model, **SETTINGS)
+    )

@@ -146,3 +146,10 @@ def test_weights_that_are_none_are_refused(weights, message):
 def test_class_weights_that_are_none_are_refused(weight):
     with pytest.raises((DataError, SettingError), match=r"class_weight|negative"):
         convex(**FIXED, class_weight=weight).fit(IMAGES, LABELS)
+
+
+def test_small_gaps_of_weighted_programs_are_left_to_solvers_that_weigh():
+    settings = {**FIXED, "tolerance": 1e-8, "class_weight": {0: 5.0, 1: 1.0, 2: 0.1}}
+    model = convex(**settings).fit(IMAGES, LABELS)
+    assert model.solution_.solver in SOLVERS
+    assert model.certify(IMAGES, LABELS).relative_gap < 1e-6

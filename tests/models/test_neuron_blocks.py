@@ -10,7 +10,13 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from convexcnn.models import LayerwiseConvexCNN
+from convexcnn.models import Block, LayerwiseConvexCNN
+from convexcnn.models.block_training import (
+    ON_KNOWN_FEATURES,
+    block_solver,
+    problem_size,
+    solver_settings,
+)
 from convexcnn.models.memory_plan import MemoryPlan
 from convexcnn.models.neuron_network import (
     NeuronDescent,
@@ -20,7 +26,10 @@ from convexcnn.models.neuron_network import (
 )
 from convexcnn.models.stack_training import freeze
 from convexcnn.patches.extract import PatchGeometry
+from convexcnn.patches.responses import KnownFeatures
 from convexcnn.patches.whiten import fit_triangular_whitening
+from convexcnn.solvers.choose import needed_gb
+from convexcnn.solvers.registry import solvers_for
 from small import generator, stripe_stream, stripes
 from tiny_models import TINY_NEURONS
 from tiny_models import layerwise as stack
@@ -265,3 +274,35 @@ def test_responses_beyond_the_range_of_kept_maps_are_cut(model):
     """Pixels in other units than the model's give useless scores, and no NaN."""
     scores = model.scores(IMAGES.astype(np.float64) * 1e9)
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("regulariser", ["l2", "group", "nuclear"])
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("memory_gb", [100.0, 0.0])
+def test_heads_on_known_features_have_solvers_that_can(regulariser, loss, processes, memory_gb):
+    """Where the usual one does not fit, or does not share images, another one that asks for Phi."""
+    block = Block(n_gates=6, regulariser=regulariser, loss=loss)
+    size = problem_size(block, block.geometry((1, 8, 8)), 10**5, 10, processes)
+    least = min(
+        needed_gb(name, size, solver_settings(block, 1.0).kind)
+        for name in solvers_for(solver_settings(block, 1.0).kind, shared=processes > 1)
+        if name in ON_KNOWN_FEATURES
+    )
+    solver, reason = block_solver(block, size, max(memory_gb, 1.01 * least))
+    assert solver.name in ON_KNOWN_FEATURES
+    assert solver.shares_images or processes == 1
+    assert reason
+
+
+def test_known_features_of_some_gates_are_their_columns():
+    features = KnownFeatures((4, 6, 1))
+    images = torch.randn(5, 24, 1, 1, generator=generator())
+    kept = torch.tensor([4, 1, 2])
+    some = features.restricted(kept)
+    expected = images.view(5, 4, 6)[:, :, kept]
+    torch.testing.assert_close(some(images).view(5, 4, 3), expected)
+    again = some.restricted(torch.tensor([2, 0]))
+    torch.testing.assert_close(again(images).view(5, 4, 2), expected[:, :, [2, 0]])
+    assert again.shape == (4, 2, 1)
+    assert again.double()(images).dtype == torch.float64

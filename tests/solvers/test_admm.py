@@ -122,3 +122,18 @@ def test_a_path_chooses_by_held_out_images() -> None:
     assert solution.held_out_scores.shape == (40, 3)
     objectives = [point.train["objective"] for point in solution.path]
     assert objectives == sorted(objectives, reverse=True)
+
+
+@pytest.mark.parametrize("regulariser", ["group", "nuclear"])
+def test_where_all_weights_are_zero_the_intercept_is_the_optimum(regulariser: str) -> None:
+    """Every change of the scores is one of the intercept, which says nothing of the curvature."""
+    classes = MANY.labels
+    kept = (classes == 0) | (torch.arange(len(classes)).numpy() % 4 == 0)
+    stream = MANY.subset(kept.nonzero()[0])
+    kind = ProgramKind("gated", regulariser, "cross_entropy")
+    optimum = ADMM(TOLERANCE).prepare(kind, features(), [stream])(10.0, None)
+    assert optimum.status is Status.OPTIMAL
+    assert not optimum.weights.any()
+    shares = torch.bincount(torch.from_numpy(stream.labels)).double()
+    chances = torch.softmax(optimum.bias.double(), 0)
+    torch.testing.assert_close(chances, shares / shares.sum(), atol=5e-3, rtol=0)

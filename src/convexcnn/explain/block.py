@@ -67,7 +67,7 @@ class PatchBlock:
     def images_at_once(self) -> int:
         """Images whose gate responses stay in the processor's cache."""
         responses = self.geometry.cell_order.numel() * len(self.gates)
-        return max(1, CACHE_BYTES // (4 * responses))
+        return max(1, CACHE_BYTES // (4 * max(1, responses)))
 
     def cells_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Patches and gates of every cell.

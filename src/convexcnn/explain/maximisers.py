@@ -303,17 +303,28 @@ def _last_block(head: ImageClassifier) -> Layers:
 
 
 def _middles(block: PatchBlock | NeuronBlock) -> Tensor:
-    """(cells,): the patch nearest to the middle of every pooling cell."""
-    columns = block.geometry.grid[1]
+    """(cells,): the patch nearest to the middle of every pooling cell, if any not all padding."""
+    geometry, columns = block.geometry, block.geometry.grid[1]
+    first = [torch.arange(size) * geometry.stride - geometry.padding for size in geometry.grid]
+    inside = [
+        (start < side) & (start + geometry.filter_size > 0)
+        for start, side in zip(first, geometry.image_shape[1:], strict=True)
+    ]
     middles = []
     for members, size in zip(block.geometry.cell_order, block.geometry.cell_sizes, strict=True):
         places = torch.stack([members[:size] // columns, members[:size] % columns], 1).float()
-        middles.append(members[(places - places.mean(0)).norm(dim=1).argmin()])
+        far = (places - places.mean(0)).norm(dim=1)
+        row, column = places.long().T
+        far = torch.where(inside[0][row] & inside[1][column], far, far + len(far))
+        middles.append(members[far.argmin()])
     return torch.stack(middles)
 
 
 def _boxes(head: ImageClassifier, units: FilterUnits) -> NDArray[np.int64]:
-    """(units, 4): top, left, bottom and right of the pixels that every unit's patch sees."""
+    """(units, 4): top, left, bottom and right of the pixels that every unit's patch sees.
+
+    All pixels for a patch that lies wholly in the padding, and sees none.
+    """
     if not is_stack(head) or not len(units.patches):
         return np.zeros((0, 4), np.int64)
     depth = len(head.blocks_)
@@ -322,6 +333,7 @@ def _boxes(head: ImageClassifier, units: FilterUnits) -> NDArray[np.int64]:
     seen = spread_through(head, depth, lit.float().numpy()) > 0
     boxes = []
     for area in seen:
+        area = area if area.any() else np.ones_like(area)
         down, across = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
         boxes.append((down[0], across[0], down[-1] + 1, across[-1] + 1))
     return np.array(boxes, np.int64)

@@ -25,6 +25,7 @@ from convexcnn.programs.losses import get_loss
 from convexcnn.solvers.choose import ProblemSize, needed_gb
 from convexcnn.solvers.optimum import Status
 from convexcnn.solvers.path import PathSolver
+from convexcnn.solvers.registry import solvers_for
 from convexcnn.solvers.result import Callback, Solution
 
 RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
@@ -32,6 +33,10 @@ RIDGE_SOLVERS = {"squared": "direct", "cross_entropy": "lbfgs"}
 
 NORM_SOLVER = "admm"
 """Of heads on known features with any other regulariser: it too sees them from a stream."""
+
+ON_KNOWN_FEATURES = {"direct", "kernel", "cg", "lbfgs", "admm", "burer-monteiro", "fista"}
+"""Solvers that ask features for Phi only, and not for the patches that it is made of: what heads on
+known features may have in their place."""
 
 HEAD_PATH = tuple(10.0 ** (-1.5 - i / 2) for i in range(9))
 """Default betas of a head on known features with l2, relative to their mean variance."""
@@ -205,10 +210,13 @@ def block_solver(block: Block, size: ProblemSize, memory_gb: float) -> tuple[Pat
         SettingError: if none fits into the memory.
     """
     program = solver_settings(block, memory_gb)
-    name = str(program.solver)
-    if name != "auto" and needed_gb(name, size, program.kind) > memory_gb:
-        program = replace(program, solver="auto")
-    solver, reason = program.exact_solver(size, refit=False)
+    name, among = str(program.solver), None
+    if block.head == "neurons":
+        among = ON_KNOWN_FEATURES
+        able = name in solvers_for(program.kind, shared=size.processes > 1)
+        if not able or needed_gb(name, size, program.kind) > memory_gb:
+            program = replace(program, solver="auto")
+    solver, reason = program.exact_solver(size, refit=False, among=among)
     return solver, reason or "pooled neurons are few, and known for all images at once"
 
 

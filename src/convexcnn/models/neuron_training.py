@@ -14,7 +14,6 @@ from convexcnn.certificates.certify_neurons import certify_neurons
 from convexcnn.data.preprocess import ImageScaler
 from convexcnn.data.rows import ImageRows, RowView
 from convexcnn.data.stored_rows import allocate_rows
-from convexcnn.errors import SettingError
 from convexcnn.models.block_training import (
     BlockOutcome,
     BlockTask,
@@ -143,8 +142,6 @@ def _choose_neurons(task: BlockTask, transform: PatchTransform) -> Neurons:
     else:
         steps = max(1, round(block.epochs * batches))
     if block.gates == "dual":
-        if task.stream.processes.size > 1:
-            raise SettingError("gates 'dual' are found by one process; give sgd or lookahead")
         gates = dual_neurons(task, transform, images, batch, steps)
         return Neurons(*as_filters(gates, transform, geometry))
     k = task.stream.n_classes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -218,12 +218,15 @@ class ProgramSettings:
         names = self.able if self.solver == "auto" else [self.solver]
         return affordable_gates(self.kind, size, self.memory_budget_gb, names)
 
-    def exact_solver(self, size: ProblemSize, *, refit: bool = True) -> tuple[PathSolver, str]:
+    def exact_solver(
+        self, size: ProblemSize, *, refit: bool = True, among: Collection[str] | None = None
+    ) -> tuple[PathSolver, str]:
         """The solver asked for or chosen, and why it was chosen.
 
         Args:
             size: of the program.
             refit: as for :class:`PathSolver`; a solver object has one of its own.
+            among: names that ``auto`` chooses from; None for all that solve the program.
 
         Raises:
             SettingError: if it does not fit into the memory.
@@ -235,7 +238,9 @@ class ProgramSettings:
             return WarmPath(self.solver, self.kind, betas, refit=refit), ""
         name, reason, budget = str(self.solver), "", self.memory_budget_gb
         if name == "auto":
-            choice = choose_solver(self.kind, size, budget, self.gap)
+            able = solvers_for(self.kind, shared=size.processes > 1)
+            names = [name for name in able if among is None or name in among]
+            choice = choose_solver(self.kind, size, budget, self.gap, names)
             name, reason = choice.solver, choice.reason
         check_memory(name, self.kind, size, budget)
         if name in BETA_SOLVERS:

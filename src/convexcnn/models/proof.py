@@ -176,6 +176,8 @@ def further_neuron(
 ) -> FurtherNeuron:
     """Search for a ReLU neuron whose addition would lower the objective."""
     features = _features(model)
+    if model.formulation == "relu":  # the residual of its evidence is of all images
+        stream = replace(stream, processes=ALONE)
     generator = torch.Generator().manual_seed(draw_seed(model.random_state))
     with torch.no_grad(), fast_float32():
         return find_further_neuron(

@@ -224,6 +224,10 @@ def check_blocks(
     memory_gb = stream.processes.least(memory.least_solver_gb)
     for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
         size = problem_size(block, geometry, *sizes_of(stream))
+        if block.head == "neurons" and block.gates == "dual" and stream.processes.size > 1:
+            raise SettingError(
+                f"block {number}: gates 'dual' are found by one process; give sgd or lookahead"
+            )
         try:
             block_solver(block, size, memory_gb)
         except SettingError as error:

@@ -42,6 +42,7 @@ from convexcnn.programs.kind import ProgramKind
 from convexcnn.programs.neurons import relu_neurons
 from convexcnn.solvers.choose import ProblemSize
 from convexcnn.solvers.path import PathSolver
+from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.result import Callback, PhaseClock, Solution
 from convexcnn.solvers.sgd import SGD
 from convexcnn.solvers.warm_path import BetaSolver
@@ -233,7 +234,8 @@ class ConvexConvClassifier(BlockClassifier):
             solution = descend(settings, features, stream, generator, self.callback)
             trained = {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
         else:
-            solver, reason = settings.exact_solver(replace(size, gates=len(gates)))
+            among = None if stream.weights is None else RIDGE_SOLVERS  # others take all as one
+            solver, reason = settings.exact_solver(replace(size, gates=len(gates)), among=among)
             trained = self._optimise(solver, features, stream)
             trained["solution_"].reason = reason
         trained["solution_"].seconds |= clock.seconds

@@ -96,6 +96,10 @@ class GatedFeatures:
         """The same operator in float64: gates that a patch nearly touches may be on there only."""
         return GatedFeatures(self.geometry, self.transform.double(), self.gates.double(), self.pool)
 
+    def restricted(self, kept: Tensor) -> GatedFeatures:
+        """The features of some gates, by their numbers."""
+        return GatedFeatures(self.geometry, self.transform, self.gates[kept], self.pool)
+
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """Return Phi for a block of images.
 

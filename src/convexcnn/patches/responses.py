@@ -162,6 +162,8 @@ class KnownFeatures(GatedFeatures):
     Args:
         shape: (cells, g, 1) that a feature vector has.
         device: where it is.
+        dtype: that features are given in.
+        columns: the numbers of an image that are its features; None for all.
     """
 
     def __init__(
@@ -169,7 +171,9 @@ class KnownFeatures(GatedFeatures):
         shape: tuple[int, int, int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        columns: Tensor | None = None,
     ) -> None:
+        self.columns = columns
         cells, gates, _ = shape
         side = math.isqrt(cells)
         geometry = PatchGeometry((1, side, side), 1, cells=side)
@@ -181,8 +185,17 @@ class KnownFeatures(GatedFeatures):
         return max(4, CACHE_BYTES // (4 * self.n_features))
 
     def double(self) -> KnownFeatures:
-        return KnownFeatures(self.shape, self.gates.device, torch.float64)
+        return KnownFeatures(self.shape, self.gates.device, torch.float64, self.columns)
+
+    def restricted(self, kept: Tensor) -> KnownFeatures:
+        cells, gates, d = self.shape
+        places = torch.arange(cells * gates, device=kept.device).view(cells, gates)
+        columns = places[:, kept].flatten()
+        columns = columns if self.columns is None else self.columns[columns]
+        shape = cells, len(places[0, kept]), d
+        return KnownFeatures(shape, self.gates.device, self.gates.dtype, columns)
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         found = images.flatten(1).to(self.gates.dtype)
+        found = found if self.columns is None else found[:, self.columns]
         return found if out is None else out.copy_(found)

@@ -100,11 +100,12 @@ class Program:
         for stream in streams:
             for images, block_targets in stream.blocks(BLOCK):
                 pooled = features.pooling(images)
-                patches.append(pooled.view(len(images), cells, -1, pooled.shape[-1]).double())
-                targets.append(block_targets.double())
+                pooled = pooled.view(len(images), cells, -1, pooled.shape[-1])
+                patches.append(pooled.double().cpu())
+                targets.append(block_targets.double().cpu())
         return cls(
             torch.cat(patches),
-            features.gates.double(),
+            features.gates.double().cpu(),
             torch.cat(targets),
             beta,
             kind.loss,

@@ -40,6 +40,9 @@ RELAXATION = 1.6
 CURVATURE = {"squared": 1.0, "cross_entropy": 0.5}
 """s: the second derivative of the loss is at most this."""
 
+LEAST_CURVATURE, LEAST_MOVED = 1e-6, 1e-10
+"""That a measurement gives, and the part of a change of scores that tells it from rounding."""
+
 STIFFNESS = 300.0
 """rho / mean eigenvalue of G is this times the power 3/2 of beta / the smallest beta at which all
 weights are zero."""
@@ -232,10 +235,13 @@ class _Iterate:
             return
         if self.seen is not None:
             change, bend = scores - self.seen[0], self.seen[1] - negative
-            square = float((change - change.mean(0)).square().sum())
-            if square:
-                self.curvatures = [*self.curvatures[-1:], float((change * bend).sum()) / square]
-                self.set_curvature(max(self.curvatures))
+            moved = change - change.mean(0)  # the intercept follows the mean by itself
+            square = float(moved.square().sum())
+            if square > LEAST_MOVED * float(change.square().sum()):
+                measured = float((moved * bend).sum()) / square
+                self.curvatures = [*self.curvatures[-1:], measured]
+                bound = CURVATURE[self.prepared.kind.loss]
+                self.set_curvature(min(max(*self.curvatures, LEAST_CURVATURE), bound))
         self.seen = scores, negative
 
     def set_curvature(self, curvature: float) -> None:

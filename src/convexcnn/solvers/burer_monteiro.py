@@ -141,7 +141,7 @@ class BurerMonteiro(BetaSolver):
         status, before = Status.ITERATION_LIMIT, float("inf")
         for _ in range(-(-self.max_iterations // CHUNK)):
             lbfgs.step(evaluate)  # type: ignore[no-untyped-call]
-            if history.rows[-1]["relative_gap"] <= self.tolerance:
+            if history.solved:
                 status = Status.OPTIMAL
                 break
             if best.objective > (1 - PROGRESS) * before:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from convexcnn.distributed import ALONE, Processes
+from convexcnn.errors import SettingError
 from convexcnn.patches.operator import GatedFeatures
 from convexcnn.patches.stream import ImageStream
 from convexcnn.programs.kind import ProgramKind
@@ -417,6 +418,8 @@ class _Descent:
 
 def _factor(gram: Tensor, curvature: float, beta: float) -> Tensor:
     """L with L L' = s C + beta I in float64, or with more than beta where C is too rounded."""
+    if not bool(gram.isfinite().all()):
+        raise SettingError("features are not finite; give images in units of a sensible size")
     factor: Tensor
     ridge = beta
     while True:

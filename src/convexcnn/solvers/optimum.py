@@ -58,4 +58,10 @@ class History:
         gap = (primal - dual) / abs(primal) if primal else 0.0
         seconds = time.perf_counter() - self._start
         self.rows.append({"seconds": seconds, "primal": primal, "dual": dual, "relative_gap": gap})
+        return self.solved
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last iteration's gap is within the tolerance."""
+        gap = self.rows[-1]["relative_gap"]
         return -max(ROUNDING, self.tolerance) <= gap <= self.tolerance

@@ -108,7 +108,4 @@ class StreamedProducts(Products):
         return out
 
     def of_gates(self, kept: Tensor) -> StreamedProducts:
-        whole = self.features
-        gates = whole.gates[kept]
-        features = GatedFeatures(whole.geometry, whole.transform, gates, whole.pool)
-        return StreamedProducts(features, self.streams)
+        return StreamedProducts(self.features.restricted(kept), self.streams)

@@ -157,6 +157,10 @@ class WarmPath(PathSolver):
         callback: Callback | None = None,
     ) -> Solution:
         self._check_choice(train, validation)
+        if train.weights is not None:
+            raise SettingError(
+                f"solver {self.name} cannot weigh images; leave their weights out, or repeat images"
+            )
         clock = PhaseClock(callback)
         betas = self.betas or self._default_betas(features, train)
         betas = sorted((float(beta) for beta in betas), reverse=True)
@@ -235,12 +239,15 @@ def held_out_scores(
     """
     plain = stream.plain()
     if kind.formulation == "gated":
-        weights, bias = optimum.weights.flatten(1).float(), optimum.bias.float()
+        device = features.gates.device
+        weights, bias = (
+            part.to(device, torch.float32) for part in (optimum.weights.flatten(1), optimum.bias)
+        )
         return scores_of(features, stream, weights.T, bias)
-    neurons = relu_neurons(optimum.weights, optimum.bias, kind.pooling).single()
+    neurons = relu_neurons(optimum.weights.cpu(), optimum.bias.cpu(), kind.pooling).single()
     cells = features.geometry.n_cells
     scores = []
     for images, _ in plain.blocks(features.block_size):
-        patches = features.pooling(images)
+        patches = features.pooling(images).cpu()
         scores.append(neurons.scores(patches.view(len(images), cells, -1, patches.shape[-1])))
     return torch.cat(scores)

@@ -58,10 +58,10 @@ class PatchBlocks:
         def blocks() -> Iterator[Tensor]:
             for stream in streams:
                 for images, _ in stream.blocks(size):
-                    yield features.pooling(images).view(len(images), cells, -1, d)
+                    yield features.pooling(images).view(len(images), cells, -1, d).cpu()
 
-        targets = torch.cat([y for stream in streams for _, y in stream.blocks(size)]).double()
-        gates = features.gates.double()
+        targets = torch.cat([y for stream in streams for _, y in stream.blocks(size)])
+        targets, gates = targets.double().cpu(), features.gates.double().cpu()
         if 4 * len(targets) * places * d <= KEPT_BYTES:
             kept = list(blocks())
             return cls(gates, targets, cells, lambda: kept)

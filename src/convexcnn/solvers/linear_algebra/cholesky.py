@@ -155,14 +155,14 @@ def shifted_solutions(
         betas.append(step.norm(dim=0))
         tridiagonal = _tridiagonal(alphas, betas)
         coefficients = _shifted_coefficients(tridiagonal, delta)
-        residuals = (delta[:, None] * betas[-1].double() * coefficients[..., -1]).abs()
+        residuals = (delta[:, None] * betas[-1].double().cpu() * coefficients[..., -1]).abs()
         breakdown = bool((betas[-1] <= 1e-7 * alphas[0]).all())
         if float(residuals.max()) <= tolerance or breakdown or len(alphas) >= max_iterations:
             break
         basis.append(step / betas[-1].clamp_min(torch.finfo(step.dtype).tiny))
     # M Q = Q T + beta q_next e_j'; the last vector is `step`, already scaled by beta.
-    combined = torch.einsum("rij,srj->sri", tridiagonal, coefficients).to(right.dtype)
-    solutions = step * coefficients[:, None, :, -1].to(right.dtype)
+    combined = torch.einsum("rij,srj->sri", tridiagonal, coefficients).to(right)
+    solutions = step * coefficients[:, None, :, -1].to(right)
     for index, vector in enumerate(basis):
         solutions += vector * combined[:, None, :, index]
     return solutions * start_norm, residuals
