@@ -18,13 +18,14 @@ machine disturbs less; set OMP_WAIT_POLICY=PASSIVE, or waiting threads count as 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from record import write_record
 from stopwatch import Stopwatch
 
 from convexcnn.certificates.block_certificate import certify_block
@@ -133,8 +134,8 @@ def describe(solution: Solution, seconds: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print and write."""
+def main() -> int:
+    """Measure, print and write; return 1 if a number was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--limit", type=int, help="use only the first N images")
@@ -159,9 +160,9 @@ def main() -> None:
         result["path"]["points"] = [point.to_dict() for point in solution.path]
         result["peak_memory_gb"] = round(peak_memory_bytes() / 1e9, 2)
         result["needed_gb"] = needed_gb(len(stream), features.n_features, 10, chunk=CHUNK)
-        write(arguments.out, result)  # what there is so far: the rest takes as long again
+        write_record(result, arguments.out)  # what there is so far: the rest takes as long again
         result["certificate"] = certificate(features, solution, stream)
-        write(arguments.out, result)
+        write_record(result, arguments.out)
         if not arguments.skip_one:
             beta = ONE_BETA if arguments.limit else solution.beta
             _, one, one_seconds, _ = solve(stream, [beta])
@@ -196,14 +197,7 @@ def main() -> None:
         for name, (value, bound, limit) in checks.items()
     ]
     result |= {"versions": versions(), "machine": machine()}
-    write(arguments.out, result)
-
-
-def write(out: Path, result: dict[str, Any]) -> None:
-    """Write the result, and print it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps(result, indent=1), flush=True)
+    return write_record(result, arguments.out)
 
 
 def reached(value: float, bound: str, limit: float) -> bool:
@@ -211,4 +205,4 @@ def reached(value: float, bound: str, limit: float) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

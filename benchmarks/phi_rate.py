@@ -11,11 +11,12 @@ Both run alternately in one process, chunk by chunk.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from pathlib import Path
 
 import torch
+from record import write_record
 
 from convexcnn.data import ImageScaler, load_dataset
 from convexcnn.environment import machine, versions
@@ -47,8 +48,8 @@ def plain_products(features: GatedFeatures, images: int) -> float:
     return (time.perf_counter() - start) * images / (-(-images // block) * block)
 
 
-def main() -> None:
-    """Measure, print and write the ratio."""
+def main() -> int:
+    """Measure, print and write the ratio; return 1 if a number was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--gates", type=int, default=512)
@@ -88,10 +89,8 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    print(json.dumps(result, indent=2))
+    return write_record(result, arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from record import write_record
+
 FASTER, APART = 1.7, 1e-6
 GATES = 48
 """Named, because the default may be fewer where processes share the memory of a machine."""
@@ -103,8 +105,8 @@ def apart(runs: list[dict[str, Any]]) -> float:
     )
 
 
-def main() -> None:
-    """Measure, print and write."""
+def main() -> int:
+    """Measure, print and write; return 1 if a number was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--limit", type=int, help="use only N images")
@@ -144,10 +146,8 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps(result["targets"], indent=1))
+    return write_record(result, arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,9 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from record import write_record
 
 HERE = Path(__file__).parent
 IMAGES, HELD_OUT, GATES = 5000, 1000, 256
@@ -25,8 +28,8 @@ TOLERANCE = 1e-2
 TARGETS = {"relative_gap": 1e-2, "violation": 1e-6, "minutes": 60}
 
 
-def main() -> None:
-    """Choose beta, solve, certify, score, write."""
+def main() -> int:
+    """Choose beta, solve, certify, score, write; return 1 if a number was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--threads", type=int, default=2)
@@ -37,9 +40,7 @@ def main() -> None:
     result = run(arguments.root)
     claim = __doc__.splitlines()[0].removeprefix("Claim: ")
     result = {"claim": claim, "threads": arguments.threads, **result}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    print(json.dumps({key: result[key] for key in ("targets", "test", "certificate")}, indent=2))
+    return write_record(result, arguments.out)
 
 
 def run(root: Path | None) -> dict[str, Any]:
@@ -143,4 +144,4 @@ def run(root: Path | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_record
 from safetensors.numpy import save_file
 
 from convexcnn import load_dataset, load_model
@@ -94,10 +95,7 @@ def main() -> int:
         "versions": versions(),
         "machine": machine(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    print(json.dumps(result, indent=2))
-    return int(any(target["value"] > target["at_most"] for target in targets))
+    return write_record(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ All times are given by the clock and by processor time per core; the target is o
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_record
 from stopwatch import Stopwatch
 
 from convexcnn.data import ImageScaler, load_dataset
@@ -107,8 +108,8 @@ def race(stream: ImageStream, beta: float, rank: int, passes: int, goal: float) 
     return {"passes": passes, "seconds": seconds, "loss": loss, "events": events}
 
 
-def main() -> None:
-    """Race, print and write."""
+def main() -> int:
+    """Race, print and write; return 1 if a number was missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--epochs", type=int, default=100)
@@ -146,10 +147,8 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    print(json.dumps(result, indent=1))
+    return write_record(result, arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -91,9 +91,10 @@ def stack_minutes(result: Result) -> float:
     return float(result["seconds"] - result["phases"].get("explanations", 0)) / 60
 
 
-def largest_gap(result: Result) -> float:
+def largest_gap(result: Result) -> float | None:
     """Of the certificates of all blocks."""
-    return float(max(block["certificate"]["relative_gap"] for block in result["blocks"]))
+    gaps = [block["certificate"]["relative_gap"] for block in result["blocks"]]
+    return None if None in gaps else float(max(gaps))  # null is a bound of no use
 
 
 def convex_advantage(result: Result) -> float:
@@ -121,8 +122,10 @@ def paying_blocks(result: Result) -> float:
     return 1 + sum(gain >= 0.005 for gain in added(result, "test"))
 
 
-def over_baselines(result: Result) -> float:
-    """Test accuracy less that of the best network trained by back-propagation."""
+def over_baselines(result: Result) -> float | None:
+    """Test accuracy less that of the best network beside it; None if one is missing."""
+    if len(result["baselines"]) < len(result["settings"]["baselines"]):
+        return None
     best = max(baseline["test"]["accuracy"] for baseline in result["baselines"])
     return float(result["test"]["accuracy"] - best)
 

@@ -101,7 +101,7 @@ def test_a_stack_of_them_ends_at_optima_and_gives_the_same_bits():
 
 
 def test_a_single_image_of_a_single_pixel_is_no_mini_batch_too_few():
-    images, labels = stripes(257 + 29)  # 257 are kept: the last mini-batch of an epoch is one image
+    images, labels = stripes(257 + 30)  # 257 are kept: the last mini-batch of an epoch is one image
     pixel = Block(filter_size=1, padding=0, n_gates=6, gates="lookahead", pooling=1, epochs=2)
     model = stack(blocks=[pixel, pixel], augment="none", image_shape=(-1, 1, 1))
     model.fit(images[:, 0, :3, :3].reshape(len(images), -1), labels)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from convexcnn.data.preprocess import ImageScaler
 from convexcnn.models import Block, LayerwiseConvexCNN
 from convexcnn.models.block_training import (
     ON_KNOWN_FEATURES,
@@ -27,8 +28,12 @@ from convexcnn.models.neuron_network import (
 from convexcnn.models.stack_training import freeze
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import KnownFeatures
+from convexcnn.patches.stream import ImageStream
 from convexcnn.patches.whiten import fit_triangular_whitening
+from convexcnn.programs.kind import ProgramKind
+from convexcnn.solvers.admm import ADMM
 from convexcnn.solvers.choose import needed_gb
+from convexcnn.solvers.fista import Fista
 from convexcnn.solvers.registry import solvers_for
 from small import generator, stripe_stream, stripes
 from tiny_models import TINY_NEURONS
@@ -306,3 +311,18 @@ def test_known_features_of_some_gates_are_their_columns():
     torch.testing.assert_close(again(images).view(5, 4, 2), expected[:, :, [2, 0]])
     assert again.shape == (4, 2, 1)
     assert again.double()(images).dtype == torch.float64
+
+
+@pytest.mark.parametrize("regulariser", ["group", "nuclear"])
+def test_known_features_have_one_optimum_whoever_solves(regulariser):
+    """A head with a norm in one process, and in a job, where ADMM cannot share the images."""
+    images = torch.randn(40, 24, 1, 1, generator=generator()).abs().numpy()
+    labels = np.arange(40) % 3
+    scaler = ImageScaler((0.0,) * 24, (1.0,) * 24)
+    stream, features = ImageStream(images, labels, 3, scaler), KnownFeatures((4, 6, 1))
+    kind = ProgramKind("gated", regulariser, "cross_entropy")
+    found = [
+        solver.prepare(kind, features, [stream])(0.01, None).history[-1]["primal"]
+        for solver in (ADMM(1e-4), Fista(1e-4))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=3e-4)

@@ -131,7 +131,7 @@ def test_where_all_weights_are_zero_the_intercept_is_the_optimum(regulariser: st
     kept = (classes == 0) | (torch.arange(len(classes)).numpy() % 4 == 0)
     stream = MANY.subset(kept.nonzero()[0])
     kind = ProgramKind("gated", regulariser, "cross_entropy")
-    optimum = ADMM(TOLERANCE).prepare(kind, features(), [stream])(10.0, None)
+    optimum = ADMM(1e-5).prepare(kind, features(), [stream])(10.0, None)
     assert optimum.status is Status.OPTIMAL
     assert not optimum.weights.any()
     shares = torch.bincount(torch.from_numpy(stream.labels)).double()

@@ -100,6 +100,7 @@ def command(
     )
     from convexcnn.cli.outputs import check_folder, folders_read
     from convexcnn.cli.trained import load_trained, reading_of, warn_of_units
+    from convexcnn.errors import DataError
 
     console = Console(as_json=as_json)
     _check_use(images, data, indices, faithfulness, out)
@@ -116,6 +117,9 @@ def command(
     if data is not None:
         reading = {"root": root, "download": download, **reading_of(run, reading)}
     subjects = collect(model, images, data, indices, reading, skip_bad=skip_bad)
+    tested = 0 if subjects.test is None else len(subjects.test)
+    if faithfulness is not None and tested < faithfulness:
+        raise DataError(f"there are {tested} test images; lower --faithfulness {faithfulness}")
     for name in subjects.skipped:
         console.note(f"Skipped: {name}")
     result: dict[str, Any] = {"run": str(run), "block": block, "methods": list(chosen)}
@@ -181,14 +185,11 @@ def _measure(
     count: int,
     seed: int,
 ) -> dict[str, Any]:
-    from convexcnn.errors import DataError
     from convexcnn.explain import METHODS as EXPLAINERS
     from convexcnn.explain import faithfulness_table
 
     assert subjects.test is not None
     images = subjects.test.images[:count]
-    if len(images) < count:
-        raise DataError(f"there are {len(images)} test images; lower --faithfulness {count}")
     with console.progress() as show:
         table = faithfulness_table(
             model,

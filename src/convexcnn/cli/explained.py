@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from convexcnn.models.base import ImageClassifier
 
 TOP = 3
+LONGEST_NAME = 100
+"""Bytes of the name of a picture that are taken over into that of its figure."""
+
 TITLES = {
     "contributions": "Contributions",
     "occlusion": "Occlusion",
@@ -343,4 +346,6 @@ def _test_images(dataset: ImageDataset, indices: Sequence[int]) -> ImageSplit:
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", Path(name).stem).strip("-") or "picture"
+    """What a figure is called after a picture, not too long for a name of a file."""
+    word = re.sub(r"[^\w-]+", "-", Path(name).stem).strip("-") or "picture"
+    return word.encode()[:LONGEST_NAME].decode(errors="ignore")

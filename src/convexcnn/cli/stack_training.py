@@ -51,6 +51,7 @@ def train_stack(
     from convexcnn.distributed import current
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import save_model
+    from convexcnn.models.io import write_filters
     from convexcnn.models.time_plan import PROBES
     from convexcnn.models.whole_files import write_arrays
 
@@ -89,7 +90,7 @@ def train_stack(
     if not current().writes:
         return {}
     save_model(estimator, folder)
-    write_arrays(folder / FILTERS_FILE, estimator.filters())
+    write_filters(folder / FILTERS_FILE, estimator)
     if dataset.test is not None:
         before = time.perf_counter()
         write_arrays(folder / EXPLANATIONS_FILE, explain_run(estimator, dataset.test, progress))

@@ -102,7 +102,8 @@ def fit_run(
     logs = loggers()
     memory_gb = settings.get("memory_gb")
     dataset = _load(data, root, download, seed, {**reading, "memory_gb": memory_gb})
-    processes.require_same(dataset.fingerprint(), f"data in {data}")
+    if processes.size > 1:
+        processes.require_same(dataset.whole_fingerprint(), f"data in {data}")
     if isinstance(estimator, LayerwiseConvexCNN) and extends:
         estimator = trained_stack(settings, estimator)
         check_same_data(estimator, dataset, settings)
@@ -164,6 +165,7 @@ def train(
     from convexcnn.explain.gallery import explain_run
     from convexcnn.models import ConvexConvClassifier, save_model
     from convexcnn.models.evaluation import evaluate_model
+    from convexcnn.models.io import write_filters
     from convexcnn.models.proof import NETWORK_WORK, prove
     from convexcnn.models.whole_files import write_arrays
 
@@ -199,7 +201,7 @@ def train(
     if not all_.writes:
         return {}
     save_model(estimator, folder)
-    write_arrays(folder / FILTERS_FILE, estimator.filters())
+    write_filters(folder / FILTERS_FILE, estimator)
     if test is not None:
         found = timed("explanations", lambda: explain_run(estimator, test))
         write_arrays(folder / EXPLANATIONS_FILE, found)

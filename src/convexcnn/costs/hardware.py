@@ -62,19 +62,20 @@ class ThisMachine:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self.rates: dict[tuple[str, Hashable], float] = {}
+        self.rates: dict[tuple[str, Hashable, str], float] = {}
         self._costs: dict[BlockShape, BlockCost] = {}
 
     def rate(self, kind: str, shape: Hashable = None) -> float:
         """Operations, bytes or files per second."""
-        key = SAME_AS.get(kind, kind), shape
+        device = "cpu" if kind in HOST else self.device
+        key = SAME_AS.get(kind, kind), shape, device
         if key not in self.rates:
             self.rates[key] = self._measure(*key)
         return self.rates[key]
 
-    def _measure(self, kind: str, shape: Hashable) -> float:
+    def _measure(self, kind: str, shape: Hashable, device: str) -> float:
         if kind not in BLOCK_COSTS:
-            return measure(kind, shape, "cpu" if kind in HOST else self.device)
+            return measure(kind, shape, device)
         assert isinstance(shape, BlockShape)
         cost, neurons = self.block_cost(shape), shape.block.n_gates
         if kind == "passing":
@@ -105,7 +106,7 @@ class ThisMachine:
         """What it is, and every rate that was measured."""
         rates = [
             {"kind": kind, "shape": None if shape is None else str(shape), "per_second": found}
-            for (kind, shape), found in self.rates.items()
+            for (kind, shape, _), found in self.rates.items()
         ]
         return {"name": "this machine", "device": self.device, **machine(), "rates": rates}
 
@@ -162,6 +163,7 @@ class GivenGPUs:
             responses / self.gpus,
             geometry.n_cells * neurons,
             descends=shape.block.descends,
+            epochs=shape.block.own_epochs,
         )
 
     def head_rates(self, classes: int) -> HeadRates:

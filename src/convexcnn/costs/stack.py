@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from convexcnn.costs import counts, solving
 from convexcnn.costs.problem import Problem, Rows, carried, moved
 from convexcnn.costs.two_layer import SOLVING, covariance, explained, memory_plan
@@ -262,8 +264,7 @@ class StackPlan:
         block, geometry = shape.block, shape.geometry
         pixels = _numbers_of(geometry)
         if block.betas is not None:
-            values = block.betas
-            betas = (values,) if isinstance(values, (int, float)) else tuple(values)
+            betas = tuple(np.atleast_1d(np.asarray(block.betas, float)).tolist())
         k = self.survey.n_classes
         return Problem(self.rows, k, size, pixels, features, betas, block.loss, refit=False)
 

@@ -20,6 +20,7 @@ from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.patches.whiten import PATCH_NUMBERS
 from convexcnn.solvers.choose import ProblemSize, needed_gb
+from convexcnn.solvers.registry import RIDGE_SOLVERS
 from convexcnn.solvers.sgd import SGD
 
 EXPLAINING = 1.0
@@ -70,18 +71,20 @@ def convex_phases(
     rows, k = Rows.of(survey.n_train, views, fraction), survey.n_classes
     shape = feature_shape(model, survey, model.n_gates or DEFAULT_GATES)
     size = problem_size(shape, rows.all, k)
+    among = RIDGE_SOLVERS if model.class_weight is not None else None
     if model.n_gates is None:
-        size = size.with_gates(settings.affordable_gates(size))
+        size = size.with_gates(settings.affordable_gates(size, among))
         shape = replace(shape, gates=size.gates)
     betas = None if model.betas is None else tuple(settings.beta_values)
     problem = Problem(rows, k, shape.features, survey.pixels, shape, betas, model.loss)
-    phases = [whitening(shape, survey), gates(model.gates, shape, survey)]
+    learned_from = replace(survey, n_train=rows.train // rows.views)
+    phases = [whitening(shape, survey), gates(model.gates, shape, learned_from)]
     chosen = {"solver": "sgd", "reason": ""}
     if settings.descends:
         solver = model.solver if isinstance(model.solver, SGD) else SGD()
         phases.append(convex_descent(problem, solver.epochs))
     else:
-        found, reason = settings.exact_solver(size)
+        found, reason = settings.exact_solver(size, among=among)
         chosen = {"solver": found.name, "reason": reason}
         needed = 1e9 * needed_gb(found.name, size, settings.kind)
         if found.name == "fista":

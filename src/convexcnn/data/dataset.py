@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -136,7 +137,19 @@ class ImageDataset:
 
     def fingerprint(self) -> str:
         """SHA-256 of training images, labels and class names, the same on every machine."""
-        images, labels = self.train.images, self.train.labels
+        return self._of_train
+
+    def whole_fingerprint(self) -> str:
+        """The same of training and test images together."""
+        tested = "" if self.test is None else self._digest(self.test)
+        return hashlib.sha256(f"{self._of_train} {tested}".encode()).hexdigest()
+
+    @cached_property
+    def _of_train(self) -> str:
+        return self._digest(self.train)
+
+    def _digest(self, split: ImageSplit) -> str:
+        images, labels = split.images, split.labels
         digest = hashlib.sha256(f"{images.dtype.name} {images.shape}".encode())
         little_endian = images.dtype.newbyteorder("<")
         for _, block in row_blocks(images):

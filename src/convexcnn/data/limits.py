@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 from convexcnn.data.arguments import check_positive
 from convexcnn.distributed import here
@@ -18,9 +20,17 @@ DATA_SHARE = 0.2
 """Part of a memory budget that decoded images may take; more of them lie in a temporary file."""
 
 
+GROUP_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+"""Where Linux says what a container may use."""
+
+
 def machine_memory() -> int:
-    """The machine's physical memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The machine's physical memory in bytes, or less if a container may not use all of it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in map(Path, GROUP_LIMITS):
+        with suppress(OSError, ValueError):  # not there, or the word "max"
+            memory = min(memory, int(path.read_text("ascii")))
+    return memory
 
 
 def budget_bytes(memory_gb: float | None) -> float:

@@ -144,7 +144,7 @@ def class_names(folder: Path) -> list[str] | None:
     """Names of the classes from ``classes.txt``, one per line, if a folder has one.
 
     Raises:
-        DataError: it is no text.
+        DataError: it is no text, has an empty line between others, or a name twice.
     """
     path = folder / CLASSES
     if not path.is_file():
@@ -153,7 +153,18 @@ def class_names(folder: Path) -> list[str] | None:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    return [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise DataError(f"{path}, line {number} is empty; name class {number - 1} there")
+        if names.index(name) + 1 < number:
+            raise DataError(
+                f"{path} has {name} in lines {names.index(name) + 1} and {number}; tell the two "
+                "classes apart"
+            )
+    return names
 
 
 def class_order(labels: Iterable[str]) -> list[str]:

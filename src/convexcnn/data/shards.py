@@ -44,6 +44,9 @@ END = 1024
 LAYOUT = "write pairs KEY.jpg and KEY.cls, the class in the latter, as WebDataset does"
 AGAIN = "bring it back and start again"
 NUMBERED = re.compile(r"(?P<name>.*?)[-_]?(?P<number>\d+)$")
+OTHER = "other"
+"""Shards whose names say no split."""
+
 RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
@@ -91,14 +94,15 @@ class ShardMember:
 def shards_in(path: Path) -> dict[str, list[Path]]:
     """The shards of a folder, a pattern such as ``train-{000000..000009}.tar``, or one file.
 
-    Shards whose name begins with ``train``, or with ``test`` or another of ``TEST_NAMES``, or that
-    lie in a folder of that name, make up this split; with none called train all are one split.
+    Shards with ``train``, or with ``test`` or another of ``TEST_NAMES``, as a word of their name
+    (``birds-val-000000.tar``), or that lie in a folder of that name, make up this split; where no
+    name says one, all are one split.
 
     Returns:
         Paths in order, by split; empty if there are none.
 
     Raises:
-        DataError: a number is missing between others.
+        DataError: a number is missing between others, or only some names say a split.
     """
     if not path.is_dir():
         paths = _expanded(path)
@@ -111,9 +115,16 @@ def shards_in(path: Path) -> dict[str, list[Path]]:
         return {}
     for split in found.values():
         _check_numbers(split)
-    if "train" in found:
-        return {split: found[split] for split in ("train", *TEST_NAMES) if split in found}
-    return {"train": sorted(shard for split in found.values() for shard in split)}
+    if set(found) == {OTHER}:
+        return {"train": found[OTHER]}
+    if OTHER in found:
+        raise DataError(
+            f"{found[OTHER][0]}: its name says no split, and the names of others do; put train, "
+            "test or val into every name, or into none"
+        )
+    if "train" not in found:
+        raise DataError(f"{path} has shards for testing alone; put train into the names of others")
+    return {split: found[split] for split in ("train", *TEST_NAMES) if split in found}
 
 
 def read_shards(path: Path, splits: dict[str, list[Path]], options: ReadOptions) -> ImageDataset:
@@ -172,12 +183,10 @@ def _expanded(path: Path) -> list[Path]:
 
 
 def _split_of(shard: Path, folder: Path) -> str:
-    """The split that a shard belongs to, by its folder or the beginning of its name."""
-    word = shard.stem if shard.parent == folder else shard.parent.name
-    for split in ("train", *TEST_NAMES):
-        if re.match(rf"{split}(?![a-z])", word.lower()):
-            return split
-    return "other"
+    """The split that a shard belongs to, by its folder or a word of its name."""
+    name = shard.stem if shard.parent == folder else shard.parent.name
+    words = re.split(r"[^a-z]+", name.lower().replace("training", "train"))
+    return next((word for word in words if word in ("train", *TEST_NAMES)), OTHER)
 
 
 def _check_numbers(shards: list[Path]) -> None:

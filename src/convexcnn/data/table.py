@@ -56,7 +56,7 @@ def list_table(table: Path) -> dict[str, list[LabelledFile]]:
             raise DataError(
                 f"{table}, line {line}: unknown split {split}; write one of {', '.join(SPLITS)}"
             )
-        key = os.path.normpath(table.parent / path)
+        key = os.path.abspath(table.parent / path)
         first, *known = listed.setdefault(key, (line, label, split))
         for found, before in zip((label, split), known, strict=True):
             if found != before:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convexcnn import __version__
@@ -19,6 +20,7 @@ from convexcnn.data.preprocess import ImageScaler, shape_of_image
 from convexcnn.errors import ConvexcnnError, RunError
 from convexcnn.files import not_readable, not_written, write_text, write_together
 from convexcnn.models.base import ImageClassifier
+from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.end_to_end import EndToEndCNN
 from convexcnn.models.greedy import GreedyCNN
 from convexcnn.models.layerwise import LayerwiseConvexCNN
@@ -27,7 +29,7 @@ from convexcnn.models.parameters import kept_parameters
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.stack_settings import Block
 from convexcnn.models.two_layer import ConvexConvClassifier
-from convexcnn.models.whole_files import read_tensors, write_tensors
+from convexcnn.models.whole_files import read_tensors, write_arrays, write_tensors
 
 FORMAT = 1
 TENSORS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -41,6 +43,20 @@ MODELS: dict[str, type[ImageClassifier]] = {
     "EndToEndCNN": EndToEndCNN,
     "GreedyCNN": GreedyCNN,
 }
+
+
+def write_filters(path: Path, model: BlockClassifier | LayerwiseConvexCNN) -> None:
+    """Write the strongest filters of a model, and the numbers of the classes that they are of.
+
+    Args:
+        path: of a safetensors file.
+        model: fitted on labels out of 0..n_classes - 1, perhaps not on all of them.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    columns: NDArray[np.int64] = model.classes_.astype(np.int64)
+    write_arrays(path, {**model.filters(), "columns": columns})
 
 
 def save_model(model: ImageClassifier, folder: Path | str) -> None:

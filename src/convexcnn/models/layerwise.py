@@ -190,7 +190,7 @@ class LayerwiseConvexCNN(ImageClassifier):
         blocks = self.read_blocks((channels, height, width))
         kept = self._kept_blocks(blocks)
         memory = self.memory_plan(stream, blocks)
-        geometries = check_blocks(blocks, stream.paired(), memory)
+        geometries = check_blocks(blocks, stream.paired(), memory, len(kept))
         split = self._held_out(stream)
         plan = TimePlan.of(self.budget, blocks, geometries, stream)
         if self.callback is not None and self.budget is not None:

@@ -21,7 +21,7 @@ from convexcnn.environment import peak_memory_bytes
 from convexcnn.errors import DataError, RunError
 from convexcnn.models.block_classifier import BlockClassifier
 from convexcnn.models.evaluation import evaluate_model
-from convexcnn.models.io import MODEL_FILES, save_model
+from convexcnn.models.io import MODEL_FILES, save_model, write_filters
 from convexcnn.models.relu_cnn import NonConvexConvClassifier
 from convexcnn.models.two_layer import ConvexConvClassifier
 from convexcnn.models.whole_files import write_arrays
@@ -114,7 +114,7 @@ def run_paper_protocol(
     for seed in seeds:
         for formulation in FORMULATIONS:
             _model(formulation, filters, seed, architecture).check_parameters()
-    units, images = [], dataset.fingerprint()
+    units, images = [], dataset.whole_fingerprint()
     for seed in seeds:
         for formulation in FORMULATIONS:
             unit_folder = folder / "units" / f"{formulation}-{seed}"
@@ -122,7 +122,7 @@ def run_paper_protocol(
                 model = _model(formulation, filters, seed, architecture)
                 _train_unit(model, formulation, seed, dataset, images, unit_folder, callback)
             unit = json.loads((unit_folder / "unit.json").read_text("utf-8"))
-            if unit["images"] != images:
+            if unit.get("images") != images:
                 raise RunError(
                     f"{unit_folder} was trained on other images; remove {folder} to train anew"
                 )
@@ -166,7 +166,7 @@ def _train_unit(
 ) -> None:
     """Train one model and write its files; ``unit.json`` comes last and marks it finished.
 
-    ``images`` is the fingerprint of the data set.
+    ``images`` is the fingerprint of training and test images.
     """
     events: list[dict[str, Any]] = []
 
@@ -182,7 +182,7 @@ def _train_unit(
     model.fit(dataset.train.images, dataset.train.labels)
     seconds = time.perf_counter() - start
     model.set_params(callback=None)
-    model.class_names, model.fingerprint_ = dataset.classes, images
+    model.class_names, model.fingerprint_ = dataset.classes, dataset.fingerprint()
     k = len(dataset.classes)
     test = evaluate_model(model, dataset.test, k)
     run = {
@@ -196,7 +196,7 @@ def _train_unit(
         "steps_to_accuracy": {str(MILESTONE): _first_step(events, MILESTONE)},
     }
     save_model(model, folder)
-    write_arrays(folder / "filters.safetensors", model.filters())
+    write_filters(folder / "filters.safetensors", model)
     confusion = test.confusion.tolist()
     unit = {"run": run, "confusion": confusion, "events": events, "images": images}
     temporary = folder / "unit.json.part"

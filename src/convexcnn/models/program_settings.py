@@ -211,11 +211,17 @@ class ProgramSettings:
                 f"give {type(self.solver).__name__}(betas=...) only"
             )
 
-    def affordable_gates(self, size: ProblemSize) -> int:
-        """128 gates, or as many as the memory budget lets an exact solver have."""
+    def affordable_gates(self, size: ProblemSize, among: Collection[str] | None = None) -> int:
+        """128 gates, or as many as the memory budget lets an exact solver have.
+
+        Args:
+            size: of the program with 128.
+            among: as for ``exact_solver``.
+        """
         if self.descends or not isinstance(self.solver, str):
             return size.gates
-        names = self.able if self.solver == "auto" else [self.solver]
+        able = [name for name in self.able if among is None or name in among]
+        names = able if self.solver == "auto" else [self.solver]
         return affordable_gates(self.kind, size, self.memory_budget_gb, names)
 
     def exact_solver(

@@ -124,6 +124,12 @@ class Block:
         if not sound:
             raise SettingError(f"betas is {self.betas}; give positive numbers")
 
+    @property
+    def own_epochs(self) -> float:
+        """Epochs of learning its neurons that the settings fix; 0 where a budget decides."""
+        learned = self.head == "neurons" and self.gates in LEARNED
+        return self.epochs if learned and self.epochs is not None else 0
+
     def geometry(self, shape: Shape) -> PatchGeometry:
         """Where the patches of maps (channels, height, width) lie, and the cells of the head."""
         return PatchGeometry(shape, self.filter_size, self.stride, self.padding, self.pooling)

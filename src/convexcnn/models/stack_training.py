@@ -122,9 +122,12 @@ class StackTraining:
         if outcome is None:
             return None
         self.plan.spent += sum(outcome.block.seconds.values())
-        block = replace(outcome.block, certificate=None)
-        if self.certificates:
-            block = certified(outcome.block, stream, self.split.kept)
+        block = outcome.block if self.certificates else replace(outcome.block, certificate=None)
+        if self.certificates and block.certificate is None:
+            clock = PhaseClock(self._callback_of(number))
+            block = certified(block, stream, self.split.kept)
+            clock.lap("certificate")
+            block = replace(block, seconds=block.seconds | clock.seconds)
         return replace(outcome, block=block)
 
     def _train(
@@ -209,9 +212,15 @@ def freeze(block: TrainedBlock, stream: ImageStream, split: Split, memory: Memor
 
 
 def check_blocks(
-    blocks: Sequence[Block], stream: ImageStream, memory: MemoryPlan
+    blocks: Sequence[Block], stream: ImageStream, memory: MemoryPlan, kept: int = 0
 ) -> list[PatchGeometry]:
     """Refuse, before any work, blocks that do not fit the images or the memory.
+
+    Args:
+        blocks: settings of all.
+        stream: all images.
+        memory: how it is shared.
+        kept: how many of the blocks are trained already.
 
     Returns:
         Where the patches and cells of every block lie.
@@ -224,7 +233,8 @@ def check_blocks(
     memory_gb = stream.processes.least(memory.least_solver_gb)
     for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
         size = problem_size(block, geometry, *sizes_of(stream))
-        if block.head == "neurons" and block.gates == "dual" and stream.processes.size > 1:
+        found_alone = block.head == "neurons" and block.gates == "dual" and number > kept
+        if found_alone and stream.processes.size > 1:
             raise SettingError(
                 f"block {number}: gates 'dual' are found by one process; give sgd or lookahead"
             )

@@ -17,7 +17,7 @@ from convexcnn.models.descent_memory import FEWEST, images_at_once
 from convexcnn.models.frozen_maps import standardise
 from convexcnn.models.lookahead_network import network_of
 from convexcnn.models.neuron_network import BATCH, NeuronNetwork, descent_dtype
-from convexcnn.models.stack_settings import LEARNED, Block
+from convexcnn.models.stack_settings import Block
 from convexcnn.models.trained_block import downsampled
 from convexcnn.patches.extract import PatchGeometry
 from convexcnn.patches.responses import NeuronFeatures
@@ -156,9 +156,7 @@ class BlockCost:
         responses = mean_seconds(respond, PASSES, device) / n
         evaluations = EVALUATIONS * n_betas(block) if block.loss == "cross_entropy" else 1
         shared = step / BATCH, passing, responses, features.n_features
-        learned = block.head == "neurons" and block.gates in LEARNED
-        epochs = block.epochs if learned and block.epochs is not None else 0
-        return cls(*shared, evaluations, descends=block.descends, epochs=epochs)
+        return cls(*shared, evaluations, descends=block.descends, epochs=block.own_epochs)
 
     def fixed_seconds(self, images: int, views: int, classes: int, rates: HeadRates) -> float:
         """Foreseen time of everything but descent."""

@@ -211,7 +211,7 @@ def restored_parts(
 def stored(maps: Tensor) -> Tensor:
     """Maps in the precision that they are kept in, float16; what is beyond its range is cut."""
     largest = torch.finfo(torch.float16).max
-    return maps.half().clamp_(-largest, largest)
+    return maps.half().clamp(-largest, largest)
 
 
 def downsampled(maps: Tensor, how: str) -> Tensor:

@@ -216,14 +216,15 @@ class ConvexConvClassifier(BlockClassifier):
             classes=stream.n_classes,
             processes=stream.processes.size,
         )
-        n_gates = self.n_gates or settings.affordable_gates(size)
+        among = None if stream.weights is None else RIDGE_SOLVERS  # others take all as one
+        n_gates = self.n_gates or settings.affordable_gates(size, among)
         # Held-out images that choose beta must not have been learned from.
         labelled = self.gates in LEARNED and settings.holds_out
         seen = self._split(stream)[0] if labelled else stream
         where = seen, geometry, transform, generator
         if self.gates == "dual":
             self.require_average("gates dual")
-            solve = self._one_beta_solver(settings, size, seen)
+            solve = self._one_beta_solver(settings, size, stream, seen)
             gates = dual_gates(n_gates, *where, settings.kind, solve, callback=self.callback)
         else:
             gates = choose_gates(self.gates, n_gates, *where, self.callback)
@@ -234,7 +235,6 @@ class ConvexConvClassifier(BlockClassifier):
             solution = descend(settings, features, stream, generator, self.callback)
             trained = {"temperature_": 1.0, **self._fitted(solution, features, stream.n_classes)}
         else:
-            among = None if stream.weights is None else RIDGE_SOLVERS  # others take all as one
             solver, reason = settings.exact_solver(replace(size, gates=len(gates)), among=among)
             trained = self._optimise(solver, features, stream)
             trained["solution_"].reason = reason
@@ -253,9 +253,12 @@ class ConvexConvClassifier(BlockClassifier):
         return ProgramSettings(**{name: getattr(self, name) for name in names})
 
     def _one_beta_solver(
-        self, settings: ProgramSettings, size: ProblemSize, stream: ImageStream
+        self, settings: ProgramSettings, size: ProblemSize, stream: ImageStream, seen: ImageStream
     ) -> Solve:
-        """A solver for column generation; held-out images choose its beta at the first call."""
+        """A solver for column generation; held-out images choose its beta at the first call.
+
+        It solves for the images that gates are learned from, ``seen``, all that are not held out.
+        """
         if settings.descends or isinstance(settings.solver, PathSolver):
             raise SettingError(
                 "gates dual solves the program again and again at one beta; give a solver by name, "
@@ -265,8 +268,8 @@ class ConvexConvClassifier(BlockClassifier):
 
         def solve(features: GatedFeatures) -> Solution:
             nonlocal fixed
-            solver, _ = fixed.exact_solver(replace(size, gates=len(features.gates)))
-            train, held_out = (stream, None) if fixed.one_beta else self._split(stream)
+            solver, _ = fixed.exact_solver(replace(size, gates=len(features.gates)), refit=False)
+            train, held_out = (seen, None) if fixed.one_beta else self._split(stream)
             solution = solver.solve(features, train, held_out, self.callback)
             fixed = replace(fixed, betas=solution.beta)
             return solution

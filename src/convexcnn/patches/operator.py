@@ -61,6 +61,9 @@ class GatedFeatures:
         pool: ``average`` or ``max``.
     """
 
+    patchwise = True
+    """Whether ``pooling`` gives the patches that features are made of."""
+
     def __init__(
         self,
         geometry: PatchGeometry,

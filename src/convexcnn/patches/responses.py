@@ -166,6 +166,8 @@ class KnownFeatures(GatedFeatures):
         columns: the numbers of an image that are its features; None for all.
     """
 
+    patchwise = False
+
     def __init__(
         self,
         shape: tuple[int, int, int],

@@ -11,7 +11,7 @@ from convexcnn.report.formatting import UNKNOWN, count, duration, fixed, percent
 from convexcnn.report.line_chart import Line, LineChart
 from convexcnn.report.node import Node
 
-NAMES = {"alexnet": "AlexNet", "vgg11": "VGG-11", "greedy": "the same blocks, greedily by SGD"}
+NAMES = {"alexnet": "AlexNet", "vgg11": "VGG-11", "greedy": "greedy SGD"}
 
 StackPoints = list[tuple[float, float]]
 """Minutes and accuracy of a stack after each of its blocks."""
@@ -19,7 +19,7 @@ StackPoints = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A network trained by back-propagation; `curve` has minutes and validation accuracy."""
+    """A network trained by descent; `curve` has minutes and validation accuracy."""
 
     name: str
     train: float | None

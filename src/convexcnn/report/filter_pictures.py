@@ -59,7 +59,7 @@ def filter_views(run: RunFiles) -> list[FilterView]:
     if run.non_convex is not None:
         views.append(_non_convex_view(run.non_convex))
     if run.convex is not None:
-        views.append(_convex_view(run.convex, run.result.circumstances.data.classes))
+        views.append(_convex_view(run.convex, run.column_names))
     return views
 
 

@@ -90,15 +90,18 @@ def fit_page(
         confusions=confusions,
         colophon=colophon(run, "fit"),
         why=None if run.examples is None else why_view(run.examples, data.classes),
-        explore=explore_view(run.maximisers, data.classes),
+        explore=explore_view(run.maximisers, run.column_names),
     )
 
 
 def _key_figures(result: FitResult) -> list[Row]:
     """The figures under the headline; what was not recorded is left out."""
     blocks = result.blocks
-    certified = [block.certificate.relative_gap for block in blocks if block.certificate]
+    certified = [block.certificate.relative_gap if block.certificate else None for block in blocks]
     gaps = [gap for gap in certified if gap is not None and math.isfinite(gap)]
+    largest = scientific(max(gaps, default=None))
+    if gaps and len(gaps) < len(blocks):
+        largest = f"not known for {len(blocks) - len(gaps)} of {len(blocks)} blocks"
     several = len(blocks) > 1
     gates = blocks[0].gates if blocks else None
     rows = [
@@ -106,7 +109,7 @@ def _key_figures(result: FitResult) -> list[Row]:
         ("training accuracy", percent(result.train.accuracy, 2)),
         (
             "largest relative gap" if several else "relative gap",
-            scientific(max(gaps, default=None)),
+            largest,
         ),
         ("blocks", str(len(blocks)))
         if several
@@ -208,7 +211,7 @@ def _depth_caption(result: FitResult) -> str:
     caption = "Accuracy against depth: of every block's own head"
     if any(block.stack is not None for block in result.blocks):
         caption += ", and on the validation images, which weigh them, of all heads up to that block"
-    levels = " Level lines: networks trained by back-propagation, on the test images."
+    levels = " Level lines: networks trained by descent, on the test images."
     return f"{caption}.{levels if result.baselines and result.test else ''}"
 
 
@@ -225,7 +228,7 @@ def _charts(
     race = baseline_chart(result)
     if race is not None:
         caption = "Accuracy against time, on validation images: of all heads so far, at the end of "
-        caption += "every block, and of networks trained by back-propagation as a whole."
+        caption += "every block, and of networks trained by descent."
         views.append(chart_view(race, caption))
     for number, block in enumerate(result.blocks, start=1):
         chart = beta_chart(block, f"beta-path-{number}")
@@ -245,6 +248,6 @@ def _charts(
         views.append(chart_view(chart, caption, number if depth is not None else None))
     for chart in descent_charts(metrics, result.formulation):
         caption = f"{chart.title}, against steps of its descent."
-        found = re.search(r"block (\d+)$", chart.title)
+        found = re.search(r"block (\d+)$", chart.title) if len(result.blocks) > 1 else None
         views.append(chart_view(chart, caption, int(found[1]) if found else None))
     return sorted(views, key=lambda view: view.block or 0)

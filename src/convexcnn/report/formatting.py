@@ -60,7 +60,8 @@ def scientific(value: float | None, digits: int = 1) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.{digits + 2}g}".replace("-", _MINUS)
+        digits_shown = digits + 2 if abs(value) < 100 else max(digits + 2, 4)
+        return f"{value:.{digits_shown}g}".replace("-", _MINUS)
     mantissa, exponent = f"{value:.{digits}e}".split("e")
     power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
     if float(mantissa) == 1.0:

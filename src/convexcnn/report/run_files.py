@@ -64,17 +64,27 @@ class Examples:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Everything a report is made from."""
+    """Everything a report is made from.
+
+    ``columns`` are the numbers of the classes that the model was trained on, of which it has
+    filters and scores; the data may name others.
+    """
 
     folder: Path
     result: FitResult | CompareResult
     config: dict[str, object]
     config_text: str
     metrics: tuple[Node, ...]
+    columns: tuple[int, ...]
     convex: FilterSet | None
     non_convex: FilterSet | None
     examples: Examples | None
     maximisers: tuple[Maximisers, ...]
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the classes that the model was trained on."""
+        return [self.result.circumstances.data.classes[column] for column in self.columns]
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -96,16 +106,18 @@ def read_run(folder: Path) -> RunFiles:
     path = folder / "explanations.safetensors"
     explanations = _read_tensors(path, "explanations")
     classes = len(result.circumstances.data.classes)
+    columns = _columns(folder, filters, classes)
     return RunFiles(
         folder=folder,
         result=result,
         config=config,
         config_text=config_text,
         metrics=_metrics(folder / "metrics.jsonl", required=isinstance(result, CompareResult)),
-        convex=_filter_set(folder, filters, "convex", classes),
+        columns=columns,
+        convex=_filter_set(folder, filters, "convex", len(columns)),
         non_convex=_filter_set(folder, filters, "non_convex", None),
         examples=_read_examples(path, explanations, classes),
-        maximisers=read_maximisers(path, explanations, classes),
+        maximisers=read_maximisers(path, explanations, len(columns)),
     )
 
 
@@ -166,6 +178,20 @@ def _read_tensors(path: Path, what: str) -> dict[str, NDArray[np.generic]]:
         raise RunError(
             f"{path}: not a safetensors file ({error}); delete it to report without {what}"
         ) from error
+
+
+def _columns(
+    folder: Path, tensors: dict[str, NDArray[np.generic]], classes: int
+) -> tuple[int, ...]:
+    """The classes of the rows of filters; all where a file of before does not say."""
+    found = np.asarray(tensors.get("columns", np.arange(classes)))
+    sound = found.ndim == 1 and found.dtype.kind in "iu" and len({*found.tolist()}) == len(found)
+    if not sound or (found.size and not (found.min() >= 0 and found.max() < classes)):
+        raise RunError(
+            f"{folder / 'filters.safetensors'}: columns are none of the {classes} classes; delete "
+            "it to report without filters"
+        )
+    return tuple(int(column) for column in found)
 
 
 def _filter_set(

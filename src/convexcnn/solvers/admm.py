@@ -239,9 +239,10 @@ class _Iterate:
             square = float(moved.square().sum())
             if square > LEAST_MOVED * float(change.square().sum()):
                 measured = float((moved * bend).sum()) / square
-                self.curvatures = [*self.curvatures[-1:], measured]
                 bound = CURVATURE[self.prepared.kind.loss]
-                self.set_curvature(min(max(*self.curvatures, LEAST_CURVATURE), bound))
+                if measured > LEAST_CURVATURE:  # less is rounding: the loss is convex
+                    self.curvatures = [*self.curvatures[-1:], min(measured, bound)]
+                    self.set_curvature(max(self.curvatures))
         self.seen = scores, negative
 
     def set_curvature(self, curvature: float) -> None:

@@ -74,7 +74,7 @@ class Fista(BetaSolver):
         rows, places = sum(s.size for s in streams), features.geometry.cell_order.numel()
         per_row = 2 * features.n_features + places * sum(features.gates.shape)
         products: Products = StreamedProducts(features, streams)
-        if 8e-9 * rows * per_row <= self.memory_gb:
+        if features.patchwise and 8e-9 * rows * per_row <= self.memory_gb:
             program = Program.from_streams(kind, features, streams, 1.0)
             products = ProductsInMemory.of(program, streams[0].processes)
         descent = _Descent(self, kind, products, callback)

@@ -8,6 +8,7 @@ images; all betas and classes share them. A Nystrom approximation of A precondit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -132,10 +133,10 @@ class MatrixFree(PathSolver):
         clock.lap("sketch")
         falling = sorted(betas, reverse=True)
         first = falling[:TOGETHER]
-        try:
-            start = coarse_solutions(features, train, first, self.coarse, self.chunk)
-        except SettingError:  # a beta that its factor cannot have, and these steps can
-            start = torch.zeros(features.n_features, len(first), train.n_classes).to(moments.mean)
+        start = torch.zeros(features.n_features, len(first), train.n_classes).to(moments.mean)
+        if features.patchwise:
+            with suppress(SettingError):  # a beta that its factor cannot have, and these steps can
+                start = coarse_solutions(features, train, first, self.coarse, self.chunk)
         clock.lap("coarse start")
         goal = 0.5 * self.tolerance if validation is None else PATH_GAP
         covariance = Covariance(features, [train], moments.mean, self.chunk)
