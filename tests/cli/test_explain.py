@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,11 @@ def test_pictures_in_other_units_are_noticed(command: str, trained: Path, tmp_pa
 def test_methods_are_those_of_the_library() -> None:
     assert tuple(METHODS) == explain_command.METHODS
     assert set(explained.TITLES) == set(METHODS)
+
+
+def test_a_long_name_of_a_picture_is_cut(tmp_path: Path) -> None:
+    picture = tmp_path / ("ä" * 120 + ".png")
+    shutil.copy("picture.png", picture)
+    done = typed("explain", "run", picture, "--out", tmp_path / "why", "--method", "gradcam")
+    assert done.code == 0
+    assert (tmp_path / "why" / ("001-" + "ä" * 50 + ".png")).is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable
@@ -222,3 +223,51 @@ def test_a_folder_without_shards_is_none_of_shards(tmp_path: Path) -> None:
     assert module.shards_in(tmp_path) == {}
     assert module.shards_in(tmp_path / "no.tar") == {}
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("birds-train-{}", "birds-val-{}"),
+        ("training_{}", "test_{}"),
+        ("TRAIN{}", "validation{}"),
+        ("train/{}", "valid/{}"),
+    ],
+)
+def test_the_split_is_any_word_of_a_name(train: str, test: str, tmp_path: Path) -> None:
+    write(tmp_path / (train.format("000000") + ".tar"), pairs(range(9)))
+    write(tmp_path / (test.format("000000") + ".tar"), pairs(range(9, 18)))
+    found = load_dataset(tmp_path)
+    assert found.test is not None
+    np.testing.assert_array_equal(found.train.images, PICTURES[:9].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(found.test.images, PICTURES[9:18].transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["test-000000"], "has shards for testing alone; put train into the names of others"),
+        (["train-000000", "extra-000000"], "extra-000000.tar: its name says no split, and"),
+        (["val-000000", "extra-000000"], "extra-000000.tar: its name says no split, and"),
+    ],
+)
+def test_names_that_leave_a_split_open_are_refused(
+    others: list[str], words: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(others):
+        write(tmp_path / f"{name}.tar", pairs(range(9 * number, 9 * number + 9)))
+    with pytest.raises(DataError, match=re.escape(words)):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("cat\n\nemu\n", "line 2 is empty; name class 1 there"),
+        ("cat\nemu\ncat\n", "has cat in lines 1 and 3"),
+    ],
+)
+def test_names_of_classes_are_as_many_as_lines(folder: Path, content: str, words: str) -> None:
+    (folder / "classes.txt").write_text(content, "utf-8")
+    with pytest.raises(DataError, match=words):
+        load_dataset(folder)

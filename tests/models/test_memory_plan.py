@@ -103,3 +103,12 @@ def test_a_stack_of_maps_in_files_has_the_bits_of_one_in_memory(blocks, asked, m
     assert len(made) > asked
     np.testing.assert_array_equal(one.scores(IMAGES), other.scores(IMAGES))
     assert one.certificates_ == other.certificates_
+
+
+def test_a_container_has_the_memory_that_it_may_use(monkeypatch, tmp_path):
+    whole = limits.machine_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(limits, "GROUP_LIMITS", (str(tmp_path / "memory.max"),))
+    assert limits.machine_memory() >= whole
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert limits.machine_memory() == 10**6

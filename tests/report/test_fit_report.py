@@ -179,7 +179,9 @@ def test_key_figures_of_a_stack_are_of_all_blocks(build: Any) -> None:
     for block, gap in zip(result["blocks"], (1e-7, 3e-5, None), strict=True):
         block["certificate"] = dict(block["certificate"], relative_gap=gap)
     text = build(result).text()
-    assert "largest relative gap 3.0\u202f×\u202f10⁻⁵ blocks 3 time" in text
+    assert "largest relative gap not known for 1 of 3 blocks blocks 3 time" in text
+    result["blocks"][2]["certificate"] = result["blocks"][0]["certificate"]
+    assert "largest relative gap 3.0\u202f×\u202f10⁻⁵ blocks 3 time" in build(result).text()
 
 
 def test_one_block_has_no_depth(write_run: WriteRun) -> None:
@@ -216,7 +218,7 @@ def test_the_page_has_baselines_beside_a_stack(build: Any) -> None:
     text = build(stack_with_baselines()).text()
     assert "This stack 74.56% 81.23% 13 min 24 s – –" in text
     assert "VGG-11 81.00% 81.00% 4 min 0 s 4.0 9,228,362" in text
-    assert "Level lines: networks trained by back-propagation, on the test images." in text
+    assert "Level lines: networks trained by descent, on the test images." in text
     assert "Figure 2. Accuracy against time, on validation images" in text
 
 
@@ -342,3 +344,18 @@ def test_filters_of_any_depth_are_shown(build: Any, channels: int) -> None:
     page = build(fit_result(), [], filters)
     (image,) = page.all_of("img")
     assert image["alt"] == "Filters 1–5 of the non-convex network by strength"
+
+
+def test_filters_of_a_model_that_lacks_a_class_have_the_names_of_theirs(
+    write_run: WriteRun,
+) -> None:
+    """The data name classes of which there were no training images."""
+    result = fit_result()
+    classes = result["data"]["classes"]
+    filters = run_filters(len(classes) - 1)
+    columns = np.array([0, *range(2, len(classes))])
+    folder = write_run(result, None, filters | {"columns": columns})
+    assert read_run(folder).column_names == [classes[0], *classes[2:]]
+    page = build_report(folder).read_text("utf-8")
+    assert f"strongest filters of class {classes[2]}, " in page
+    assert f"strongest filters of class {classes[1]}, " not in page
