@@ -57,7 +57,8 @@ def test_a_rate_is_measured_once(kind: str) -> None:
 
 def test_seconds_follow_from_rates() -> None:
     machine = ThisMachine()
-    machine.rates = {("products", (8, 8)): 2e9, ("memory", None): 1e9, ("decoding", None): 10.0}
+    kinds = {("products", (8, 8)): 2e9, ("memory", None): 1e9, ("decoding", None): 10.0}
+    machine.rates = {(*kind, "cpu"): rate for kind, rate in kinds.items()}
     assert machine.seconds(Work("products", 4e9, 1e12, shape=(8, 8))) == 2.0
     assert machine.seconds(Work("memory", bytes=3e9)) == 3.0
     assert machine.seconds(Work("decoding", files=50)) == 5.0
