@@ -4,6 +4,7 @@
 SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Nothing of the surrounding environment may leak into .venv.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIREMENT
@@ -14,11 +15,12 @@ ifneq ($(shell cat $(VENV)/.installed-at 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo test test-fast test-slow lint format docs clean
 
 help:  ## say what can be made
 	@echo "make demo       train a convex CNN on photographs and build its report (minutes)"
-	@echo "make test       lint, type-check and run the fast tests"
+	@echo "make test       lint, type-check and run all tests but the slow ones"
+	@echo "make test-fast  run the tests that take least: under three minutes on two cores"
 	@echo "make test-slow  run the slow tests"
 	@echo "make docs       build the documentation into docs/_build"
 	@echo "make format     format the code"
@@ -29,7 +31,10 @@ demo: $(VENV)/.demo
 	@echo "Your own pictures: $(VENV)/bin/convexcnn fit FOLDER --out runs/mine --image-size 32"
 
 test: lint
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest $(SIDE_BY_SIDE)
+
+test-fast: $(VENV)/.dev
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m 'not slow and not thorough'
 
 test-slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow --timeout 3600

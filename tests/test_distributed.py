@@ -122,6 +122,7 @@ def test_a_process_without_images_is_refused() -> None:
         stream.subset(slice(2)).require_shares()
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(LONG)
 def test_two_processes_find_the_optimum_of_one(tmp_path: Path) -> None:
     together = train(2, tmp_path / "two.json", FAST)

@@ -38,6 +38,9 @@ import numpy as np
 import convexcnn
 from convexcnn.cli import demo, main
 
+pytestmark = pytest.mark.thorough
+
+
 assert convexcnn.__file__.startswith(sys.prefix), convexcnn.__file__
 demo.DATA = sys.argv[1]
 demo.SETTINGS = {"filter_size": 3, "whiten": 8, "gates": "gaussian", "n_gates": 4}

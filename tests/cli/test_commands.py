@@ -240,6 +240,7 @@ def test_an_existing_run_is_kept_unless_overwrite(data: Path) -> None:
     assert json.loads(Path("run/result.json").read_text())["seed"] == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_fit_leaves_nothing(signal_: int, data: Path, tmp_path: Path) -> None:
     command = ["fit", str(data), "--out", str(tmp_path / "run"), "--json"]

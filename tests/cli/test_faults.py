@@ -59,6 +59,7 @@ def test_a_full_disk_is_named_and_leaves_no_run(data: Path, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_full_disk_takes_no_finished_block_of_a_stack(data: Path, tmp_path: Path) -> None:
     assert fit(data, tmp_path / "whole", *STACK).code == 0
     with files_of_at_most(8000):  # reached by the log, in block 2
@@ -93,6 +94,7 @@ def test_a_small_disk_is_named_and_leaves_no_run(data: Path, tmp_path: Path) -> 
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("always:block 1 that was kept")
 def test_a_damaged_block_is_named_and_trained_again(data: Path, tmp_path: Path) -> None:
     with files_of_at_most(8000):
@@ -105,6 +107,7 @@ def test_a_damaged_block_is_named_and_trained_again(data: Path, tmp_path: Path) 
     assert "is damaged" in done.err
 
 
+@pytest.mark.thorough
 def test_half_a_line_of_the_log_does_not_spoil_the_report(data: Path, tmp_path: Path) -> None:
     with files_of_at_most(5000):
         assert fit(data, tmp_path / "run", *STACK).code == 1
@@ -148,6 +151,7 @@ def fit_in_process(data: Path, out: Path, budget: float, *options: str) -> dict[
     return memory
 
 
+@pytest.mark.thorough
 def test_the_memory_that_a_run_took_stands_beside_its_budget(data: Path, tmp_path: Path) -> None:
     memory = fit_in_process(data, tmp_path / "run", 1.2, *TWO_LAYER)
     assert memory["budget"] == 1_200_000_000

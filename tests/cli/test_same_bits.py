@@ -22,6 +22,7 @@ def train(data: Path, out: Path, *options: str) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in LEARNED}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_decides_every_bit(kind, tmp_path):
     data = stripes_file(tmp_path / "stripes.npz", 45)

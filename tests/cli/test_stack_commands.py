@@ -305,6 +305,7 @@ def test_an_interrupted_run_goes_on_after_its_finished_blocks(
     assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_killed_run_is_resumed_by_its_own_settings(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,9 @@ import pytest
 import torch
 from pages import REPOSITORY
 
+pytestmark = pytest.mark.thorough
+
+
 PATH = REPOSITORY / "examples" / "where-sgd-gets-stuck.ipynb"
 NOTEBOOK = json.loads(PATH.read_text(encoding="utf-8"))
 CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]

@@ -14,6 +14,9 @@ from pages import REPOSITORY, blocks, pages
 import convexcnn
 from convexcnn.solvers.registry import BETA_SOLVERS, RIDGE_SOLVERS
 
+pytestmark = pytest.mark.thorough
+
+
 DOCS = REPOSITORY / "docs"
 API = "".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "api").glob("*.md")))
 LOADED = re.compile(r"""<(?:script|img|iframe|source)[^>]+?src=["'](?!data:)([^"']+)""")

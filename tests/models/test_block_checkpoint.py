@@ -19,6 +19,13 @@ from tiny_models import TINY_NEURONS, layerwise
 IMAGES, LABELS = stripes(60)
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """However long a budget is: these tests are about what is kept, not about what is learned."""
+    monkeypatch.setattr(module, "MOST_STEPS", 20)
+    monkeypatch.setattr(module, "MOST_EPOCHS", 20)
+
+
 def interrupt_in(block: int, folder, **settings) -> None:
     """Train until a block begins."""
 
@@ -90,6 +97,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_block_is_named_and_training_goes_on_from_the_one_before(damage, tmp_path):
     """Block 1 is kept, block 2 is damaged, and block 3, which saw block 2, goes with it."""

@@ -175,6 +175,7 @@ PIXEL = Block(filter_size=1, padding=0, pooling=1, whiten=None, gates="gaussian"
 FIXED = {"filter_size": 1, "stride": 1, "pooling": 1, "whiten": None}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

@@ -42,6 +42,7 @@ def largest_gap(kind: ProgramKind, stream: ImageStream, beta: float, optimum: Op
     return certify(program, optimum.weights, optimum.bias).relative_gap
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stream", [MANY, FEW], ids=["gram", "kernel"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_optimum_is_certified_and_that_of_another_solver(

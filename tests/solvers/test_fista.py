@@ -31,6 +31,7 @@ def features(n_gates: int = 8) -> GatedFeatures:
     return single_features(GEOMETRY, n_gates)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_stream_has_the_optimum_of_memory(kind: ProgramKind) -> None:
     beta = 0.02
