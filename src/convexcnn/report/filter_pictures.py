@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from matplotlib import get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from convexcnn.report.drawing import font_of, png
 from convexcnn.report.formatting import count, one_line
 from convexcnn.report.run_files import FilterSet, RunFiles, Tensor
 
@@ -125,7 +123,7 @@ def _grid_rows(filters: FilterSet) -> list[FilterRow]:
 def _class_sheet(filters: FilterSet, classes: Sequence[str]) -> bytes:
     """A PNG with a named row of filters per class."""
     rows = [_strip(of_class[:_PER_ROW]) for of_class in filters.filters]
-    font = ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 19)
+    font = font_of(19)
     labels = [_shortened(name, font) for name in classes]
     margin = 24 + max(round(font.getlength(label)) for label in labels)
     height, width = rows[0].shape[:2]
@@ -136,7 +134,7 @@ def _class_sheet(filters: FilterSet, classes: Sequence[str]) -> bytes:
         draw.text((8, top + height / 2), label, fill="#1c1b19", font=font, anchor="lm")
         picture = Image.fromarray(row, "RGBA")
         sheet.paste(picture, (margin, top), picture)
-    return _png(sheet)
+    return png(sheet)
 
 
 def _shortened(name: str, font: ImageFont.FreeTypeFont, most: float = 360.0) -> str:
@@ -160,7 +158,7 @@ def _grid_sheet(filters: FilterSet) -> bytes:
     for position, strip in enumerate(strips):
         picture = Image.fromarray(strip, "RGBA")
         sheet.paste(picture, (gap, gap + position * (height + gap)), picture)
-    return _png(sheet)
+    return png(sheet)
 
 
 def colours_of(filters: Tensor) -> Pixels:
@@ -178,7 +176,7 @@ def colours_of(filters: Tensor) -> Pixels:
 
 def _row(label: str, alt: str, filters: Tensor, strength: Tensor, strongest: float) -> FilterRow:
     strip = _strip(filters)
-    encoded = base64.b64encode(_png(Image.fromarray(strip, "RGBA"))).decode("ascii")
+    encoded = base64.b64encode(png(Image.fromarray(strip, "RGBA"))).decode("ascii")
     return FilterRow(
         label=label,
         shown=len(filters),
@@ -218,9 +216,3 @@ def _bars(strength: Tensor, strongest: float, picture_width: int) -> str:
         f"M{step * i:.5g} 0h{full * value:.4g}v1H{step * i:.5g}z"
         for i, value in enumerate(relative)
     )
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=6)
-    return buffer.getvalue()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from matplotlib import get_data_path
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from convexcnn.report.drawing import font_of, png
 from convexcnn.report.formatting import one_line
 
 Pixels = NDArray[np.uint8]
@@ -60,7 +58,7 @@ def data_uri(pixels: Pixels, side: int = _LARGEST) -> str:
     if max(picture.size) > side:
         picture.thumbnail((side, side))
     few = picture.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return f"data:image/png;base64,{base64.b64encode(_png(few)).decode('ascii')}"
+    return f"data:image/png;base64,{base64.b64encode(png(few, 9)).decode('ascii')}"
 
 
 def figure(panels: Sequence[tuple[str, Pixels]], note: str) -> bytes:
@@ -68,7 +66,7 @@ def figure(panels: Sequence[tuple[str, Pixels]], note: str) -> bytes:
     height, width = panels[0][1].shape[:2]
     scale = max(1, -(-_PANEL // max(height, width)))
     height, width, gap = height * scale, width * scale, 16
-    font = ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 15)
+    font = font_of(15)
     note = one_line(note)
     total = max(gap + len(panels) * (width + gap), 2 * gap + round(font.getlength(note)))
     sheet = Image.new("RGB", (total, height + 84), "white")
@@ -79,10 +77,4 @@ def figure(panels: Sequence[tuple[str, Pixels]], note: str) -> bytes:
         large = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
         sheet.paste(Image.fromarray(large, "RGB"), (left, 36))
     draw.text((gap, height + 64), note, fill="#6b6760", font=font, anchor="ls")
-    return _png(sheet)
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=9)
-    return buffer.getvalue()
+    return png(sheet, 9)
