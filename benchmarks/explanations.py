@@ -134,7 +134,12 @@ def main() -> int:
         "table_seconds": round(seconds, 1),
         "table": rows,
         "insertion": [
-            {"method": row["method"], "at_least": noise, "reached": row["insertion"] > noise}
+            {
+                "name": f"insertion, {row['method']}",
+                "above": noise,
+                "value": row["insertion"],
+                "reached": row["insertion"] > noise,
+            }
             for row in rows
             if row["method"] != "random"
         ],

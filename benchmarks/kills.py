@@ -32,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from record import write_record
 from safetensors.numpy import load_file
 
 from convexcnn import load_model
@@ -203,9 +204,7 @@ def main() -> int:
         "versions": versions(),
         "machine": machine(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    return int(bool(wrong))
+    return write_record(report, arguments.out)
 
 
 def attempt(number: int, folder: Path, seconds: float, seed: int) -> dict[str, Any]:

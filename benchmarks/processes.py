@@ -117,7 +117,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.train:
         train(arguments)
-        return
+        return 0
     from convexcnn.environment import machine, versions
 
     runs = [run(int(count), arguments)[0] for count in arguments.counts.split(",")]

@@ -15,6 +15,8 @@ import pytest
 
 from small import stripes
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
 MEGABYTE = 2**20
 EXTRAS = """
@@ -37,9 +39,6 @@ import sys
 import numpy as np
 import convexcnn
 from convexcnn.cli import demo, main
-
-pytestmark = pytest.mark.thorough
-
 
 assert convexcnn.__file__.startswith(sys.prefix), convexcnn.__file__
 demo.DATA = sys.argv[1]

@@ -46,4 +46,4 @@ def mean_seconds(run: Callable[[], object], times: int, device: str) -> float:
 def wait_for(device: str) -> None:
     """Return when a GPU has done what it was asked; there is nothing to wait for on a processor."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -232,6 +232,7 @@ def test_a_folder_without_shards_is_none_of_shards(tmp_path: Path) -> None:
         ("training_{}", "test_{}"),
         ("TRAIN{}", "validation{}"),
         ("train/{}", "valid/{}"),
+        ("part1/train-{}", "part1/val-{}"),
     ],
 )
 def test_the_split_is_any_word_of_a_name(train: str, test: str, tmp_path: Path) -> None:

@@ -206,5 +206,5 @@ def test_finished_models_of_other_images_are_refused(dataset, tmp_path):
     run_paper_protocol(dataset, folder=tmp_path, callback=None, **few)
     train = ImageSplit(255 - dataset.train.images, dataset.train.labels)
     other = ImageDataset("stripes", train, dataset.test, dataset.classes, dataset.source)
-    with pytest.raises(RunError, match=r"was trained on other images; remove .* to train anew"):
+    with pytest.raises(RunError, match=r"was trained on other images, .*; remove .* to train anew"):
         run_paper_protocol(other, folder=tmp_path, callback=None, **few)

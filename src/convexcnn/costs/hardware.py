@@ -14,10 +14,17 @@ from convexcnn.errors import SettingError
 from convexcnn.models.neuron_network import BATCH
 from convexcnn.models.time_plan import BlockCost, HeadRates
 
-HOST = ("decoding", "host memory", "certificate features", "certificate")
+HOST = (
+    *("decoding", "host memory", "certificate features", "certificate"),
+    *("host features", "host products in float64"),
+)
 """Kinds of work that the processor does, whatever the device."""
 
-SAME_AS = {"certificate": "thin products in float64"}
+SAME_AS = {
+    "certificate": "thin products in float64",
+    "host features": "features",
+    "host products in float64": "products in float64",
+}
 """Kinds with the rate of another one."""
 
 BLOCK_COSTS = ("descent", "passing", "responses")
@@ -105,8 +112,13 @@ class ThisMachine:
     def describe(self) -> dict[str, Any]:
         """What it is, and every rate that was measured."""
         rates = [
-            {"kind": kind, "shape": None if shape is None else str(shape), "per_second": found}
-            for (kind, shape, _), found in self.rates.items()
+            {
+                "kind": kind,
+                "shape": None if shape is None else str(shape),
+                "device": device,
+                "per_second": found,
+            }
+            for (kind, shape, device), found in self.rates.items()
         ]
         return {"name": "this machine", "device": self.device, **machine(), "rates": rates}
 

@@ -160,7 +160,7 @@ def _base(survey: DataSurvey, in_memory: bool) -> float:
 
 
 def _reading(survey: DataSurvey, in_memory: bool) -> Phase:
-    """Image files are decoded; arrays are read, and checked twice by a fingerprint."""
+    """Image files are decoded; arrays are read, and checked by fingerprints."""
     work = [carried(4.0 * survey.n_bytes)]
     if survey.n_files:
         shape = survey.files, survey.image_shape[1:]

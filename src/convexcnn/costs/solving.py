@@ -125,7 +125,9 @@ def matrix_free(problem: Problem) -> list[Phase]:
     """Ridge regression by conjugate gradients: Phi again, and 4 n m c operations, per pass."""
     rows, m, k, path = problem.rows, problem.size, problem.classes, Path.of(problem)
     rank, coarse = min(RANK, m), min(COARSE, m)
-    memory = 4.0 * (problem.chunk + 4 * rank) * m + 8.0 * coarse**2 + _path_bytes(problem, m)
+    patchwise = problem.shape is not None  # else the path starts at zero
+    memory = 4.0 * (problem.chunk + 4 * rank) * m + _path_bytes(problem, m)
+    memory += 8.0 * coarse**2 if patchwise else 0.0
     sketched = counts.product(rows.train, m, 2 * rank + k)
     orthogonal = dense(8.0 * m * rank**2, rank, rank, divides=False)
     sketch = [*problem.build(rows.train), dense(sketched, m, rank), orthogonal]
@@ -133,7 +135,7 @@ def matrix_free(problem: Problem) -> list[Phase]:
         *problem.build(rows.train),
         dense(counts.gram(rows.train, coarse), PROBED_ROWS, coarse),
     ]
-    start += _factorisation(coarse)
+    start = [*start, *_factorisation(coarse)] if patchwise else []
     columns, groups = TOGETHER * k, -(-path.betas // TOGETHER)
     one = [*problem.build(rows.train), problem.thin(rows.train, columns, times=2)]
     one.append(thin(m, rank, columns, times=2, divides=False))

@@ -199,7 +199,7 @@ def _proof(problem: Problem, shape: FeatureShape, survey: DataSurvey, pool: str)
     if pool == "average":
         starts = replace(shape, gates=3 * STARTS)
         climbed = min(ASCENT_IMAGES, survey.n_train) * problem.rows.views * PASSES
-        climbing = Work("features", climbed * counts.features(starts), shape=starts)
+        climbing = Work("host features", climbed * counts.features(starts), shape=starts)
         few = replace(shape, gates=MEASURED)
         measured = Work("certificate features", rows * counts.plain_features(few) / 2, shape=few)
         reading = carried(8.0 * 8 * (rows + climbed) * survey.pixels)
@@ -207,6 +207,7 @@ def _proof(problem: Problem, shape: FeatureShape, survey: DataSurvey, pool: str)
     pairs = rows * counts.celled(geometry) * k * shape.gates * shape.dim
     if pairs <= NETWORK_WORK:
         found = dense(2.0 * DECOMPOSED * pairs, shape.dim, 512, double=True)
+        found = replace(found, kind="host products in float64")
         phases.append(Phase("relu network", (found,)))
     return phases
 

@@ -136,7 +136,10 @@ class ImageDataset:
         return channels, height, width
 
     def fingerprint(self) -> str:
-        """SHA-256 of training images, labels and class names, the same on every machine."""
+        """SHA-256 of training images, labels and class names, the same on every machine.
+
+        It is that of the arrays when it was first asked for.
+        """
         return self._of_train
 
     def whole_fingerprint(self) -> str:

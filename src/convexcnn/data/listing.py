@@ -156,13 +156,14 @@ def class_names(folder: Path) -> list[str] | None:
     names = [line.strip() for line in lines]
     while names and not names[-1]:
         names.pop()
+    seen: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name:
             raise DataError(f"{path}, line {number} is empty; name class {number - 1} there")
-        if names.index(name) + 1 < number:
+        first = seen.setdefault(name, number)
+        if first < number:
             raise DataError(
-                f"{path} has {name} in lines {names.index(name) + 1} and {number}; tell the two "
-                "classes apart"
+                f"{path} has {name} in lines {first} and {number}; tell the two classes apart"
             )
     return names
 

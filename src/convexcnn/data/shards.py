@@ -184,8 +184,9 @@ def _expanded(path: Path) -> list[Path]:
 
 def _split_of(shard: Path, folder: Path) -> str:
     """The split that a shard belongs to, by its folder or a word of its name."""
-    name = shard.stem if shard.parent == folder else shard.parent.name
-    words = re.split(r"[^a-z]+", name.lower().replace("training", "train"))
+    names = [shard.stem] if shard.parent == folder else [shard.parent.name, shard.stem]
+    plain = (name.lower().replace("training", "train") for name in names)
+    words = (word for name in plain for word in re.split(r"[^a-z]+", name))
     return next((word for word in words if word in ("train", *TEST_NAMES)), OTHER)
 
 

@@ -88,7 +88,7 @@ def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> T
 
     Args:
         images: in any layout that ``fit`` takes. Float tensors (n, channels, height, width) keep
-            their type (but for half precision) and device.
+            their type (but for half precision), and without a fitted classifier their device.
         model: a fitted classifier, which says how flattened images are read, and that float
             tensors may have their channels last. Without one such tensors stay as they are.
 
@@ -101,6 +101,7 @@ def as_tensor(images: ArrayLike | Tensor, model: Explainable | None = None) -> T
         pixels = images.detach()
         if fitted is None:
             return pixels
+        pixels = pixels.cpu()  # where its plain network is
         if not _fits(pixels.shape, fitted) and _has_channels_last(pixels.shape):
             pixels = pixels.movedim(3, 1)
         return pixels.float() if pixels.element_size() < 4 else pixels

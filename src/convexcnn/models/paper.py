@@ -124,7 +124,8 @@ def run_paper_protocol(
             unit = json.loads((unit_folder / "unit.json").read_text("utf-8"))
             if unit.get("images") != images:
                 raise RunError(
-                    f"{unit_folder} was trained on other images; remove {folder} to train anew"
+                    f"{unit_folder} was trained on other images, or by an earlier version; remove "
+                    f"{folder} to train anew"
                 )
             units.append(unit)
     _gather(folder, units)

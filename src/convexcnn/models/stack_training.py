@@ -233,7 +233,9 @@ def check_blocks(
     memory_gb = stream.processes.least(memory.least_solver_gb)
     for number, (block, geometry) in enumerate(zip(blocks, geometries, strict=True), 1):
         size = problem_size(block, geometry, *sizes_of(stream))
-        found_alone = block.head == "neurons" and block.gates == "dual" and number > kept
+        if number <= kept:
+            continue
+        found_alone = block.head == "neurons" and block.gates == "dual"
         if found_alone and stream.processes.size > 1:
             raise SettingError(
                 f"block {number}: gates 'dual' are found by one process; give sgd or lookahead"

@@ -59,7 +59,7 @@ def scientific(value: float | None, digits: int = 1) -> str:
     """A small or large number, such as 3.2 × 10⁻⁷; moderate ones stay plain."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    if value == 0 or 1e-3 <= abs(value) < 9999.5:
         digits_shown = digits + 2 if abs(value) < 100 else max(digits + 2, 4)
         return f"{value:.{digits_shown}g}".replace("-", _MINUS)
     mantissa, exponent = f"{value:.{digits}e}".split("e")

@@ -45,7 +45,7 @@ def read_maximisers(
     Args:
         path: where they are from.
         tensors: by name, with others perhaps.
-        classes: of the data.
+        classes: that the model was trained on.
 
     Raises:
         RunError: entries that are missing or do not fit together.

@@ -106,7 +106,7 @@ def read_run(folder: Path) -> RunFiles:
     path = folder / "explanations.safetensors"
     explanations = _read_tensors(path, "explanations")
     classes = len(result.circumstances.data.classes)
-    columns = _columns(folder, filters, classes)
+    columns = _columns(folder, filters, explanations, classes)
     return RunFiles(
         folder=folder,
         result=result,
@@ -181,15 +181,20 @@ def _read_tensors(path: Path, what: str) -> dict[str, NDArray[np.generic]]:
 
 
 def _columns(
-    folder: Path, tensors: dict[str, NDArray[np.generic]], classes: int
+    folder: Path,
+    filters: dict[str, NDArray[np.generic]],
+    explanations: dict[str, NDArray[np.generic]],
+    classes: int,
 ) -> tuple[int, ...]:
-    """The classes of the rows of filters; all where a file of before does not say."""
+    """The classes that the model was trained on; all where no file says."""
+    name = "filters" if "columns" in filters or "columns" not in explanations else "explanations"
+    tensors = filters if name == "filters" else explanations
     found = np.asarray(tensors.get("columns", np.arange(classes)))
     sound = found.ndim == 1 and found.dtype.kind in "iu" and len({*found.tolist()}) == len(found)
     if not sound or (found.size and not (found.min() >= 0 and found.max() < classes)):
         raise RunError(
-            f"{folder / 'filters.safetensors'}: columns are none of the {classes} classes; delete "
-            "it to report without filters"
+            f"{folder / name}.safetensors: columns are none of the {classes} classes; delete it to "
+            f"report without {name}"
         )
     return tuple(int(column) for column in found)
 
