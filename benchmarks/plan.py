@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import write_record
+
 from convexcnn.environment import machine, versions
 
 WITHIN = 0.3
@@ -148,9 +150,7 @@ def main() -> int:
         "versions": versions(),
         "machine": machine(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return int(not result["reached"])
+    return write_record(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import write_record
 
 from convexcnn import load_dataset
 from convexcnn.data import ImageDataset
@@ -159,10 +160,7 @@ def main() -> int:
     claim = __doc__.splitlines()[0].removeprefix("Claim: ")
     result = {"claim": claim, "what": arguments.what, **found}
     result |= {"versions": versions(), "machine": machine()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    print(json.dumps(result, indent=2))
-    return int(not all(target["reached"] for target in found["targets"]))
+    return write_record(result, out)
 
 
 if __name__ == "__main__":

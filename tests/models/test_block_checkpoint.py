@@ -161,9 +161,17 @@ def test_a_budget_ends_the_stack_after_a_block(monkeypatch, tmp_path):
     np.testing.assert_array_equal(longer.scores(IMAGES), whole.scores(IMAGES))
 
 
-def test_a_block_that_was_begun_is_finished_though_its_time_is_over(monkeypatch, tmp_path):
-    blocks = [replace(block, epochs=None) for block in TINY_NEURONS]
-    settings = {"blocks": [*blocks, blocks[-1]], "budget": 60.0, "checkpoint": tmp_path}
+BY_BUDGET = tuple(replace(block, epochs=None) for block in TINY_NEURONS)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [(*BY_BUDGET, BY_BUDGET[-1]), TINY_NEURONS],
+    ids=["by the budget", "by their settings"],
+)
+def test_a_block_that_was_begun_is_finished_though_its_time_is_over(blocks, monkeypatch, tmp_path):
+    """However its training is timed."""
+    settings = {"blocks": blocks, "budget": 60.0, "checkpoint": tmp_path}
 
     def interrupt(event):
         if event["phase"] == "block 2: network that lends neurons":
@@ -184,8 +192,7 @@ def test_certificates_that_an_interrupted_training_left_out_are_made_up_for(tmp_
 
 
 def test_a_damaged_plan_costs_no_block(tmp_path):
-    blocks = [replace(block, epochs=None) for block in TINY_NEURONS]
-    settings = {"blocks": blocks, "budget": 60.0, "checkpoint": tmp_path}
+    settings = {"blocks": BY_BUDGET, "budget": 60.0, "checkpoint": tmp_path}
     layerwise(**settings).fit(IMAGES, LABELS)
     (tmp_path / "block2.plan.json").write_text("{")
     layerwise(**settings).fit(IMAGES, LABELS)  # nobody asks for it
@@ -195,18 +202,3 @@ def test_a_damaged_plan_costs_no_block(tmp_path):
     with pytest.warns(DamagedCheckpoint, match=r"block2\.plan\.json is damaged .* decided anew"):
         layerwise(**settings, callback=events.append).fit(IMAGES, LABELS)
     assert {e["block"] for e in events if e["phase"].endswith(": gates")} == {2}
-
-
-def test_a_block_that_its_settings_time_is_finished_though_the_budget_is_over(
-    monkeypatch, tmp_path
-):
-    settings = {"blocks": TINY_NEURONS, "budget": 60.0, "checkpoint": tmp_path}
-
-    def interrupt(event):
-        if event["phase"] == "block 2: network that lends neurons":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        layerwise(**settings, callback=interrupt).fit(IMAGES, LABELS)
-    monkeypatch.setattr(module.TimePlan, "leaves_no_time_for", lambda plan, number: True)
-    assert len(layerwise(**settings).fit(IMAGES, LABELS).blocks_) == 2

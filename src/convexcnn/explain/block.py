@@ -83,7 +83,7 @@ class PatchBlock:
         flat = patches.reshape(-1, dim)
         on = torch.mm(flat, self.gates.T)
         torch.ge(on, 0, out=on)
-        shape = n, self.geometry.n_cells, flat.shape[0] // (n * self.geometry.n_cells)
+        shape = n, self.geometry.n_cells, patches.shape[1] // self.geometry.n_cells
         return patches.view(*shape, dim), on.view(*shape, len(self.gates))
 
     def flat_patches(self, images: Tensor) -> Tensor:
